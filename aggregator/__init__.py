@@ -1,0 +1,1 @@
+"""What the server decides: check-ins, leases, admission, buffers, steps, publication."""

@@ -1,0 +1,106 @@
+"""What the aggregator keeps: one frozen class per thing its store holds.
+
+The coordinator asks for these to be written, in order; the store gives them back as a `Snapshot`.
+No wall time decides anything, so none is here: a lease that was open gets its full time again
+after a restart.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class LeaseState(Enum):
+    """Where an update is, as far as its lease row knows."""
+
+    OPEN = "open"
+    JOURNALLED = "journalled"
+    COUNTED = "counted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device id, bound to the installation that used it first."""
+
+    device: str
+    install_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """A lease: also the record by which an update counts once.
+
+    ``outcome`` is the version that counted it (as text) or the reason it was refused.
+    """
+
+    lease_id: bytes
+    device: str
+    version: int
+    codec: str
+    state: LeaseState = LeaseState.OPEN
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord:
+    """An admitted update that waits in a buffer. Its lease becomes ``journalled`` with it.
+
+    ``sequence`` grows by one per admitted update; sums are taken in its order.
+    """
+
+    sequence: int
+    lease_id: bytes
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRecord:
+    """A lease whose update will never be used; its state becomes ``refused``."""
+
+    lease_id: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A model version, the ids counted in it, and the strategy's state after it.
+
+    Writing it counts the ids: their leases become ``counted``, their journal entries go.
+    """
+
+    version: int
+    params: bytes
+    model_hash: bytes
+    counted: tuple[bytes, ...] = ()
+    strategy_state: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterRecord:
+    """Counters by name, as totals (updates accepted, refusals by reason, ...)."""
+
+    totals: Mapping[str, int]
+
+
+Record = (
+    DeviceRecord | LeaseRecord | JournalRecord | RefusalRecord | VersionRecord | CounterRecord
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a coordinator is rebuilt from; ``version`` is None in an empty store.
+
+    ``leases`` are the open and the journalled ones, ``journal`` is in order of sequence, and
+    ``live_params`` holds the params of those versions that a lease in ``leases`` still names and of
+    the newest ones, as far as they are kept.
+    """
+
+    version: VersionRecord | None
+    devices: tuple[DeviceRecord, ...]
+    leases: tuple[LeaseRecord, ...]
+    journal: tuple[JournalRecord, ...]
+    live_params: Mapping[int, bytes]
+    totals: Mapping[str, int]
+    next_sequence: int

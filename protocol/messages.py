@@ -1,0 +1,224 @@
+"""One frozen class per message. Each field carries its limit; `codec` enforces all of them.
+
+Numbers of a model travel as raw little-endian bytes; what a device trains with (the plan's
+``model``) is JSON text, because engines in other languages must read it too.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+WIRE_VERSION: Final = 1
+
+LEASE_ID_BYTES: Final = 16
+INSTALL_ID_BYTES: Final = 16
+HASH_BYTES: Final = 32
+#: The largest packet body we send unless the broker names a smaller limit, envelope included.
+CHUNK_BYTES: Final = 60_000
+MAX_MODEL_BYTES: Final = 1 << 30
+MAX_CHUNKS: Final = 20_000
+MAX_COUNTED: Final = 3_000
+MAX_VERSION: Final = 1 << 40
+MAX_SAMPLES: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Bounds of a field: of an int its value, of bytes, text and tuples the length."""
+
+    low: int
+    high: int
+
+
+LeaseId = Annotated[bytes, Limit(LEASE_ID_BYTES, LEASE_ID_BYTES)]
+MaybeLeaseId = Annotated[bytes, Limit(0, LEASE_ID_BYTES)]
+InstallId = Annotated[bytes, Limit(INSTALL_ID_BYTES, INSTALL_ID_BYTES)]
+MaybeInstallId = Annotated[bytes, Limit(0, INSTALL_ID_BYTES)]
+Hash = Annotated[bytes, Limit(HASH_BYTES, HASH_BYTES)]
+Version = Annotated[int, Limit(0, MAX_VERSION)]
+MaybeVersion = Annotated[int, Limit(-1, MAX_VERSION)]
+Count = Annotated[int, Limit(0, MAX_SAMPLES)]
+ChunkCount = Annotated[int, Limit(1, MAX_CHUNKS)]
+ChunkIndex = Annotated[int, Limit(0, MAX_CHUNKS - 1)]
+ChunkIndices = Annotated[tuple[ChunkIndex, ...], Limit(0, MAX_CHUNKS)]
+Word = Annotated[str, Limit(1, 64)]
+Words = Annotated[tuple[Word, ...], Limit(0, 32)]
+Text = Annotated[str, Limit(0, 500)]
+Document = Annotated[str, Limit(2, 50_000)]
+Seconds = Annotated[int, Limit(0, 1 << 31)]
+Size = Annotated[int, Limit(0, MAX_MODEL_BYTES)]
+Chunk = Annotated[bytes, Limit(0, 1 << 20)]
+Body = Annotated[bytes, Limit(0, MAX_MODEL_BYTES)]
+Partition = Annotated[int, Limit(0, 65_535)]
+Permille = Annotated[int, Limit(1, 1000)]
+Ids = Annotated[tuple[LeaseId, ...], Limit(0, MAX_COUNTED)]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A device says that it is available, and asks after the update it still holds, if any.
+
+    ``pending`` is that update's id, or empty: the aggregator answers with a lease, or for a
+    pending update with held, receipt, refusal or the chunks it misses.
+    """
+
+    install_id: InstallId
+    held_version: MaybeVersion
+    num_samples: Count
+    codecs: Words
+    pending: MaybeLeaseId = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to train one version once. The lease id is the update's id.
+
+    ``install_id`` names the installation it is for: a cloned device reads the same topic.
+    """
+
+    lease_id: LeaseId
+    install_id: InstallId
+    version: Version
+    model_hash: Hash
+    model_bytes: Size
+    num_chunks: ChunkCount
+    codec: Word
+    budget_bytes: Size
+    partition: Partition
+    ttl_s: Seconds
+    width_permille: Permille = 1000
+    mask_epoch: Version = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksMissing:
+    """Send these chunks of a pending update (again)."""
+
+    lease_id: LeaseId
+    indices: ChunkIndices
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The update is in the journal and waits for its buffer: no need to send it again."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The update is counted in ``version``."""
+
+    lease_id: LeaseId
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The update (or, with an empty id, the check-in) will not be used, and why.
+
+    ``reason`` is a word of `protocol.refusals`; ``retry_s`` says when asking again makes sense. An
+    ``install_id`` names the one installation it is meant for.
+    """
+
+    lease_id: MaybeLeaseId
+    reason: Word
+    detail: Text
+    retry_s: Seconds = 0
+    install_id: MaybeInstallId = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateChunk:
+    """A piece of an encoded `Update`. One that fits one packet is chunk 0 of 1."""
+
+    lease_id: LeaseId
+    index: ChunkIndex
+    num_chunks: ChunkCount
+    data: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChunk:
+    """A piece of a version's params (float32, little-endian)."""
+
+    version: Version
+    index: ChunkIndex
+    data: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to train and how. ``model`` and ``training`` are JSON objects."""
+
+    model: Document
+    training: Document
+    codec: Word
+    check_in_s: Seconds = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The current version, and the ids of the updates counted in it: their receipts."""
+
+    version: Version
+    model_hash: Hash
+    model_bytes: Size
+    num_chunks: ChunkCount
+    counted: Ids = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A delta against one version, as its codec wrote it; travels inside `UpdateChunk`."""
+
+    base_version: Version
+    codec: Word
+    num_samples: Count
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every binary message is wrapped in; `codec` wraps and unwraps it.
+
+    ``counter`` grows with every message of a sender. ``key_id`` and ``signature`` are empty until
+    devices have keys; a signature covers the received bytes before it.
+    """
+
+    kind: int
+    task: Word
+    sender: Word
+    counter: Count
+    body: Body
+    key_id: Annotated[bytes, Limit(0, 32)] = field(default=b"")
+    signature: Annotated[bytes, Limit(0, 64)] = field(default=b"")
+
+
+Message = (
+    CheckIn
+    | Lease
+    | ChunksMissing
+    | Held
+    | Receipt
+    | Refusal
+    | UpdateChunk
+    | ModelChunk
+    | Plan
+    | Manifest
+)
+
+#: Message kind on the wire. A number is never given a second meaning.
+KINDS: Final[dict[type[Message], int]] = {
+    CheckIn: 1,
+    Lease: 2,
+    ChunksMissing: 3,
+    Held: 4,
+    Receipt: 5,
+    Refusal: 6,
+    UpdateChunk: 7,
+    ModelChunk: 8,
+    Plan: 9,
+    Manifest: 10,
+}
+#: The aggregator's name in the envelope's ``sender``; a device may not have it as its id.
+AGGREGATOR: Final = "_aggregator"

@@ -1,0 +1,82 @@
+"""Settings: a table (as TOML gives it) becomes a frozen dataclass, checked key by key.
+
+Used for configuration files and for the plan's ``training`` object. Pure: reading the file is the
+caller's.
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from protocol.errors import ConfigError
+
+S = TypeVar("S")
+
+
+def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
+    """Return ``cls`` built from ``table``; nested dataclasses from nested tables.
+
+    ``where`` is the table's own name in messages. Raises ConfigError for an unknown key, a missing
+    one, a value of another type, or whatever ``cls`` itself refuses.
+    """
+    hints = get_type_hints(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # S is a dataclass, which typing cannot say
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{_path(where, key)}: unknown key{_nearest(key, known)}")
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name in table:
+            values[name] = _convert(hints[name], table[name], _path(where, name))
+        elif _is_required(field):
+            raise ConfigError(f"{_path(where, name)}: missing; set it")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def _path(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _nearest(key: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - TOML holds anything
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return build(hint, _check(value, dict, where), where)  # type: ignore[arg-type] # a class here
+    if get_origin(hint) is tuple:
+        items = _check(value, list, where)
+        return tuple(_convert(get_args(hint)[0], item, where) for item in items)
+    if hint is float and type(value) is int:
+        return float(value)
+    return _check(value, get_origin(hint) or hint, where)
+
+
+def _check(value: Any, kind: Any, where: str) -> Any:  # noqa: ANN401
+    if kind is Mapping or getattr(kind, "__name__", "") == "Mapping":
+        kind = dict
+    if kind is not object and type(value) is not kind:
+        raise ConfigError(f"{where}: expected {_NAMES.get(kind, kind)}, not {value!r}")
+    return value
+
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: 'text in quotes ("...")',
+    bool: "true or false",
+    dict: "a table",
+    list: "a list",
+}
