@@ -1,0 +1,37 @@
+"""The bus as an interface, and MQTT behind it. Knows nothing of what is said on it."""
+
+from transport.interface import (
+    Connected,
+    Counters,
+    Disconnected,
+    Event,
+    Message,
+    PacketTooLargeError,
+    Pollable,
+    PublishRefused,
+    QueueFullError,
+    Refused,
+    SubscribeRefused,
+    Transport,
+    TransportError,
+)
+from transport.settings import BrokerSettings, Tls, Will
+
+__all__ = [
+    "BrokerSettings",
+    "Connected",
+    "Counters",
+    "Disconnected",
+    "Event",
+    "Message",
+    "PacketTooLargeError",
+    "Pollable",
+    "PublishRefused",
+    "QueueFullError",
+    "Refused",
+    "SubscribeRefused",
+    "Tls",
+    "Transport",
+    "TransportError",
+    "Will",
+]
