@@ -1,0 +1,265 @@
+"""Codecs: how a delta becomes the body of an update.
+
+A codec is a support (which coordinates travel) and a number type, spelled ``dense/float32``,
+``topk-0.01/int8``, ``randk-0.05/float16``. A body is, without gaps:
+
+1. the values that travel, by ascending index: float32 or float16 (IEEE, little-endian), or levels
+   of one byte, -127 to 127;
+2. with top-k: their indices (`protocol.vectors.sparse`);
+3. with int8: a float32 scale for each tensor that has any of the values, in the layout's order.
+
+The value at an index is the number itself, or level times scale in float32. ``decode(encode(x))``
+is the codec's C(x) to the last bit, so that a device computes its residual as ``p - C(p)``.
+
+- top-k is *contractive*: what is not sent stays on the device as residual and is added to the next
+  delta; numbers are rounded to the nearest, so no coordinate ends up further from x than from 0.
+- dense and rand-k are *unbiased* and keep no residual: rand-k multiplies by size / kept
+  (as float32), int8 is rounded stochastically. (float16 rounds to the nearest: its error is below
+  1/2,000 of a number, or below 3e-8 where that is more.)
+
+Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 2016; int8, QSGD.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import refusals
+from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.vectors import quantise, sparse
+from protocol.vectors.layout import Layout, check_vector
+
+DENSE: Final = "dense"
+TOPK: Final = "topk"
+RANDK: Final = "randk"
+
+FLOAT32: Final = "float32"
+FLOAT16: Final = "float16"
+INT8: Final = "int8"
+
+SCALE_BYTES: Final = 4
+#: Number type -> bytes of a value.
+VALUE_BYTES: Final[dict[str, int]] = {FLOAT32: 4, FLOAT16: 2, INT8: 1}
+
+#: Less keeps one coordinate of the largest model, as this does.
+MIN_FRACTION: Final = 1e-9
+
+_SPELLING: Final = re.compile(
+    r"(?P<support>[a-z]+)(-(?P<fraction>[0-9]+(\.[0-9]+)?))?/(?P<dtype>[a-z0-9]+)"
+)
+_MAX_SPELLING: Final = 64
+
+Values = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSpec:
+    """A support, the fraction of the coordinates it keeps (1 when dense), and a number type.
+
+    Raises ConfigError that names what is wrong. ``str`` gives the spelling of `parse_codec`.
+    """
+
+    support: str
+    fraction: float
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.support not in (DENSE, TOPK, RANDK):
+            raise ConfigError(f"codec: support {self.support!r} is not dense, topk or randk")
+        if self.dtype not in VALUE_BYTES:
+            raise ConfigError(f"codec: type {self.dtype!r} is not float32, float16 or int8")
+        if not MIN_FRACTION <= self.fraction <= 1:
+            raise ConfigError(f"codec: fraction {self.fraction} is not {MIN_FRACTION} to 1")
+        if self.support == DENSE and self.fraction != 1:
+            raise ConfigError(f"codec: dense keeps everything, not the fraction {self.fraction}")
+
+    def __str__(self) -> str:
+        if self.support == DENSE:
+            return f"{DENSE}/{self.dtype}"
+        return f"{self.support}-{Decimal(repr(float(self.fraction))):f}/{self.dtype}"
+
+    @property
+    def contractive(self) -> bool:
+        """Whether the device keeps what was not sent as residual (else the codec is unbiased)."""
+        return self.support == TOPK
+
+    def num_kept(self, size: int) -> int:
+        """How many of ``size`` coordinates travel: the fraction as it is written, rounded up."""
+        return _num_kept(self.fraction, size)
+
+
+@lru_cache(maxsize=64)
+def _num_kept(fraction: float, size: int) -> int:
+    # 0.07 * 100 is 7.000000000000001 in floats; as a fraction of its decimals it is 7.
+    return max(1, math.ceil(Fraction(repr(float(fraction))) * size))
+
+
+def parse_codec(text: str) -> CodecSpec:
+    """The codec that ``text`` spells, like ``topk-0.01/int8``. Raises ConfigError."""
+    spelled = _SPELLING.fullmatch(text) if len(text) <= _MAX_SPELLING else None
+    if spelled is None:
+        raise ConfigError(f"codec {text[:80]!r}: write it like dense/float32 or topk-0.01/int8")
+    support, fraction, dtype = spelled.group("support", "fraction", "dtype")
+    if (fraction is None) != (support == DENSE):
+        raise ConfigError(f"codec {text!r}: topk and randk need a fraction, dense takes none")
+    return CodecSpec(support, 1.0 if fraction is None else float(fraction), dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseDelta:
+    """A decoded delta: ``values`` at ``indices`` (None: at all coordinates) of ``size`` zeros.
+
+    Both arrays may be read-only views of the body they came in.
+    """
+
+    indices: sparse.Indices | None
+    values: Values
+    size: int
+
+    def dense(self) -> Values:
+        """All ``size`` numbers; of a dense delta ``values`` itself."""
+        if self.indices is None:
+            return self.values
+        dense = np.zeros(self.size, dtype=np.float32)
+        dense[self.indices] = self.values
+        return dense
+
+    def add_to(self, total: npt.NDArray[np.float64], weight: float) -> None:
+        """Add ``weight`` times the delta to ``total`` in place, computed in float64."""
+        weighted = np.multiply(self.values, weight, dtype=np.float64)
+        if self.indices is None:
+            total += weighted
+        else:
+            total[self.indices] += weighted  # indices are distinct: none is added twice or lost
+
+
+def encode(
+    delta: Values,
+    spec: CodecSpec,
+    layout: Layout,
+    *,
+    rounding_seed: bytes,
+    support_seed: bytes,
+) -> bytes:
+    """The body for a float32 vector of the layout's size.
+
+    ``rounding_seed`` (secret, fresh for every update) is used by unbiased int8, ``support_seed``
+    (known to both sides) by rand-k. Raises LocalProtocolError for another shape or type, for NaN
+    and infinity, and where a number would exceed `quantise.LARGEST` (rand-k enlarges them).
+    """
+    check_vector(delta)
+    if delta.size != layout.size:
+        raise LocalProtocolError(f"{delta.size} numbers for a layout of {layout.size}")
+    indices = _support(delta, spec, support_seed)
+    values = delta if indices is None else delta[indices]
+    if spec.support == RANDK:
+        with np.errstate(over="ignore"):  # refused in the next line
+            values = values * np.float32(layout.size / values.size)
+    if np.abs(values).max() > quantise.LARGEST:
+        raise LocalProtocolError(f"a delta above {quantise.LARGEST} has diverged")
+    if spec.dtype != INT8:
+        return _float_bytes(values, spec.dtype) + _index_bytes(indices, spec, layout)
+    counts = _counts(layout, indices)
+    scales = quantise.int8_scales(values, counts)
+    seed = None if spec.contractive else rounding_seed
+    levels = quantise.to_int8(values, scales, counts, seed)
+    coded = _index_bytes(indices, spec, layout)
+    return levels.tobytes() + coded + scales.astype("<f4", copy=False).tobytes()
+
+
+def decode(body: bytes, spec: CodecSpec, layout: Layout, *, support_seed: bytes) -> SparseDelta:
+    """What `encode` wrote with the same codec, layout and support seed.
+
+    Raises RemoteProtocolError for any other bytes: ``wrong_shape`` for their number, ``not_finite``
+    for NaN and infinity (also as a scale), ``malformed`` for indices, scales and levels that no
+    encoder writes.
+    """
+    kept = spec.num_kept(layout.size)
+    end = kept * VALUE_BYTES[spec.dtype]
+    if len(body) < end:
+        raise _wrong_length(body, f"{kept} values")
+    indices: sparse.Indices | None = None
+    if spec.support == TOPK:
+        indices, num_bytes = sparse.split_indices(body[end:], layout.size, kept)
+        end += num_bytes
+    elif spec.support == RANDK:
+        indices = sparse.rand_k(support_seed, layout.size, kept)
+    if spec.dtype == INT8:
+        values = _int8_values(body, end, kept, _counts(layout, indices))
+    else:
+        values = _float_values(body, end, kept, spec.dtype)
+    return SparseDelta(indices, values, layout.size)
+
+
+def max_body_bytes(spec: CodecSpec, layout: Layout) -> int:
+    """No body of this codec and layout is longer: the byte budget of a lease."""
+    kept = spec.num_kept(layout.size)
+    values = kept * VALUE_BYTES[spec.dtype]
+    indices = sparse.max_indices_bytes(layout.size, kept) if spec.support == TOPK else 0
+    scales = SCALE_BYTES * min(kept, len(layout.tensors)) if spec.dtype == INT8 else 0
+    return values + indices + scales
+
+
+def _support(delta: Values, spec: CodecSpec, support_seed: bytes) -> sparse.Indices | None:
+    if spec.support == DENSE:
+        return None
+    kept = spec.num_kept(delta.size)
+    if spec.support == TOPK:
+        return sparse.top_k(delta, kept)
+    return sparse.rand_k(support_seed, delta.size, kept)
+
+
+def _index_bytes(indices: sparse.Indices | None, spec: CodecSpec, layout: Layout) -> bytes:
+    if indices is None or spec.support == RANDK:
+        return b""
+    return sparse.encode_indices(indices, layout.size)
+
+
+def _counts(layout: Layout, indices: sparse.Indices | None) -> Counts:
+    """How many of the values each tensor has, of those tensors that have any."""
+    if indices is None:
+        return np.diff(layout.bounds).astype(np.intp, copy=False)
+    ends = np.searchsorted(indices, layout.bounds)
+    counts = ends[1:] - ends[:-1]
+    return counts[counts > 0]
+
+
+def _float_bytes(values: Values, dtype: str) -> bytes:
+    if dtype == FLOAT16:
+        return quantise.to_float16(values).astype("<f2", copy=False).tobytes()
+    return values.astype("<f4", copy=False).tobytes()
+
+
+def _float_values(body: bytes, end: int, kept: int, dtype: str) -> Values:
+    if len(body) != end:
+        raise _wrong_length(body, f"{kept} {dtype}")
+    stored = "<f2" if dtype == FLOAT16 else "<f4"
+    values = np.frombuffer(body, stored, kept).astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise RemoteProtocolError(refusals.NOT_FINITE, "among the values")
+    return values
+
+
+def _int8_values(body: bytes, end: int, kept: int, counts: Counts) -> Values:
+    if len(body) != end + SCALE_BYTES * counts.size:
+        raise _wrong_length(body, f"{kept} levels with {counts.size} scales")
+    scales = np.frombuffer(body, "<f4", offset=end).astype(np.float32, copy=False)
+    if not np.isfinite(scales).all():
+        raise RemoteProtocolError(refusals.NOT_FINITE, "among the scales")
+    if scales.min() < 0 or scales.max() > quantise.MAX_SCALE:
+        raise RemoteProtocolError(refusals.MALFORMED, "a scale that is negative or too large")
+    if body.find(b"\x80", 0, kept) >= 0:
+        raise RemoteProtocolError(refusals.MALFORMED, "level -128")
+    return quantise.from_int8(np.frombuffer(body, np.int8, kept), scales, counts)
+
+
+def _wrong_length(body: bytes, wanted: str) -> RemoteProtocolError:
+    return RemoteProtocolError(refusals.WRONG_SHAPE, f"{len(body)} bytes do not hold {wanted}")
