@@ -1,0 +1,64 @@
+"""The records of one commit, by kind: the order in which a store writes them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self, assert_never
+
+from aggregator.records import (
+    CounterRecord,
+    DeviceRecord,
+    JournalRecord,
+    LeaseRecord,
+    LeaseState,
+    Record,
+    RefusalRecord,
+    VersionRecord,
+)
+from protocol.errors import LocalProtocolError
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one commit holds, each kind in the order in which it was asked for.
+
+    Between kinds the order is that of a lease's life: given, journalled, then refused or counted.
+    """
+
+    devices: dict[str, DeviceRecord] = field(default_factory=dict)
+    leases: list[LeaseRecord] = field(default_factory=list)
+    journal: list[JournalRecord] = field(default_factory=list)
+    refusals: list[RefusalRecord] = field(default_factory=list)
+    versions: list[VersionRecord] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Self:
+        """Sort records by kind; of a device and of a counter the last word stands.
+
+        Raises LocalProtocolError for a lease that does not begin open.
+        """
+        batch = cls()
+        for record in records:
+            match record:
+                case JournalRecord():
+                    batch.journal.append(record)
+                case LeaseRecord():
+                    if record.state is not LeaseState.OPEN:
+                        raise LocalProtocolError(f"a lease begins open, not {record.state.value}")
+                    batch.leases.append(record)
+                case CounterRecord():
+                    batch.totals.update(record.totals)
+                case RefusalRecord():
+                    batch.refusals.append(record)
+                case VersionRecord():
+                    batch.versions.append(record)
+                case DeviceRecord():
+                    batch.devices[record.device] = record
+                case _:
+                    assert_never(record)
+        return batch
+
+    def settled(self) -> list[bytes]:
+        """The ids that this commit refuses or counts."""
+        refused = [record.lease_id for record in self.refusals]
+        return refused + [lease_id for record in self.versions for lease_id in record.counted]

@@ -1,0 +1,188 @@
+"""The store's tables, and how its database is opened: SQLite by default, PostgreSQL by URL."""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+
+from aggregator.store_errors import StoreError
+from protocol.errors import ConfigError
+
+#: Grows with every change of the tables that an older program could not read.
+SCHEMA_VERSION: Final = 1
+#: The key in `meta` of the sequence that the next admitted update gets.
+NEXT_SEQUENCE: Final = "next_sequence"
+
+_BUSY_S: Final = 2  # only a person with a SQL shell can be in the way: the store has one owner
+_LOCK_KEY: Final = int.from_bytes(b"fedbus")
+#: SQLite turns only this spelling into the table's own b-tree key.
+_BIG = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+meta = Table(
+    "fedbus_meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+device = Table(
+    "fedbus_device",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("install_id", LargeBinary, nullable=False),
+)
+# A row per lease, for good: it is the record by which an update counts once. Its state is not
+# kept but follows: counted, refused, else journalled if the journal has it, else open. So the
+# hottest commit, many updates into the journal, touches no lease.
+lease = Table(
+    "fedbus_lease",
+    metadata,
+    Column("lease_id", LargeBinary, primary_key=True),
+    Column("device", Text, nullable=False),
+    Column("version", _BIG, nullable=False),
+    Column("codec", Text, nullable=False),
+    Column("counted_in", _BIG),
+    Column("refused", Text),
+)
+unsettled = and_(lease.c.counted_in.is_(None), lease.c.refused.is_(None))
+Index("fedbus_lease_unsettled", lease.c.version, sqlite_where=unsettled, postgresql_where=unsettled)
+journal = Table(
+    "fedbus_journal",
+    metadata,
+    Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    Column("lease_id", LargeBinary, ForeignKey(lease.c.lease_id), nullable=False, unique=True),
+    Column("segment", _BIG, nullable=False),
+    Column("offset", _BIG, nullable=False),
+    Column("length", _BIG, nullable=False),
+)
+# counted: the ids, in their order, as one msgpack list.
+version = Table(
+    "fedbus_version",
+    metadata,
+    Column("version", _BIG, primary_key=True, autoincrement=False),
+    Column("model_hash", LargeBinary, nullable=False),
+    Column("counted", LargeBinary, nullable=False),
+)
+# What is large has tables of its own, so that dropping it rewrites no row.
+params = Table(
+    "fedbus_params",
+    metadata,
+    Column("version", _BIG, primary_key=True, autoincrement=False),
+    Column("params", LargeBinary, nullable=False),
+)
+strategy_state = Table(
+    "fedbus_strategy_state",
+    metadata,
+    Column("version", _BIG, primary_key=True, autoincrement=False),
+    Column("state", LargeBinary, nullable=False),
+)
+counter = Table(
+    "fedbus_counter",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("total", _BIG, nullable=False),
+)
+
+
+def open_engine(path: Path, url: str | None) -> Engine:
+    """Return an engine for the SQLite file ``path``, or for ``url`` where one is given.
+
+    Raises ConfigError for a URL that is not PostgreSQL's, or if its driver is not installed.
+    """
+    if url is None:
+        address = URL.create("sqlite+pysqlite", database=str(path))
+        engine = create_engine(
+            address,
+            hide_parameters=True,
+            connect_args={"timeout": _BUSY_S, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        address = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError("store url: expected postgresql://USER@HOST/DATABASE") from error
+    if address.get_backend_name() != "postgresql":
+        raise ConfigError(f"store url: {address.drivername} is not supported, use postgresql://")
+    try:
+        # "format": parameters by position, so that the two hot statements take plain tuples.
+        return create_engine(
+            address.set(drivername="postgresql+psycopg"), hide_parameters=True, paramstyle="format"
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError("store url: PostgreSQL needs `pip install 'fedbus[postgres]'`") from error
+
+
+def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    """Durable at every commit, readers welcome, and pages large enough for params."""
+    connection.isolation_level = None  # the driver begins nothing by itself: see _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in (
+        "page_size = 8192",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "secure_delete = OFF",
+        "cache_size = -65536",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin for real, so that making the tables is one transaction too."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def claim(connection: Connection, task: str, where: str) -> None:
+    """Make the tables in an empty database, or check that they are this task's and ours to read.
+
+    To be called within a transaction. Raises StoreError, its message beginning with ``where``, if
+    another aggregator holds the database, or it is of another task or of a newer program.
+    """
+    if connection.dialect.name == "postgresql":
+        # Held until this connection ends, however it ends.
+        lock = select(func.pg_try_advisory_lock(_LOCK_KEY))
+        if not connection.execute(lock).scalar_one():
+            raise StoreError(
+                f"{where}: another aggregator uses it: stop it first, or give this one its own"
+            )
+    if not inspect(connection).has_table(meta.name):
+        metadata.create_all(connection)
+        facts = {"schema": str(SCHEMA_VERSION), "task": task, NEXT_SEQUENCE: "0"}
+        connection.execute(insert(meta), [{"key": key, "value": facts[key]} for key in facts])
+        return
+    found: dict[str, str] = dict(connection.execute(select(meta)).tuples().all())
+    if int(found["schema"]) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{where}: it has schema {found['schema']} and this program knows {SCHEMA_VERSION}: "
+            "install the fedbus that wrote it, or a newer one"
+        )
+    if found["task"] != task:
+        raise StoreError(
+            f"{where}: it belongs to task {found['task']!r}, not {task!r}: give each task its own"
+        )
