@@ -1,0 +1,16 @@
+"""The array types that all of the engine shares."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+#: Shape of one sample, without the batch's axis.
+Shape = tuple[int, ...]
+#: Float32 wherever a model is trained; float64 where its derivatives are checked.
+Array = npt.NDArray[np.floating]
+#: Targets: whole numbers for classes, floating point for regression.
+Targets = npt.NDArray[np.generic]
+
+#: Samples that evaluation and prediction hold in memory at a time.
+EVAL_ROWS: Final = 256

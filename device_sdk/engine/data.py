@@ -1,0 +1,89 @@
+"""Training data, in whatever form it comes: arrays, files, or blocks made on the fly."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.engine.arrays import Targets
+from device_sdk.engine.errors import TrainingError
+from protocol.errors import ConfigError
+
+Samples = npt.NDArray[np.generic]
+#: Some samples and their targets, as many rows in one as in the other.
+Block = tuple[Samples, Targets]
+#: All data as one (x, y), memory-mapped if need be; or blocks; or a function that gives blocks.
+Data = Block | Iterable[Block] | Callable[[], Iterable[Block]]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Data that can be passed over, block by block; only one block is in memory at a time."""
+
+    start: Callable[[], Iterable[object]]
+    num_samples: int | None  # None where only a pass can tell
+
+    def __iter__(self) -> Iterator[Block]:
+        for item in self.start():
+            yield _pair(item)
+
+
+def as_blocks(data: Data) -> Blocks:
+    """One way to pass over any `Data`. An array pair is one block."""
+    if _is_array_pair(data):
+        return as_blocks([data])
+    if callable(data):
+        return Blocks(data, None)
+    if isinstance(data, Sequence):
+        return Blocks(lambda: data, sum(len(_pair(item)[0]) for item in data))
+    return Blocks(lambda: data, None)
+
+
+def load_npz(path: Path | str) -> Block:
+    """Arrays ``x`` and ``y`` of an ``.npz`` file, one row a sample.
+
+    Raises ConfigError, which says what is wrong with the file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise _bad_file(path, "it is a single array")
+            missing = [key for key in ("x", "y") if key not in archive.files]
+            if missing:
+                raise _bad_file(path, f"no array {missing[0]!r} among {', '.join(archive.files)}")
+            x, y = archive["x"], archive["y"]
+    except OSError as error:
+        raise ConfigError(f"data file {path}: {error.strerror or error}") from error
+    except ConfigError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _bad_file(path, str(error)) from error
+    if x.ndim == 0 or y.ndim == 0 or not 0 < len(x) == len(y):
+        raise _bad_file(path, f"x {x.shape} and y {y.shape} must have as many rows, at least one")
+    return x, y
+
+
+def _bad_file(path: Path | str, reason: str) -> ConfigError:
+    return ConfigError(f"data file {path}: {reason}; write it with numpy.savez(file, x=..., y=...)")
+
+
+def _is_array_pair(data: object) -> TypeGuard[Block]:
+    return (
+        isinstance(data, tuple)
+        and len(data) == 2  # noqa: PLR2004 - a pair
+        and all(isinstance(part, np.ndarray) for part in data)
+    )
+
+
+def _pair(item: object) -> Block:
+    if not isinstance(item, tuple | list) or len(item) != 2:  # noqa: PLR2004 - a pair
+        raise TrainingError(f"data must give (x, y) pairs of arrays, not {type(item).__name__}")
+    # Plain ndarray views: a memory map stays on disk, but indexing it gets cheaper.
+    x, y = np.asarray(item[0]), np.asarray(item[1])
+    return x, y

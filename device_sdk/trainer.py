@@ -1,0 +1,123 @@
+"""The one interface a user implements: where the data comes from, and how to train on it.
+
+Either a class of your own::
+
+    class Vibration(Trainer):
+        def num_samples(self) -> int: ...
+        def train(self, assignment: Assignment) -> Trained: ...
+
+or the engine that comes with the SDK, which needs the data only::
+
+    NumpyTrainer(data=(x, y))
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.engine import (
+    Data,
+    Model,
+    TrainingError,
+    TrainingSettings,
+    fit,
+    load_npz,
+    parse_spec,
+)
+from device_sdk.engine.data import as_blocks
+from protocol.settings import build
+
+__all__ = ["Assignment", "NumpyTrainer", "Trained", "Trainer", "TrainingError", "load_npz"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a lease asks for: train these params, on this device's data, like this."""
+
+    params: npt.NDArray[np.float32]  # flat; not to be changed: the delta is counted from them
+    version: int
+    model: Mapping[str, object]  # the plan's model spec; device_sdk.engine.spec shows one
+    training: Mapping[str, object]  # the plan's settings; keys as in engine.TrainingSettings
+    seed: bytes  # 32 bytes; whatever is random in training comes from them
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out. Raises TrainingError for params or a count that must not leave the device."""
+
+    params: npt.NDArray[np.float32]  # flat, in the order of the assignment's
+    num_samples: int  # how many different samples it was trained on: not batches, not passes
+    metrics: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if self.params.ndim != 1 or self.params.dtype != np.float32:
+            raise TrainingError(
+                f"params must be a flat float32 vector, not {self.params.dtype} {self.params.shape}"
+            )
+        if not np.isfinite(self.params).all():
+            raise TrainingError("params hold NaN or infinity")
+        if self.num_samples < 1:
+            raise TrainingError(f"num_samples must be at least 1, not {self.num_samples}")
+
+
+class Trainer(ABC):
+    """Trains on the data that only this device has."""
+
+    @abstractmethod
+    def num_samples(self) -> int:
+        """How many samples are at hand now; 0 if training makes no sense yet.
+
+        Called from the network's thread, also while `train` runs, so it must be quick.
+        """
+
+    @abstractmethod
+    def train(self, assignment: Assignment) -> Trained:
+        """Train, for as long as it takes: it runs in a thread of its own.
+
+        Raise TrainingError if there can be no result.
+        """
+
+
+class NumpyTrainer(Trainer):
+    """Trains the plan's model with the SDK's own engine.
+
+    ``data`` is a pair of arrays (x, y), memory-mapped if they are large; or something that gives
+    such pairs, block by block, each time it is iterated over; or a function that returns such a
+    thing. Only one block is in memory at a time. ``model_spec`` replaces the plan's model; its
+    params must have the same layout. ``num_samples`` says how much there is where ``data`` cannot:
+    else it counts as one sample until a training has passed over it.
+    Raises ConfigError for a wrong spec.
+    """
+
+    def __init__(
+        self,
+        model_spec: Mapping[str, object] | None = None,
+        *,
+        data: Data,
+        num_samples: int | None = None,
+    ) -> None:
+        self._model = None if model_spec is None else Model(parse_spec(model_spec))
+        self._blocks = as_blocks(data)
+        self._known = self._blocks.num_samples if num_samples is None else num_samples
+        self._seen = 1
+
+    def num_samples(self) -> int:
+        """Samples at hand, as far as that is known."""
+        return self._seen if self._known is None else self._known
+
+    def train(self, assignment: Assignment) -> Trained:
+        """Mini-batch SGD from the assignment's params.
+
+        Metrics: ``loss`` (mean over the last pass) and ``num_steps``. Raises ConfigError for a plan
+        that does not hold a good model spec and settings, TrainingError as `fit` does.
+        """
+        settings = build(TrainingSettings, assignment.training, "training")
+        model = self._model or Model(parse_spec(assignment.model))
+        params = assignment.params.copy()
+        fitted = fit(model, params, self._blocks, settings, assignment.seed)
+        self._seen = fitted.num_samples
+        metrics = {"loss": fitted.loss, "num_steps": float(fitted.num_steps)}
+        return Trained(params, fitted.num_samples, metrics)
