@@ -65,7 +65,7 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The broker answered our CONNECT with no.
+    """An attempt to connect failed: nobody there, no answer, or the broker's answer was no.
 
     ``permanent``: trying again will not help until somebody mends the credentials or the broker's
     access rules. The transport goes on trying, at the longest back-off.

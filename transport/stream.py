@@ -1,0 +1,178 @@
+"""A non-blocking socket with a buffer each way: one big recv, one big send.
+
+paho asks its socket for one byte, one byte, then the rest, and sends packet by packet; each of
+these would be a system call. `Stream` stands where paho expects a socket (its ``SocketLike``, the
+seam that paho's own websocket wrapper uses) and asks the kernel once for many packets. A packet
+is taken whole or not at all, so that packets of different origin never interleave.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+_RECEIVE_BYTES: Final = 1 << 16
+_UNSENT_BYTES: Final = 1 << 16
+
+
+class Stream:
+    """The socket that an MQTT client sees. ``on_close`` runs before the descriptor is closed."""
+
+    def __init__(self, sock: socket.socket, on_close: Callable[[], None]) -> None:
+        self._sock = sock
+        self._on_close = on_close
+        self._received = b""
+        self._position = 0
+        self._dry = False
+        self._unsent = bytearray()
+        self._closed = False
+        self.established = False
+        self.num_received = 0
+
+    def recv(self, size: int) -> bytes:
+        """Return at most ``size`` bytes, b"" at the end; raise BlockingIOError when dry."""
+        start = self._position
+        if start == len(self._received):
+            self._refill(size)
+            start = 0
+        taken = self._received[start : start + size]
+        self._position = start + len(taken)
+        return taken
+
+    def _refill(self, size: int) -> None:
+        """One recv. Less than asked for means that the kernel has no more (TLS: ask again)."""
+        wanted = max(size, _RECEIVE_BYTES)
+        self._received = b""
+        self._position = 0
+        self._dry = True
+        self._received = self._sock.recv(wanted)
+        self._dry = len(self._received) < wanted and not isinstance(self._sock, ssl.SSLSocket)
+        self.num_received += len(self._received)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `recv` may have bytes that no selector will announce."""
+        return self._position < len(self._received) or not self._dry
+
+    def moisten(self) -> None:
+        """The selector says that there is something to read."""
+        self._dry = False
+
+    def send(self, data: bytes | bytearray) -> int:
+        """Take all of ``data``, or raise BlockingIOError; `flush` sends it."""
+        if not self.established or len(self._unsent) >= _UNSENT_BYTES:
+            raise BlockingIOError
+        self._unsent += data
+        return len(data)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait for `flush`."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what the kernel takes. Raise OSError if the connection is gone."""
+        while self._unsent:
+            try:
+                sent = self._sock.send(self._unsent)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            del self._unsent[:sent]
+
+    def finish_connecting(self) -> None:
+        """Look whether the connection is there. Raise OSError if it failed."""
+        failure = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failure:
+            raise OSError(failure, os.strerror(failure))
+        try:
+            self._sock.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            return
+        self.established = True
+
+    def say_goodbye(self) -> None:
+        """End our half; the peer reads what was sent, and then the end of the stream."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> bool:
+        """Throw away what has arrived; return whether the peer has ended its half as well."""
+        while True:
+            try:
+                if not self._sock.recv(_RECEIVE_BYTES):
+                    return True
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return False
+            except OSError:
+                return True
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once closed (already while ``on_close`` runs)."""
+        return -1 if self._closed else self._sock.fileno()
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 -- the signature paho calls
+        """Set the socket's mode."""
+        self._sock.setblocking(flag)
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        if self._closed:
+            return
+        self._closed = True
+        self._on_close()
+        self._sock.close()
+
+
+Address = tuple[
+    socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+]
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """Look a host up. Blocks as long as the resolver does; give an address where that matters."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _kind, _proto, _name, address in found]
+
+
+def dial(address: Address, on_close: Callable[[], None]) -> Stream:
+    """Begin to connect, without waiting. Raise OSError if it fails at once."""
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small packets, answered
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(where)
+    except OSError:
+        sock.close()
+        raise
+    return Stream(sock, on_close)
+
+
+def dial_tls(
+    address: Address,
+    on_close: Callable[[], None],
+    *,
+    context: ssl.SSLContext,
+    host: str,
+    timeout_s: float,
+) -> Stream:
+    """Connect and shake hands, waiting for at most ``timeout_s`` each. Raise OSError."""
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect(where)
+        wrapped = context.wrap_socket(sock, server_hostname=host)
+    except OSError:
+        sock.close()
+        raise
+    wrapped.settimeout(0)
+    stream = Stream(wrapped, on_close)
+    stream.established = True
+    return stream
