@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.exception import MQTTException
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from transport.client import StreamClient, expiry
+from transport.client import Received, StreamClient, expiry
 from transport.interface import (
     Connected,
     Counters,
@@ -73,10 +73,9 @@ class Connection:
         self.closed_early = False
         self.leaving = False
         self.taken_over: bool | None = None  # None: the broker did not say
-        self._client = StreamClient(settings, protocol, stream)
+        self._client = StreamClient(settings, protocol, stream, self._on_publish_packet)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
-        self._client.on_message = self._on_message
         self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
         self._client.on_unsubscribe = self._on_subscribe
@@ -164,7 +163,7 @@ class Connection:
     def acknowledge(self, token: int) -> None:
         """Send the PUBACK, unless the message came over another connection."""
         if token >> _PACKET_ID_BITS == self._number and self.ended is None:
-            self._client.ack(token & 0xFFFF, 1)
+            self._client.acknowledge(token & 0xFFFF)
 
     def leave(self) -> None:
         """Say DISCONNECT behind all that was queued. Goes around paho, which closes too early."""
@@ -232,20 +231,22 @@ class Connection:
         self.closed_early = not self.accepted and self.refusal is None
         self.abandon(str(reason))
 
-    def _on_message(self, client: Client, _userdata: object, message: MQTTMessage) -> None:
+    def _on_publish_packet(self, received: Received) -> None:
         if self.leaving:
             return
         flow = self._flow
+        topic_bytes, payload, retain, packet_id, size_bytes = received
         try:
-            topic = message.topic
+            topic = topic_bytes.decode()
         except UnicodeDecodeError:
             flow.counters.malformed += 1
-            client.ack(message.mid, message.qos)  # or it would come again for ever
+            if packet_id:
+                self._client.acknowledge(packet_id)  # or it would come again for ever
             return
         flow.counters.received += 1
-        flow.counters.bytes_down += self._client.packet_bytes
-        token = self._number << _PACKET_ID_BITS | message.mid if message.qos else 0
-        flow.events.append(Message(topic, bytes(message.payload), message.retain, token))
+        flow.counters.bytes_down += size_bytes
+        token = self._number << _PACKET_ID_BITS | packet_id if packet_id else 0
+        flow.events.append(Message(topic, payload, retain, token))
 
     def _on_publish(
         self,
