@@ -14,6 +14,7 @@ length, so that other bytes may follow (`split_indices`).
 A shared seed (`rand_k`) needs none of them.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -51,9 +52,12 @@ def top_k(values: npt.NDArray[np.float32], num_kept: int) -> Indices:
     return kept.nonzero()[0].astype(np.int64, copy=False)
 
 
+@lru_cache(maxsize=8)  # all updates of one base version share a support
 def rand_k(seed: bytes, size: int, num_kept: int) -> Indices:
-    """Sorted indices that both sides draw from one 32-byte seed (`Stream.subset`)."""
-    return Stream(seed).subset(size, num_kept)
+    """Sorted indices that both sides draw from one 32-byte seed (`Stream.subset`); read-only."""
+    indices = Stream(seed).subset(size, num_kept)
+    indices.setflags(write=False)
+    return indices
 
 
 def encode_indices(indices: Indices, size: int) -> bytes:

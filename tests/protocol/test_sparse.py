@@ -1,0 +1,233 @@
+"""Indices survive their bytes in every coding, and nothing else is taken for indices."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from protocol import refusals
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.stream import SEED_BYTES, Stream, derive
+from protocol.vectors.sparse import (
+    BITMAP,
+    BUCKETS,
+    VARINTS,
+    Indices,
+    decode_indices,
+    encode_indices,
+    max_indices_bytes,
+    rand_k,
+    split_indices,
+    top_k,
+)
+
+SEED = bytes(SEED_BYTES)
+CODINGS = (BITMAP, VARINTS, BUCKETS)
+Case = tuple[Indices, int]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    size = draw(st.one_of(st.integers(1, 700), st.integers(1, 1 << 28)))
+    num_max = min(size, 60) if size > 700 else size
+    chosen = draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=num_max))
+    return np.array(sorted(chosen), dtype=np.int64), size
+
+
+def pack_bits(positions: list[int], num_bits: int) -> bytes:
+    data = bytearray((num_bits + 7) // 8)
+    for position in positions:
+        data[position // 8] |= 1 << position % 8
+    return bytes(data)
+
+
+def slow_bitmap(indices: list[int], size: int) -> bytes:
+    return pack_bits(indices, size)
+
+
+def slow_varints(indices: list[int], _size: int) -> bytes:
+    data = []
+    before = -1
+    for index in indices:
+        gap = index - before - 1
+        while gap >= 128:
+            data.append(gap % 128 + 128)
+            gap //= 128
+        data.append(gap)
+        before = index
+    return bytes(data)
+
+
+def slow_buckets(indices: list[int], size: int) -> bytes:
+    inhabitants = Counter(index // 256 for index in indices)
+    bits: list[int] = []
+    num_bits = 0
+    for bucket in range((size - 1) // 256 + 1):
+        num_bits += bucket > 0  # the zero that ends the bucket before
+        bits.extend(range(num_bits, num_bits + inhabitants[bucket]))
+        num_bits += inhabitants[bucket]
+    return bytes(index % 256 for index in indices) + pack_bits(bits, num_bits)
+
+
+SLOW: dict[int, Callable[[list[int], int], bytes]] = {
+    BITMAP: slow_bitmap,
+    VARINTS: slow_varints,
+    BUCKETS: slow_buckets,
+}
+
+
+def slow_codings(indices: Indices, size: int) -> dict[int, bytes]:
+    return {coding: bytes([coding]) + SLOW[coding](indices.tolist(), size) for coding in CODINGS}
+
+
+def spread(num: int, size: int) -> Indices:
+    return rand_k(SEED, size, num)
+
+
+@given(cases())
+def test_decode_inverts_encode(case: Case) -> None:
+    indices, size = case
+    data = encode_indices(indices, size)
+    decoded = decode_indices(data, size, indices.size)
+    assert decoded.dtype == np.int64
+    assert np.array_equal(decoded, indices)
+    assert len(data) <= max_indices_bytes(size, indices.size)
+
+
+@given(cases().filter(lambda case: case[1] <= 100_000))
+@example((spread(1000, 100_000), 100_000))
+@example((spread(5000, 100_000), 100_000))
+@example((spread(20_000, 100_000), 100_000))
+@example((spread(10, 100_000), 100_000))
+def test_the_shortest_coding_is_taken_and_every_coding_is_read(case: Case) -> None:
+    indices, size = case
+    codings = slow_codings(indices, size)
+    shortest = min(codings.values(), key=lambda data: (len(data), data[0]))
+    assert encode_indices(indices, size) == shortest
+    for data in codings.values():
+        assert np.array_equal(decode_indices(data, size, indices.size), indices)
+
+
+@pytest.mark.parametrize(
+    ("num", "coding"), [(10, VARINTS), (1000, BUCKETS), (5000, VARINTS), (20_000, BITMAP)]
+)
+def test_each_coding_has_its_densities(num: int, coding: int) -> None:
+    assert encode_indices(spread(num, 100_000), 100_000)[0] == coding
+
+
+def test_a_thousand_of_a_hundred_thousand_take_less_than_ten_bits_each() -> None:
+    assert len(encode_indices(spread(1000, 100_000), 100_000)) == 1175
+
+
+def garbage(size: int) -> st.SearchStrategy[bytes]:
+    return st.builds(
+        lambda coding, rest: bytes([coding]) + rest, st.integers(0, 4), st.binary(max_size=size)
+    )
+
+
+@given(garbage(12), st.integers(1, 80), st.integers(1, 80))
+def test_garbage_is_indices_or_is_refused(data: bytes, size: int, count: int) -> None:
+    count = min(size, count)
+    with contextlib.suppress(RemoteProtocolError):  # never any other error
+        indices = decode_indices(data, size, count)
+        assert indices.size == count
+        assert 0 <= indices[0] <= indices[-1] < size
+        assert (np.diff(indices) > 0).all()
+        # Nothing is said in two ways: these are the only bytes of this coding.
+        assert slow_codings(indices, size)[data[0]] == data
+
+
+@given(cases().filter(lambda case: case[1] <= 5_000), st.data())
+def test_a_damaged_encoding_is_refused_or_says_something_else(
+    case: Case, data: st.DataObject
+) -> None:
+    indices, size = case
+    coded = bytearray(slow_codings(indices, size)[data.draw(st.sampled_from(CODINGS))])
+    coded[data.draw(st.integers(0, len(coded) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(RemoteProtocolError):
+        assert not np.array_equal(decode_indices(bytes(coded), size, indices.size), indices)
+
+
+@given(cases().filter(lambda case: case[1] <= 5_000), st.sampled_from(CODINGS), st.binary())
+def test_what_follows_is_left_alone_and_a_cut_is_seen(case: Case, coding: int, rest: bytes) -> None:
+    indices, size = case
+    coded = slow_codings(indices, size)[coding]
+    found, num_bytes = split_indices(coded + rest, size, indices.size)
+    assert np.array_equal(found, indices)
+    assert num_bytes == len(coded)
+    with pytest.raises(RemoteProtocolError):
+        split_indices(coded[:-1], size, indices.size)
+    if rest:
+        with pytest.raises(RemoteProtocolError, match="bytes after"):
+            decode_indices(coded + rest, size, indices.size)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("", "unknown coding"),
+        ("03", "unknown coding"),
+        ("00", "cut off"),
+        ("00ffff", "16 in the bitmap"),
+        ("000100", "1 in the bitmap"),
+        ("000140", "beyond the model"),
+        ("0103", "cut off"),
+        ("018384", "cut off"),
+        ("010309", "beyond the model"),
+        ("01038000", "group too many"),
+        ("01038080808001", "too long"),
+        ("020309", "cut off"),
+        ("02030900", "0 in the buckets"),
+        ("02030907", "3 in the buckets"),
+        ("02090303", "not sorted"),
+        ("02030303", "not sorted"),
+        ("02030905", "beyond the model"),
+        ("0203090300", "bytes after"),
+    ],
+)
+def test_bad_bytes_are_malformed(data: str, problem: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=problem) as refusal:
+        decode_indices(bytes.fromhex(data), 12, 2)
+    assert refusal.value.reason == refusals.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("indices", "size"), [([], 3), ([2, 1], 3), ([1, 1], 3), ([-1, 1], 3), ([3], 3), ([0], 1 << 29)]
+)
+def test_other_indices_are_our_mistake(indices: list[int], size: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_indices(np.array(indices, dtype=np.int64), size)
+
+
+halves = st.integers(-4, 4).map(lambda number: number / 2)  # few values: many ties
+
+
+@given(npst.arrays(np.float32, st.integers(1, 40), elements=halves), st.data())
+def test_top_k_keeps_the_largest_and_of_equals_the_first(
+    values: npt.NDArray[np.float32], data: st.DataObject
+) -> None:
+    num_kept = data.draw(st.integers(1, values.size))
+    ranked = sorted(range(values.size), key=lambda index: (-abs(values[index]), index))
+    assert top_k(values, num_kept).tolist() == sorted(ranked[:num_kept])
+
+
+def test_top_k_has_no_place_for_nan_or_other_counts() -> None:
+    with pytest.raises(LocalProtocolError, match="NaN"):
+        top_k(np.array([1, np.nan, 3], np.float32), 1)
+    for num_kept in (0, 4):
+        with pytest.raises(LocalProtocolError):
+            top_k(np.zeros(3, np.float32), num_kept)
+
+
+def test_rand_k_is_the_subset_of_its_seed_and_cannot_be_written_to() -> None:
+    seed = derive(SEED, "support")
+    indices = rand_k(seed, 1000, 50)
+    assert indices.tolist() == Stream(seed).subset(1000, 50).tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        indices[0] = 1
