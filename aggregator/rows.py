@@ -3,14 +3,15 @@
 Nothing here begins or ends a transaction: the store does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgpack
 from sqlalchemy import (
     Connection,
-    Select,
+    Insert,
     Table,
+    UpdateBase,
     bindparam,
     delete,
     exists,
@@ -42,18 +43,44 @@ Entry = tuple[int, bytes, Place]
 #: Lease id, device, version, codec, version counted in, reason refused, sequence in the journal.
 LeaseRow = tuple[bytes, str, int, str, int | None, str | None, int | None]
 
-_LEASES: Final[Select[LeaseRow]] = select(lease, journal.c.sequence).outerjoin_from(lease, journal)
-_SETTLE: Final = update(lease).where(lease.c.lease_id == bindparam("id"), unsettled)
-_COUNT: Final = _SETTLE.values(counted_in=bindparam("number"))
-_REFUSE: Final = _SETTLE.values(refused=bindparam("reason"))
-_LEAVE_JOURNAL: Final = delete(journal).where(journal.c.lease_id == bindparam("id"))
+
+def _insert(table: Table, *columns: str) -> Insert:
+    """Return an insert of ``columns``, which are in the table's order, as are its parameters."""
+    return insert(table).values({name: bindparam(name) for name in columns})
+
+
+_LEASES: Final = select(
+    lease.c.lease_id,
+    lease.c.device,
+    lease.c.version,
+    lease.c.codec,
+    lease.c.counted_in,
+    lease.c.refused,
+    journal.c.sequence,
+).outerjoin_from(lease, journal)
+
+# What a commit writes. Parameters are given by position, in the order of the comment.
+_SET_DEVICE: Final = _insert(device, "device", "install_id")
+_SET_TOTAL: Final = _insert(counter, "name", "total")
+_GIVE: Final = _insert(lease, "lease_id", "device", "version", "codec")
+_JOURNAL: Final = _insert(journal, "sequence", "lease_id", "segment", "offset", "length")
+_VERSION: Final = _insert(version, "version", "model_hash", "counted")
+_PARAMS: Final = _insert(params, "version", "params")
+_STATE: Final = _insert(strategy_state, "version", "state")
+_DROP_DEVICE: Final = delete(device).where(device.c.device == bindparam("a"))
+_DROP_TOTAL: Final = delete(counter).where(counter.c.name == bindparam("a"))
+_LEAVE_JOURNAL: Final = delete(journal).where(journal.c.lease_id == bindparam("a"))
+_DROP_STATES: Final = delete(strategy_state).where(strategy_state.c.version < bindparam("a"))
 _DROP_PARAMS: Final = delete(params).where(
-    params.c.version <= bindparam("last"),
+    params.c.version <= bindparam("a"),
     ~exists().where(lease.c.version == params.c.version, unsettled),
 )
+_SETTLE: Final = update(lease).where(lease.c.lease_id == bindparam("b"), unsettled)
+_COUNT: Final = _SETTLE.values(counted_in=bindparam("a"))  # version, lease id
+_REFUSE: Final = _SETTLE.values(refused=bindparam("a"))  # reason, lease id
 _SET_SEQUENCE: Final = (
-    update(meta).where(meta.c.key == NEXT_SEQUENCE).values(value=bindparam("text"))
-)
+    update(meta).where(meta.c.key == bindparam("b")).values(value=bindparam("a"))
+)  # value, key
 
 
 class Rows:
@@ -62,40 +89,27 @@ class Rows:
     def __init__(self, connection: Connection, keep_versions: int) -> None:
         self._connection = connection
         self._keep_versions = keep_versions
-        # The two hot statements go to the driver as they are: executing them through Core costs
-        # more per row than everything else about it.
-        self._insert_lease = _driver_sql(
-            connection, lease, ("lease_id", "device", "version", "codec")
-        )
-        self._insert_journal = _driver_sql(
-            connection, journal, ("sequence", "lease_id", "segment", "offset", "length")
-        )
+        self._compiled: dict[UpdateBase, str] = {}
 
     def write(self, batch: Batch, entries: Sequence[Entry], settled: Sequence[bytes]) -> None:
         """Write a commit: all of ``batch``, of its journal only ``entries``; drop ``settled``.
 
         Raises LocalProtocolError unless every id it refuses or counts is of an unsettled lease.
         """
-        execute, driver = self._connection.execute, self._connection.exec_driver_sql
-        self._replace(device, batch.devices)
-        if batch.leases:
-            leases = [(new.lease_id, new.device, new.version, new.codec) for new in batch.leases]
-            driver(self._insert_lease, leases)
-        if entries:
-            driver(self._insert_journal, [(number, key, *at) for number, key, at in entries])
+        # Deleting and inserting is the same SQL everywhere, which an upsert is not.
+        self._run(_DROP_DEVICE, [(new.device,) for new in batch.devices.values()])
+        self._run(_SET_DEVICE, [(new.device, new.install_id) for new in batch.devices.values()])
+        self._run(
+            _GIVE, [(new.lease_id, new.device, new.version, new.codec) for new in batch.leases]
+        )
+        self._run(_JOURNAL, [(sequence, lease_id, *at) for sequence, lease_id, at in entries])
         if batch.journal:
-            execute(_SET_SEQUENCE, {"text": str(batch.journal[-1].sequence + 1)})
-        if batch.refusals:
-            refused = [{"id": old.lease_id, "reason": old.reason} for old in batch.refusals]
-            _check_all_settled(execute(_REFUSE, refused).rowcount, len(refused))
-        if batch.versions:
-            self._write_versions(batch.versions)
-        if settled:
-            execute(_LEAVE_JOURNAL, [{"id": lease_id} for lease_id in settled])
-        if batch.versions:
-            last = batch.versions[-1].version - self._keep_versions
-            execute(_DROP_PARAMS, {"last": last})
-        self._replace(counter, batch.totals)
+            self._run(_SET_SEQUENCE, [(str(batch.journal[-1].sequence + 1), NEXT_SEQUENCE)])
+        self._settle(_REFUSE, [(old.reason, old.lease_id) for old in batch.refusals])
+        self._write_versions(batch.versions)
+        self._run(_LEAVE_JOURNAL, [(lease_id,) for lease_id in settled])
+        self._run(_DROP_TOTAL, [(name,) for name in batch.totals])
+        self._run(_SET_TOTAL, list(batch.totals.items()))
 
     def segment_ends(self) -> dict[int, int]:
         """Return where the last named entry of each segment ends, by segment."""
@@ -173,49 +187,37 @@ class Rows:
         return [(row.version, key) for row in rows for key in msgpack.unpackb(row.counted)]
 
     def _write_versions(self, versions: Sequence[VersionRecord]) -> None:
-        execute = self._connection.execute
-        rows = [
-            {
-                "version": new.version,
-                "model_hash": new.model_hash,
-                "counted": msgpack.packb(new.counted),
-            }
-            for new in versions
-        ]
-        execute(insert(version), rows)
-        blobs = [{"version": new.version, "params": new.params} for new in versions]
-        execute(insert(params), blobs)
-        execute(delete(strategy_state))  # only the newest is ever gone on from
-        state = msgpack.packb(dict(versions[-1].strategy_state))
-        execute(insert(strategy_state), [{"version": versions[-1].version, "state": state}])
-        counted = [{"id": key, "number": new.version} for new in versions for key in new.counted]
-        if counted:
-            _check_all_settled(execute(_COUNT, counted).rowcount, len(counted))
-
-    def _replace(self, table: Table, rows: Mapping[str, object]) -> None:
-        """Set rows of a two-column table by key; the same SQL everywhere, unlike an upsert."""
-        if not rows:
+        if not versions:
             return
-        key, value = table.columns
-        self._connection.execute(
-            delete(table).where(key == bindparam("old")), [{"old": name} for name in rows]
+        newest = versions[-1]
+        self._run(
+            _VERSION,
+            [(new.version, new.model_hash, msgpack.packb(new.counted)) for new in versions],
         )
-        self._connection.execute(
-            insert(table), [{key.name: name, value.name: rows[name]} for name in rows]
-        )
+        self._run(_PARAMS, [(new.version, new.params) for new in versions])
+        self._run(_STATE, [(newest.version, msgpack.packb(dict(newest.strategy_state)))])
+        self._run(_DROP_STATES, [(newest.version,)])  # only from the newest does anybody go on
+        self._settle(_COUNT, [(new.version, key) for new in versions for key in new.counted])
+        self._run(_DROP_PARAMS, [(newest.version - self._keep_versions,)])
 
+    def _settle(self, statement: UpdateBase, rows: Sequence[tuple[object, ...]]) -> None:
+        missing = len(rows) - self._run(statement, rows)
+        if missing:
+            raise LocalProtocolError(
+                f"{missing} of {len(rows)} leases to settle were never given or are settled already"
+            )
 
-def _driver_sql(connection: Connection, table: Table, columns: Sequence[str]) -> str:
-    """Return an insert that takes tuples of ``columns`` (in the table's order) on this driver."""
-    return str(insert(table).compile(dialect=connection.dialect, column_keys=columns))
+    def _run(self, statement: UpdateBase, rows: Sequence[tuple[object, ...]]) -> int:
+        """Run a write once per row of parameters; return how many rows it changed.
 
-
-def _check_all_settled(num_settled: int, num_asked: int) -> None:
-    if num_settled != num_asked:
-        raise LocalProtocolError(
-            f"{num_asked - num_settled} of {num_asked} leases to settle were never given or are "
-            "settled already"
-        )
+        The compiled statement goes straight to the driver: executing it through Core would cost
+        several times more per row than SQLite takes for it.
+        """
+        if not rows:
+            return 0
+        if statement not in self._compiled:
+            self._compiled[statement] = str(statement.compile(dialect=self._connection.dialect))
+        return self._connection.exec_driver_sql(self._compiled[statement], list(rows)).rowcount
 
 
 def _lease_record(row: LeaseRow) -> LeaseRecord:
