@@ -1,0 +1,102 @@
+"""The files of a mosquitto broker as text: configuration, access rules, password entries.
+
+Pure: `files` reads the template and writes the results.
+"""
+
+import hashlib
+import hmac
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Final
+
+from broker_config.accounts import SERVICES
+from protocol.errors import ConfigError
+from protocol.topics import DEFAULT_PREFIX, Role, grants
+
+HASH_ROUNDS: Final = 101
+"""What mosquitto_passwd uses. The broker has one thread and hashes at every connect, so that a
+reconnecting fleet pays for each round; our passwords are random, which no rounds improve on."""
+
+SALT_BYTES: Final = 12
+DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
+"""Where mosquitto counts what it dropped: the one alarm an operator must have."""
+
+
+def render_config(template: str, values: Mapping[str, str]) -> str:
+    """Return a mosquitto configuration: ``template`` with the values of some directives replaced.
+
+    Comments and all other lines stay. Raises ConfigError for a directive that the template has
+    not exactly once, or a value that would not stay on its line.
+    """
+    lines = template.splitlines()
+    for directive, value in values.items():
+        if not value.isprintable():
+            raise ConfigError(f"{directive} {value!r}: a value stands on one line")
+        lines[_line_of(directive, lines)] = f"{directive} {value}"
+    return "\n".join(lines) + "\n"
+
+
+def _line_of(directive: str, lines: list[str]) -> int:
+    found = [n for n, line in enumerate(lines) if line.startswith(f"{directive} ")]
+    if len(found) != 1:
+        raise ConfigError(f"{directive}: {len(found)} lines in the template, expected 1")
+    return found[0]
+
+
+def render_acl(prefix: str = DEFAULT_PREFIX, task: str = "+") -> str:
+    """Return the access rules of every account, as `protocol.topics.RULES` has them.
+
+    Devices are one set of patterns: mosquitto puts the user name for ``%u``, so that a new device
+    needs no new rule. Patterns hold for all users; the ``deny`` lines take them from the services.
+    """
+    blocks = [_service_block(name, prefix, task) for name in SERVICES]
+    patterns = [
+        f"pattern {grant.access} {grant.filter.format(device='%u')}"
+        for grant in grants(Role.DEVICE, prefix, task)
+    ]
+    return "\n\n".join([_HEADER, *blocks, "\n".join(["# every device", *patterns])]) + "\n"
+
+
+_HEADER: Final = "# Made from protocol/topics.py: change the rules there, not here."
+
+
+def _service_block(name: str, prefix: str, task: str) -> str:
+    lines = [f"user {name}"]
+    lines += [f"topic deny {topic}" for topic in _as_a_device(name, prefix, task)]
+    lines += [
+        f"topic {grant.access} {grant.filter}" for grant in grants(SERVICES[name], prefix, task)
+    ]
+    lines.append(f"topic read {DROPPED_TOPIC}")
+    return "\n".join(lines)
+
+
+def _as_a_device(name: str, prefix: str, task: str) -> list[str]:
+    """What the patterns would let a service do as the device that shares its name."""
+    own = (grant for grant in grants(Role.DEVICE, prefix, task) if "{device}" in grant.filter)
+    return list(dict.fromkeys(grant.filter.format(device=name) for grant in own))
+
+
+def password_entry(username: str, password: str, salt: bytes) -> str:
+    """Return one line of a mosquitto password file, without its end of line.
+
+    PBKDF2 with SHA-512 (``$7$``), as mosquitto 2.0 writes it; ``salt`` is `SALT_BYTES` random
+    bytes. Raises ConfigError for a user name that would end its field or line.
+    """
+    if not username or ":" in username or not username.isprintable():
+        raise ConfigError(f"user name {username!r}: printable characters without a colon")
+    return f"{username}:{_hashed(password, salt, HASH_ROUNDS)}"
+
+
+def is_password(entry: str, password: str) -> bool:
+    """Whether ``entry``, a line of a password file, was made from ``password``."""
+    _, _, stored = entry.partition(":")
+    match stored.split("$"):
+        case ["", "7", rounds, salt, _] if rounds.isdecimal():
+            made = _hashed(password, b64decode(salt), int(rounds))
+            return hmac.compare_digest(made, stored)
+    return False
+
+
+def _hashed(password: str, salt: bytes, rounds: int) -> str:
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds)
+    return f"$7${rounds}${b64encode(salt).decode()}${b64encode(digest).decode()}"
