@@ -1,11 +1,9 @@
 """Training data, in whatever form it comes: arrays, files, or blocks made on the fly."""
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +17,8 @@ Samples = npt.NDArray[np.generic]
 Block = tuple[Samples, Targets]
 #: All data as one (x, y), memory-mapped if need be; or blocks; or a function that gives blocks.
 Data = Block | Iterable[Block] | Callable[[], Iterable[Block]]
+
+_KEYS: Final = ("x", "y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +50,28 @@ def load_npz(path: Path | str) -> Block:
     Raises ConfigError, which says what is wrong with the file.
     """
     try:
-        with Path(path).open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _bad_file(path, "it is a single array")
-            missing = [key for key in ("x", "y") if key not in archive.files]
-            if missing:
-                raise _bad_file(path, f"no array {missing[0]!r} among {', '.join(archive.files)}")
-            x, y = archive["x"], archive["y"]
+        names, arrays = _read(Path(path))
     except OSError as error:
         raise ConfigError(f"data file {path}: {error.strerror or error}") from error
-    except ConfigError:
-        raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _bad_file(path, str(error)) from error
+    except Exception as error:
+        # NumPy and zipfile meet damaged files with ten kinds of errors, and promise none.
+        raise _bad_file(path, f"cannot be read ({error})") from error
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise _bad_file(path, f"no array {missing[0]!r} among {', '.join(names)}")
+    x, y = (arrays[key] for key in _KEYS)
     if x.ndim == 0 or y.ndim == 0 or not 0 < len(x) == len(y):
         raise _bad_file(path, f"x {x.shape} and y {y.shape} must have as many rows, at least one")
     return x, y
+
+
+def _read(path: Path) -> tuple[list[str], dict[str, Samples]]:
+    """Names of all arrays in the file, and those that are asked for."""
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return ["one array without a name"], {}
+        return loaded.files, {key: loaded[key] for key in _KEYS if key in loaded.files}
 
 
 def _bad_file(path: Path | str, reason: str) -> ConfigError:

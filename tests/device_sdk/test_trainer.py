@@ -1,5 +1,6 @@
 """Training on a device: what comes out, in what order data is used, what is refused."""
 
+import contextlib
 import math
 import re
 import tracemalloc
@@ -396,26 +397,21 @@ def test_a_file_of_the_wrong_arrays_is_refused(
         load_npz(tmp_path / "shard.npz")
 
 
-@settings(max_examples=60, deadline=None)
-@given(cut=st.integers(0, 600), flip=st.integers(0, 600), junk=st.binary(max_size=40))
-def test_a_damaged_file_is_refused_or_still_good(
-    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, junk: bytes
-) -> None:
-    folder = tmp_path_factory.mktemp("npz")
-    np.savez_compressed(folder / "good.npz", x=X[:5], y=Y[:5])
-    good = (folder / "good.npz").read_bytes()
-    flipped = bytearray(good)
-    flipped[flip % len(good)] ^= 0x55
-    for data in (good[:cut], bytes(flipped), junk, b"PK\x03\x04" + junk):
-        (folder / "bad.npz").write_bytes(data)
-        try:
-            x, y = load_npz(folder / "bad.npz")
-        except ConfigError:
-            continue
-        assert len(x) == len(y)
+@pytest.mark.parametrize("flip", [0x01, 0x55])
+def test_a_damaged_file_is_refused_or_still_good(tmp_path: Path, flip: int) -> None:
+    np.savez_compressed(tmp_path / "good.npz", x=X[:5], y=Y[:5])
+    good = (tmp_path / "good.npz").read_bytes()
+    for place in range(len(good)):
+        flipped = bytearray(good)
+        flipped[place] ^= flip
+        for data in (good[:place], bytes(flipped)):
+            (tmp_path / "bad.npz").write_bytes(data)
+            with contextlib.suppress(ConfigError):  # never any other error
+                x, y = load_npz(tmp_path / "bad.npz")
+                assert len(x) == len(y)
 
 
 def test_a_single_array_is_no_file_of_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
-    with pytest.raises(ConfigError, match="it is a single array"):
+    with pytest.raises(ConfigError, match="no array 'x' among one array without a name"):
         load_npz(tmp_path / "x.npy")
