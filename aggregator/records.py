@@ -83,9 +83,7 @@ class CounterRecord:
     totals: Mapping[str, int]
 
 
-Record = (
-    DeviceRecord | LeaseRecord | JournalRecord | RefusalRecord | VersionRecord | CounterRecord
-)
+Record = DeviceRecord | LeaseRecord | JournalRecord | RefusalRecord | VersionRecord | CounterRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def _scalar_reader(kind: type, limit: Limit) -> _Reader:
         return value
 
     def read_string(value: Any) -> Any:  # noqa: ANN401
-        if type(value) is not kind or not low <= len(value) <= high:
+        if not isinstance(value, bytes if kind is bytes else str) or not low <= len(value) <= high:
             raise _FieldError(f"expected {kind.__name__} of {low} to {high}")
         return value
 

@@ -1,0 +1,60 @@
+"""Evaluation on the operator's held-out data, in a thread of its own, newest version only."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aggregator.strategy import Float32
+from device_sdk.engine.data import load_npz
+from device_sdk.engine.model import Model
+
+
+class Evaluator:
+    """Says how good a version is. ``done`` is called (in its thread) after each evaluation."""
+
+    def __init__(self, model: Model, file: Path, done: Callable[[], None]) -> None:
+        """Load ``x`` and ``y``. Raises ConfigError, which says what is wrong with the file."""
+        self._model = model
+        self._x, self._y = load_npz(file)
+        self._done = done
+        self._wanted: tuple[int, Float32] | None = None
+        self._report: Mapping[str, Any] = {}
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="fedbus-evaluation", daemon=True)
+        self._thread.start()
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The newest result: ``evaluated_version``, ``accuracy``, ``loss``; empty before."""
+        return self._report
+
+    def evaluate(self, version: int, params: Float32) -> None:
+        """Evaluate this version next; one that was still waiting is forgotten."""
+        with self._changed:
+            self._wanted = (version, params)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while (wanted := self._next()) is not None:
+            version, params = wanted
+            metrics = self._model.evaluate(params, self._x, self._y)
+            report: dict[str, Any] = {"evaluated_version": version, "loss": round(metrics.loss, 4)}
+            if metrics.accuracy is not None:
+                report["accuracy"] = round(metrics.accuracy, 4)
+            self._report = report
+            self._done()
+
+    def _next(self) -> tuple[int, Float32] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._wanted is not None)
+            wanted, self._wanted = self._wanted, None
+            return None if self._stopping else wanted

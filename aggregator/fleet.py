@@ -1,0 +1,96 @@
+"""The devices of a task: which installation an id belongs to, who is present, who waits.
+
+An id belongs to the installation that used it first. A second one (a cloned card) is told so.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aggregator.records import DeviceRecord
+from protocol import refusals
+from protocol.errors import RemoteProtocolError
+from protocol.messages import CheckIn
+
+STATES = frozenset({"online", "sleeping", "offline"})
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A device that wants a lease, and since when."""
+
+    device: str
+    check_in: CheckIn
+    since: float
+
+
+class Fleet:
+    """At most ``max_devices`` ids; who waits longest is served first."""
+
+    def __init__(self, max_devices: int, known: Iterable[DeviceRecord]) -> None:
+        self._max_devices = max_devices
+        self._install_ids = {record.device: record.install_id for record in known}
+        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self.presence: dict[str, str] = {}
+
+    @property
+    def num_registered(self) -> int:
+        """How many ids are bound to an installation."""
+        return len(self._install_ids)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many devices want a lease."""
+        return len(self._waiting)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the device that waits longest checked in; None: nobody waits."""
+        return next(iter(self._waiting.values())).since if self._waiting else None
+
+    def register(self, device: str, install_id: bytes) -> DeviceRecord | None:
+        """Bind an id to an installation; return the record to be stored if that is new.
+
+        Raises RemoteProtocolError: ``duplicate_device`` if the id is another installation's,
+        ``busy`` when there are ``max_devices`` already.
+        """
+        known = self._install_ids.get(device)
+        if known == install_id:
+            return None
+        if known is not None:
+            raise RemoteProtocolError(
+                refusals.DUPLICATE_DEVICE, f"{device} is another installation"
+            )
+        if len(self._install_ids) >= self._max_devices:
+            raise RemoteProtocolError(refusals.BUSY, f"max_devices ({self._max_devices}) reached")
+        self._install_ids[device] = install_id
+        return DeviceRecord(device, install_id)
+
+    def wait(self, device: str, check_in: CheckIn, now: float) -> None:
+        """Queue a device for a lease; one that waits already keeps its place."""
+        place = self._waiting.get(device)
+        self._waiting[device] = Waiting(device, check_in, now if place is None else place.since)
+
+    def next(self) -> Waiting:
+        """Take the device that has waited longest."""
+        return self._waiting.popitem(last=False)[1]
+
+    def see(self, device: str, payload: bytes) -> None:
+        """Note a device's retained state; an empty payload clears it.
+
+        Raises RemoteProtocolError (``malformed``) for anything but the three words.
+        """
+        state = payload[:16].decode("ascii", "replace")
+        if not state:
+            self.presence.pop(device, None)
+            return
+        if state not in STATES:
+            raise RemoteProtocolError(refusals.MALFORMED, f"state {state!r}")
+        if device in self.presence or len(self.presence) < self._max_devices:
+            self.presence[device] = state
+        if state == "offline":
+            self._waiting.pop(device, None)
+
+    def in_state(self, state: str) -> list[str]:
+        """Return the devices in a state, by name."""
+        return sorted(device for device, seen in self.presence.items() if seen == state)

@@ -1,0 +1,109 @@
+"""The leases that matter now: open, or with an update in the buffer. Closed ones are in the store.
+
+A lease that ran out stops holding a slot and nothing else: its update is still taken while its
+base version is recent enough.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from aggregator.records import LeaseRecord, LeaseState
+
+
+@dataclass(slots=True)
+class Lease:
+    """One lease as the coordinator sees it; ``expires_at`` is on the shell's monotonic clock."""
+
+    record: LeaseRecord
+    expires_at: float
+    state: LeaseState = LeaseState.OPEN
+
+    @property
+    def lease_id(self) -> bytes:
+        """Also the id of its update."""
+        return self.record.lease_id
+
+
+class LeaseBook:
+    """Leases by id and by device. Every lease runs for the same time, so they end in order."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[bytes, Lease] = {}
+        self._by_device: dict[str, Lease] = {}
+        self._running: OrderedDict[bytes, Lease] = OrderedDict()
+        self.expired: dict[bytes, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._by_id.values())
+
+    @property
+    def num_active(self) -> int:
+        """How many leases hold a slot."""
+        return len(self._running)
+
+    def get(self, lease_id: bytes) -> Lease | None:
+        """Return a lease that is open or journalled."""
+        return self._by_id.get(lease_id)
+
+    def of_device(self, device: str) -> Lease | None:
+        """Return the newest lease of a device that is open or journalled."""
+        return self._by_device.get(device)
+
+    def open(self, record: LeaseRecord, expires_at: float) -> Lease:
+        """Start a lease; it holds a slot until it is used, closed or runs out."""
+        lease = Lease(record, expires_at)
+        self._by_id[record.lease_id] = lease
+        self._by_device[record.device] = lease
+        self._running[record.lease_id] = lease
+        return lease
+
+    def journalled(self, lease: Lease) -> None:
+        """Its update is in the buffer: the slot is free."""
+        lease.state = LeaseState.JOURNALLED
+        self._free(lease.lease_id)
+
+    def close(self, lease_ids: Iterable[bytes]) -> None:
+        """Forget leases whose update was counted or refused."""
+        for lease_id in lease_ids:
+            lease = self._by_id.pop(lease_id, None)
+            if lease is None:
+                continue
+            self._free(lease_id)
+            if self._by_device.get(lease.record.device) is lease:
+                del self._by_device[lease.record.device]
+
+    def expire(self, now: float) -> list[Lease]:
+        """Return the leases that have run out since the last call; their slots are free."""
+        over = []
+        while self._running:
+            lease = next(iter(self._running.values()))
+            if lease.expires_at > now:
+                break
+            self._free(lease.lease_id)
+            self.expired[lease.lease_id] = lease
+            over.append(lease)
+        return over
+
+    def next_expiry(self) -> float | None:
+        """Return when the next lease runs out."""
+        return next(iter(self._running.values())).expires_at if self._running else None
+
+    def open_versions(self) -> set[int]:
+        """Return the versions that a device may still want to fetch."""
+        return {lease.record.version for lease in self._running.values()}
+
+    def is_running(self, lease: Lease) -> bool:
+        """The lease still holds a slot."""
+        return lease.lease_id in self._running
+
+    def running(self) -> Iterator[Lease]:
+        """Iterate over the leases that hold a slot, oldest first."""
+        return iter(self._running.values())
+
+    def _free(self, lease_id: bytes) -> None:
+        self._running.pop(lease_id, None)
+        self.expired.pop(lease_id, None)

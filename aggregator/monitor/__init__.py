@@ -1,0 +1,1 @@
+"""What people and dashboards may see of a running task."""

@@ -1,0 +1,95 @@
+"""The retained JSON on ``mon/``: what runs, what is waited for, what was refused and why.
+
+Pure: a coordinator and the time in, one small JSON object a topic out. Lists of names are cut at
+`MAX_NAMES`; the counts beside them are whole.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aggregator.coordinator import Coordinator
+from aggregator.leases import Lease
+
+MAX_NAMES: Final = 100
+
+Report = Mapping[str, Any]
+
+
+def encode(report: Report) -> bytes:
+    """Return the JSON that is published: one line, keys in the order given."""
+    return json.dumps(report, separators=(", ", ": ")).encode()
+
+
+def aggregator_report(state: str, broker: str = "") -> Report:
+    """Whether the aggregator is there; its last will says ``offline``."""
+    return {"state": state, "mqtt": broker} if broker else {"state": state}
+
+
+def rounds_report(coordinator: Coordinator, now: float) -> Report:
+    """What the next version waits for."""
+    view = coordinator.view(now)
+    open_s = 0.0 if view.opened_at is None else now - view.opened_at
+    return {
+        "mode": coordinator.config.mode,
+        "version": coordinator.version,
+        "updates_in_buffer": view.num_buffered,
+        "open_for_s": round(open_s),
+        "waiting_for": coordinator.waiting_for(now),
+        "devices_training": view.num_active,
+        "devices_waiting": view.num_waiting,
+        "updates_incomplete": len(coordinator.partials),
+    }
+
+
+def metrics_report(coordinator: Coordinator, evaluation: Report) -> Report:
+    """How good the model is, and how many updates were taken or refused, by reason."""
+    counts = coordinator.counts
+    return {
+        "version": coordinator.version,
+        **evaluation,
+        "codec": coordinator.config.codec,
+        "updates_accepted": counts["updates_accepted"],
+        "duplicates": counts["duplicates"],
+        "refused": refused(coordinator),
+        "check_ins": counts["check_ins"],
+        "leases_given": counts["leases_given"],
+        "leases_expired": counts["leases_expired"],
+        "starts": counts["starts"],
+    }
+
+
+def refused(coordinator: Coordinator) -> Mapping[str, int]:
+    """Return how often each reason refused something, since the task began."""
+    head = "refused_"
+    return {
+        name.removeprefix(head): count
+        for name, count in sorted(coordinator.counts.items())
+        if name.startswith(head)
+    }
+
+
+def devices_report(coordinator: Coordinator, now: float) -> Report:
+    """Who is there, who trains, and whose lease ran out without an update."""
+    fleet = coordinator.fleet
+    late = [lease.record.device for lease in coordinator.leases.expired.values()]
+    return {
+        "registered": fleet.num_registered,
+        **{state: len(fleet.in_state(state)) for state in ("online", "sleeping", "offline")},
+        "training": _running(list(coordinator.leases.running())[:MAX_NAMES], now),
+        "late": sorted(late)[:MAX_NAMES],
+        "late_count": len(late),
+        "offline_names": fleet.in_state("offline")[:MAX_NAMES],
+    }
+
+
+def alerts_report(coordinator: Coordinator) -> Report:
+    """The newest things that went wrong, oldest first."""
+    return {"alerts": list(coordinator.alerts)}
+
+
+def _running(leases: Sequence[Lease], now: float) -> Mapping[str, str]:
+    return {
+        lease.record.device: f"version {lease.record.version}, {lease.expires_at - now:.0f} s left"
+        for lease in leases
+    }

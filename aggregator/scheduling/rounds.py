@@ -1,0 +1,89 @@
+"""Synchronous scheduling: rounds.
+
+FedAvg: H. B. McMahan et al., AISTATS 2017, Algorithm 1; over-selection and deadline after K.
+Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019, section 2.
+
+A round gives ``ceil(size * over_selection)`` leases at once and closes with the first ``size``
+updates, or at its deadline with at least ``quorum``. A round that has fewer at its deadline is not
+thrown away: more devices get leases for the same version until the quorum is there.
+"""
+
+import math
+from dataclasses import dataclass
+
+from aggregator.scheduling import View
+from protocol.errors import ConfigError
+from protocol.messages import MAX_COUNTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """Settings of mode ``rounds``. ``quorum`` 0 means half of ``size``, rounded up."""
+
+    size: int = 10
+    over_selection: float = 1.0
+    quorum: int = 0
+    deadline_s: float = 120.0
+    gather_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MAX_COUNTED:
+            raise ConfigError(f"size must be from 1 to {MAX_COUNTED}, not {self.size}")
+        if not 1.0 <= self.over_selection <= 10.0:  # noqa: PLR2004 - beyond it is surely a mistake
+            raise ConfigError(f"over_selection must be from 1 to 10, not {self.over_selection}")
+        if not 0 <= self.quorum <= self.size:
+            raise ConfigError(f"quorum must be from 0 to size ({self.size}), not {self.quorum}")
+        if self.deadline_s <= 0 or self.gather_s < 0:
+            raise ConfigError("deadline_s must be above 0 and gather_s not below")
+
+    @property
+    def needed(self) -> int:
+        """The quorum as a number of updates."""
+        return self.quorum or math.ceil(self.size / 2)
+
+    @property
+    def selection(self) -> int:
+        """How many leases a round opens with."""
+        return math.ceil(self.size * self.over_selection)
+
+    def num_grants(self, view: View) -> int:
+        """Return how many of the waiting devices get a lease now."""
+        if view.opened_at is None:
+            return self._opening(view)
+        if view.now < view.opened_at + self.deadline_s and view.num_active > 0:
+            return 0
+        return min(view.num_waiting, max(0, self.selection - view.num_buffered - view.num_active))
+
+    def _opening(self, view: View) -> int:
+        if view.num_waiting >= self.selection:
+            return self.selection
+        if view.gathering_since is None or view.num_waiting < self.needed:
+            return 0
+        return view.num_waiting if view.now >= view.gathering_since + self.gather_s else 0
+
+    def is_due(self, view: View) -> bool:
+        """The round closes now."""
+        if view.num_buffered >= self.size:
+            return True
+        if view.opened_at is None or view.num_buffered < self.needed:
+            return False
+        return view.num_active == 0 or view.now >= view.opened_at + self.deadline_s
+
+    def next_deadline(self, view: View) -> float | None:
+        """Return when something may become due without a message; None: never."""
+        if view.opened_at is not None:
+            at = view.opened_at + self.deadline_s
+        elif view.gathering_since is not None and view.num_waiting >= self.needed:
+            at = view.gathering_since + self.gather_s
+        else:
+            return None
+        return at if at > view.now else None
+
+    def waiting_for(self, view: View) -> str:
+        """Return, for a person, what would close or open the round."""
+        if view.opened_at is None:
+            return f"{self.selection} devices to check in ({view.num_waiting} wait)"
+        left_s = view.opened_at + self.deadline_s - view.now
+        if left_s > 0:
+            return f"{view.num_buffered} of {self.size} updates; deadline in {left_s:.0f} s"
+        return f"the quorum: {view.num_buffered} of {self.needed} updates, deadline passed"

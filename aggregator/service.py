@@ -1,0 +1,256 @@
+"""The aggregator's shell: transport, coordinator and store in one selector loop.
+
+The commit rule (DESIGN section 1): everything that one turn of the loop brought is decided first,
+then all it stores is committed at once, then what it publishes leaves, and only then are the
+messages acknowledged to the broker. If the store fails, everything is dropped and built again from
+the store; the broker delivers again what was not acknowledged.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import nacl.utils
+
+from aggregator.actions import Action, Recall, Store
+from aggregator.config import AggregatorConfig
+from aggregator.coordinator import Coordinator
+from aggregator.evaluation import Evaluator
+from aggregator.monitor import status
+from aggregator.records import Record
+from aggregator.store import StoreError, no_fault, open_store
+from protocol.actions import Publish, Subscribe
+from protocol.topics import Topics
+from transport import (
+    Connected,
+    Disconnected,
+    Event,
+    Message,
+    PacketTooLargeError,
+    PublishRefused,
+    QueueFullError,
+    Refused,
+    SubscribeRefused,
+    Will,
+)
+from transport.loop import Loop
+from transport.paho import PahoTransport
+
+_log = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+#: Un-acknowledged messages under way: bounds what one group commit can take.
+WINDOW: Final = 2_000
+QUEUE: Final = 100_000
+STORE_RETRY_S: Final = 5.0
+
+
+class Service:
+    """One task's aggregator. `run` returns when `stop` was called (from any thread)."""
+
+    def __init__(
+        self, config: AggregatorConfig, *, fault: Callable[[str], None] = no_fault
+    ) -> None:
+        self.config = config
+        self._fault = fault
+        self._stopping = False
+        self._turn: _Turn | None = None
+
+    def run(self) -> None:
+        """Serve until `stop`. Raises StoreError if the store cannot be opened at the start."""
+        first = True
+        while not self._stopping:
+            try:
+                with _Turn(self.config, self._fault) as self._turn:
+                    first = False
+                    self._turn.serve(lambda: self._stopping)
+            except StoreError as error:
+                if first:
+                    raise
+                _log.error("%s; starting again in %.0f s", error, STORE_RETRY_S)
+                self._pause(STORE_RETRY_S)
+
+    def stop(self) -> None:
+        """Make `run` return soon. From any thread, or a signal handler."""
+        self._stopping = True
+        if self._turn is not None:
+            self._turn.loop.wake()
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < until:
+            time.sleep(0.1)
+
+
+class _Turn:
+    """From opening the store to closing it: what a store failure throws away."""
+
+    def __init__(self, config: AggregatorConfig, fault: Callable[[str], None]) -> None:
+        self._config = config
+        self._topics = Topics(config.task.prefix, config.task.task)
+        self._store = open_store(
+            Path(config.state_dir),
+            config.task.task,
+            config.database or None,
+            fault=fault,
+            keep_versions=config.task.keep_versions,
+        )
+        try:
+            self._coordinator = Coordinator(
+                config.task, self._store.snapshot(), nacl.utils.random(32), time.monotonic()
+            )
+            self.loop = Loop()
+            self._evaluator = self._make_evaluator()
+            self._transport = self._make_transport()
+        except BaseException:
+            self._store.close()
+            raise
+        self._evaluated = -1
+        self._monitor_at = 0.0
+        self._shown: dict[str, bytes] = {}
+        self._mqtt = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+        self.loop.remove(self._transport)
+        self._transport.close()
+        self.loop.close()
+        self._store.close()
+
+    def _make_evaluator(self) -> Evaluator | None:
+        if not self._config.evaluation.file:
+            return None
+        file = Path(self._config.evaluation.file)
+        return Evaluator(self._coordinator.model, file, self.loop.wake)
+
+    def _make_transport(self) -> PahoTransport:
+        offline = status.encode(status.aggregator_report("offline"))
+        settings = self._config.broker.settings(
+            f"{self._config.task.task}-aggregator",
+            username="aggregator",
+            will=Will(self._topics.monitor("aggregator"), offline),
+            window=WINDOW,
+            queue=QUEUE,
+        )
+        return PahoTransport(settings, random=random.SystemRandom().random)
+
+    # --- the loop ----------------------------------------------------------------------------
+
+    def serve(self, stopping: Callable[[], bool]) -> None:
+        """Turn until ``stopping()``."""
+        self._perform(self._coordinator.start(time.monotonic()))
+        self.loop.add(self._transport)
+        self._transport.connect()
+        while not stopping():
+            now = time.monotonic()
+            due = min(self._coordinator.timer_at(now), self._monitor_at, now + TICK_S)
+            events = [event for _, some in self.loop.wait(max(0.0, due - now)) for event in some]
+            self._take(events)
+            self._evaluate()
+            if time.monotonic() >= self._monitor_at:
+                self._show()
+        self._say_state("offline")
+
+    def _take(self, events: Sequence[Event]) -> None:
+        """Decide everything, commit once, publish, acknowledge."""
+        now = time.monotonic()
+        actions: list[Action] = []
+        messages: list[Message] = []
+        for event in events:
+            if isinstance(event, Message):
+                messages.append(event)
+                decided = self._coordinator.message(event.topic, event.payload, now)
+            else:
+                decided = self._link(event)
+            actions += decided
+            if any(isinstance(action, Recall) for action in decided):
+                self._perform(actions)  # the store must know all that was decided before
+                actions = []
+        if now >= self._coordinator.timer_at(now):
+            actions += self._coordinator.timer(now)
+        self._perform(actions)
+        for message in messages:
+            self._transport.acknowledge(message)
+
+    def _link(self, event: Event) -> list[Action]:
+        match event:
+            case Connected():
+                _log.info("connected, MQTT %s", event.protocol)
+                self._mqtt = event.protocol
+                self._shown.clear()
+                self._say_state("online")
+                return self._coordinator.connected(event.max_packet_bytes)
+            case Disconnected():
+                _log.warning("disconnected: %s", event.reason)
+            case Refused():
+                _log.error("the broker refuses the aggregator: %s", event.reason)
+            case PublishRefused():
+                _log.error("the broker refused a publish to %s: %s", event.topic, event.reason)
+            case SubscribeRefused():
+                _log.error("the broker refused %s: %s", event.topic_filter, event.reason)
+        return []
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        records: list[Record] = [action.record for action in actions if isinstance(action, Store)]
+        self._store.commit(records)
+        for action in actions:
+            match action:
+                case Publish():
+                    self._publish(action)
+                case Subscribe(filters):
+                    self._transport.subscribe(filters)
+                case Recall(lease_id, device):
+                    record = self._store.lease(lease_id)
+                    self._perform(self._coordinator.recalled(device, lease_id, record))
+
+    def _publish(self, publish: Publish) -> None:
+        try:
+            self._transport.publish(
+                publish.topic, publish.payload, qos=publish.qos, retain=publish.retain
+            )
+        except (PacketTooLargeError, QueueFullError) as error:
+            _log.error("not sent: %s", error)
+
+    # --- evaluation and monitoring -----------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        version = self._coordinator.version
+        every = max(1, self._config.evaluation.every_versions)
+        if self._evaluator is None or version < self._evaluated + every:
+            return
+        self._evaluated = version
+        self._evaluator.evaluate(version, self._coordinator.versions.params)
+
+    def _show(self) -> None:
+        """Publish those monitoring topics whose content has changed."""
+        now = time.monotonic()
+        self._monitor_at = now + self._config.monitor_s
+        if not self._transport.connected:
+            return
+        counters = self._transport.counters
+        traffic = {"bytes_up": counters.bytes_down, "bytes_down": counters.bytes_up}
+        evaluation = {} if self._evaluator is None else self._evaluator.report
+        metrics = {**status.metrics_report(self._coordinator, evaluation), **traffic}
+        self._show_one("rounds", status.rounds_report(self._coordinator, now))
+        self._show_one("metrics", metrics)
+        self._show_one("devices", status.devices_report(self._coordinator, now))
+        self._show_one("alerts", status.alerts_report(self._coordinator))
+
+    def _show_one(self, what: str, report: status.Report) -> None:
+        payload = status.encode(report)
+        if self._shown.get(what) == payload:
+            return
+        self._shown[what] = payload
+        self._publish(Publish(self._topics.monitor(what), payload, retain=True))
+
+    def _say_state(self, state: str) -> None:
+        report: dict[str, Any] = dict(status.aggregator_report(state, self._mqtt))
+        payload = status.encode(report)
+        self._publish(Publish(self._topics.monitor("aggregator"), payload, retain=True))

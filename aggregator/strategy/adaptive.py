@@ -1,0 +1,54 @@
+"""FedAdagrad, FedAdam, FedYogi: adaptive server optimisers.
+
+S. Reddi et al., "Adaptive Federated Optimization", ICLR 2021, Algorithm 2. All three share the
+first moment and the step; they differ in how the second moment follows the squared mean delta. As
+in the paper there is no bias correction and the second moment starts at ``tau ** 2``.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aggregator.strategy import Float32, Float64, State, Strategy
+
+_SecondMoment = Callable[[Float64, Float64], Float64]
+
+
+def fedadagrad(*, learning_rate: float = 0.1, beta1: float = 0.0, tau: float = 1e-3) -> Strategy:
+    """``v + delta**2``: steps shrink where much has happened."""
+    return _adaptive(learning_rate, beta1, tau, lambda v, squared: v + squared)
+
+
+def fedadam(
+    *, learning_rate: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Strategy:
+    """``beta2 * v + (1 - beta2) * delta**2``: a moving average."""
+    return _adaptive(
+        learning_rate, beta1, tau, lambda v, squared: beta2 * v + (1 - beta2) * squared
+    )
+
+
+def fedyogi(
+    *, learning_rate: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> Strategy:
+    """``v - (1 - beta2) * delta**2 * sign(v - delta**2)``: as Adam, with bounded change."""
+    return _adaptive(
+        learning_rate,
+        beta1,
+        tau,
+        lambda v, squared: v - (1 - beta2) * squared * np.sign(v - squared),
+    )
+
+
+def _adaptive(
+    learning_rate: float, beta1: float, tau: float, second_moment: _SecondMoment
+) -> Strategy:
+    def init(size: int) -> State:
+        return {"m": np.zeros(size), "v": np.full(size, tau**2)}
+
+    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+        m = beta1 * state["m"] + (1 - beta1) * mean_delta
+        v = second_moment(state["v"], mean_delta**2)
+        return params + learning_rate * m / (np.sqrt(v) + tau), {"m": m, "v": v}
+
+    return Strategy(init, apply)

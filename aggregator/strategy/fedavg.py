@@ -1,0 +1,31 @@
+"""FedAvg and FedAvgM: the server adds the mean delta.
+
+FedAvg: H. B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017, Algorithm 1 in delta form: with a server learning rate of 1 the new params are
+the weighted mean of the devices' params. The same step over a buffer is FedBuff's.
+FedAvgM: T.-M. H. Hsu, H. Qi, M. Brown, "Measuring the Effects of Non-Identical Data Distribution
+for Federated Visual Classification", 2019: momentum over the mean deltas.
+"""
+
+import numpy as np
+
+from aggregator.strategy import Float32, Float64, State, Strategy
+
+
+def fedavg(*, learning_rate: float = 1.0) -> Strategy:
+    """``params + learning_rate * mean_delta``."""
+
+    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+        return params + learning_rate * mean_delta, state
+
+    return Strategy(lambda _size: {}, apply)
+
+
+def fedavgm(*, learning_rate: float = 1.0, momentum: float = 0.9) -> Strategy:
+    """``velocity = momentum * velocity + mean_delta``; ``params + learning_rate * velocity``."""
+
+    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+        velocity = momentum * state["velocity"] + mean_delta
+        return params + learning_rate * velocity, {"velocity": velocity}
+
+    return Strategy(lambda size: {"velocity": np.zeros(size)}, apply)

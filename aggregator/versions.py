@@ -1,0 +1,54 @@
+"""The line of model versions: the current params, and the step from a mean delta to the next."""
+
+import hashlib
+
+import numpy as np
+
+from aggregator.records import VersionRecord
+from aggregator.strategy import Float32, Float64, State, Strategy
+from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.vectors.layout import params_from_bytes
+
+
+class Versions:
+    """Holds the newest version; `step` makes the next one out of it."""
+
+    def __init__(self, strategy: Strategy, size: int, newest: VersionRecord) -> None:
+        """Start from a stored version.
+
+        Raises ConfigError if its params are not ``size`` float32 values: the model was changed
+        under a task that has versions.
+        """
+        self._strategy = strategy
+        try:
+            self.params: Float32 = params_from_bytes(newest.params, size)
+        except RemoteProtocolError as error:
+            raise ConfigError(
+                f"task.model: version {newest.version} in the store does not fit it"
+                f" ({error.detail}); give a changed model a new task name"
+            ) from None
+        self._state: State = strategy.init(size)
+        if newest.strategy_state.keys() == self._state.keys():
+            self._state = {
+                name: np.frombuffer(data, "<f8") for name, data in newest.strategy_state.items()
+            }
+        self.newest = newest
+
+    @property
+    def number(self) -> int:
+        """The current version."""
+        return self.newest.version
+
+    def step(self, mean_delta: Float64, counted: tuple[bytes, ...]) -> VersionRecord | None:
+        """Make the next version, or return None, changing nothing, if it would not be finite."""
+        exact, state = self._strategy.apply(self.params, mean_delta, self._state)
+        with np.errstate(over="ignore", invalid="ignore"):
+            params = exact.astype("<f4")
+        if not np.isfinite(params).all():
+            return None
+        data = params.tobytes()
+        encoded = {name: np.asarray(vector, "<f8").tobytes() for name, vector in state.items()}
+        digest = hashlib.sha256(data).digest()
+        self.newest = VersionRecord(self.number + 1, data, digest, counted, encoded)
+        self.params, self._state = params, state
+        return self.newest

@@ -1,0 +1,60 @@
+"""``fedbus-device``: what runs on the device. Standard library only beside the SDK."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_sdk.config import load_config
+from device_sdk.device import SDK_VERSION, Device
+from device_sdk.storage import StorageError
+from protocol.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        if arguments.verb == "check":
+            config = load_config(arguments.config)
+            sys.stdout.write(f"{arguments.config}: device {config.device}, task {config.task}\n")
+            return 0
+        return _run(arguments.config)
+    except (ConfigError, StorageError) as error:
+        sys.stderr.write(f"fedbus-device: {error}\n")
+        return 2
+
+
+def _run(path: Path) -> int:
+    device = Device.from_config(path)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: device.stop())
+    device.run()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fedbus-device", description="Take part in a federation, over MQTT."
+    )
+    parser.add_argument("--version", action="version", version=f"fedbus-device {SDK_VERSION}")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in (
+        ("run", "take part until stopped"),
+        ("check", "check a configuration file and say what it would do"),
+    ):
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("--config", type=Path, required=True, help="the device's TOML file")
+        sub.add_argument("-v", "--verbose", action="store_true", help="say more")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

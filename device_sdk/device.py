@@ -1,0 +1,270 @@
+"""The device's shell: transport, session, trainer and storage in one selector loop.
+
+Reads the clock and the entropy source and hands both to the session. Performs its actions in order:
+what it stores is durable before what follows leaves.
+"""
+
+import importlib
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import nacl.utils
+
+from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.config import DeviceConfig, load_config
+from device_sdk.health import hardware_class, health
+from device_sdk.session import CODECS, Session
+from device_sdk.storage import Storage, StorageError
+from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
+from device_sdk.training import TrainingThread
+from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.errors import ConfigError
+from protocol.messages import INSTALL_ID_BYTES, WIRE_VERSION
+from protocol.topics import Topics
+from transport import (
+    BrokerSettings,
+    Connected,
+    Disconnected,
+    Event,
+    Message,
+    PacketTooLargeError,
+    PublishRefused,
+    QueueFullError,
+    Refused,
+    SubscribeRefused,
+    Will,
+)
+from transport.loop import Loop
+from transport.paho import PahoTransport
+
+_log = logging.getLogger(__name__)
+
+SDK_VERSION: Final = "0.1.0"
+INSTALL_ID: Final = "install-id"
+#: The loop looks at its timers at least this often.
+TICK_S: Final = 1.0
+#: After a write that failed, the device waits this long before it begins anew.
+STORAGE_RETRY_S: Final = 10.0
+WINDOW: Final = 20
+QUEUE: Final = 2_000
+
+
+class Device:
+    """One device in one task. `run` returns when `stop` was called (from any thread)."""
+
+    def __init__(self, config: DeviceConfig, trainer: Trainer) -> None:
+        """Open the device's storage. Raises ConfigError or StorageError."""
+        self.config = config
+        self.topics = Topics(config.prefix, config.task)
+        self._trainer = trainer
+        self._storage = Storage(Path(config.state_dir))
+        self._install_id = self._own_install_id()
+        self._loop = Loop()
+        self._transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
+        self._training = TrainingThread(trainer, self._loop.wake)
+        self._session = self._new_session()
+        self._stopping = False
+        self._began_anew_at = float("inf")
+        self._telemetry_at = 0.0
+
+    @classmethod
+    def from_config(cls, path: Path | str, trainer: Trainer | None = None) -> Self:
+        """Read a configuration file; without a trainer, make the one it names.
+
+        Raises ConfigError that names the key, StorageError.
+        """
+        config = load_config(Path(path))
+        return cls(config, make_trainer(config) if trainer is None else trainer)
+
+    def run(self) -> None:
+        """Take part until `stop`; then leave with the state ``sleeping``."""
+        _log.info("device %s joins task %s", self.config.device, self.config.task)
+        self._perform(self._session.start(time.monotonic()))
+        self._loop.add(self._transport)
+        self._transport.connect()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._leave()
+
+    def stop(self) -> None:
+        """Make `run` return soon. From any thread, or a signal handler."""
+        self._stopping = True
+        self._loop.wake()
+
+    # --- one turn of the loop ----------------------------------------------------------------
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        due = min(self._session.timer_at, self._telemetry_at, self._began_anew_at, now + TICK_S)
+        arrived = self._loop.wait(max(0.0, due - now))
+        for _, events in arrived:
+            for event in events:
+                self._handle(event)
+        for result in self._training.results():
+            now = time.monotonic()
+            if result.trained is None:
+                self._perform(self._session.failed(result.lease_id, now))
+            else:
+                self._perform(self._session.trained(result.lease_id, result.trained, now))
+        now = time.monotonic()
+        if now >= self._began_anew_at:
+            self._begin_anew()
+        if now >= self._session.timer_at:
+            self._perform(self._session.timer(now))
+        if now >= self._telemetry_at:
+            self._say_health(now)
+
+    def _handle(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case Message():
+                self._perform(self._session.message(event.topic, event.payload, now))
+                self._transport.acknowledge(event)
+            case Connected():
+                _log.info("connected, MQTT %s", event.protocol)
+                self._perform(self._session.connected(event.max_packet_bytes, now))
+            case Disconnected():
+                _log.warning("disconnected: %s", event.reason)
+                self._perform(self._session.disconnected())
+            case Refused():
+                _log.error("the broker refuses this device: %s", event.reason)
+            case PublishRefused():
+                _log.error("the broker refused a publish to %s: %s", event.topic, event.reason)
+            case SubscribeRefused():
+                _log.error("the broker refused %s: %s", event.topic_filter, event.reason)
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        try:
+            for action in actions:
+                self._act(action)
+        except StorageError as error:
+            _log.error("%s", error)
+            self._began_anew_at = time.monotonic() + STORAGE_RETRY_S
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Store(key, data):
+                self._storage.store(key, data)
+            case Delete(key):
+                self._storage.delete(key)
+            case Publish():
+                self._publish(action)
+            case Train():
+                self._training.train(action)
+            case Subscribe(filters):
+                self._transport.subscribe(filters)
+            case Unsubscribe(filters):
+                self._transport.unsubscribe(filters)
+
+    def _publish(self, publish: Publish) -> None:
+        try:
+            self._transport.publish(
+                publish.topic, publish.payload, qos=publish.qos, retain=publish.retain
+            )
+        except (PacketTooLargeError, QueueFullError) as error:
+            _log.error("not sent: %s", error)
+
+    # --- making and remaking -----------------------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        """A write failed: memory may be ahead of the medium, so start from the medium."""
+        self._began_anew_at = float("inf")
+        self._session = self._new_session()
+        now = time.monotonic()
+        actions = self._session.start(now)
+        if self._transport.connected:
+            actions += self._session.connected(self._transport.max_packet_bytes, now)
+        self._perform(actions)
+
+    def _new_session(self) -> Session:
+        birth = {
+            "boot": uuid.UUID(bytes=nacl.utils.random(16)).hex,
+            "sdk": SDK_VERSION,
+            "wire": WIRE_VERSION,
+            "hardware": hardware_class(),
+            "codecs": list(CODECS),
+            "installation": self._install_id.hex()[:8],
+            "key": "",
+        }
+        return Session(
+            self.topics,
+            self.config.device,
+            self._install_id,
+            stored=self._storage.load(),
+            seed=nacl.utils.random(32),
+            birth=birth,
+            num_samples=self._trainer.num_samples,
+            retry_first_s=self.config.retry.first_s,
+            retry_cap_s=self.config.retry.cap_s,
+        )
+
+    def _own_install_id(self) -> bytes:
+        known = self._storage.load().get(INSTALL_ID)
+        if known is not None and len(known) == INSTALL_ID_BYTES:
+            return known
+        drawn = nacl.utils.random(INSTALL_ID_BYTES)
+        self._storage.store(INSTALL_ID, drawn)
+        return drawn
+
+    def _settings(self) -> BrokerSettings:
+        device = self.config.device
+        return self.config.broker.settings(
+            f"{self.config.task}-{device}-{self._install_id.hex()[:8]}",
+            username=device,
+            will=Will(self.topics.state(device), b"offline"),
+            window=WINDOW,
+            queue=QUEUE,
+        )
+
+    # --- telemetry and farewell --------------------------------------------------------------
+
+    def _say_health(self, now: float) -> None:
+        interval_s = self.config.telemetry.interval_s
+        self._telemetry_at = now + interval_s if interval_s else float("inf")
+        if not interval_s or not self._transport.connected:
+            return
+        counters = self._transport.counters
+        report = {
+            **health(),
+            "state": self._session.state.value,
+            "bytes_up": counters.bytes_up,
+            "bytes_down": counters.bytes_down,
+            "queue": int(self._session.pending is not None),
+            "storage_corrupt": self._storage.num_corrupt,
+            **self._session.counts,
+        }
+        if self._session.turned_away:
+            report["turned_away"] = self._session.turned_away
+        payload = json.dumps(report, sort_keys=True).encode()
+        self._publish(Publish(self.topics.telemetry(self.config.device), payload, qos=0))
+
+    def _leave(self) -> None:
+        self._perform(self._session.asleep())
+        self._loop.remove(self._transport)
+        self._transport.close()
+        self._loop.close()
+        self._training.stop(timeout_s=0.2)
+
+
+def make_trainer(config: DeviceConfig) -> Trainer:
+    """Return the trainer that a configuration names. Raises ConfigError."""
+    if not config.trainer:
+        if not config.data.file:
+            raise ConfigError("set data.file to an .npz with x and y, or trainer to your own class")
+        return NumpyTrainer(data=load_npz(config.data.file))
+    module_name, _, class_name = config.trainer.partition(":")
+    try:
+        trainer = getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"trainer {config.trainer!r}: {error}") from None
+    if not isinstance(trainer, Trainer):
+        raise ConfigError(f"trainer {config.trainer!r} is not a device_sdk.Trainer")
+    return trainer

@@ -1,0 +1,63 @@
+"""What a device keeps across reboots: the update that has no receipt yet, and the residual.
+
+The two are tied by the update's id. A receipt is committed in two writes, the residual first: a
+device that loses power between them finds a residual that already carries the pending update's id,
+and knows that the update was counted.
+"""
+
+from dataclasses import dataclass
+
+import msgpack
+
+PENDING = "pending"
+RESIDUAL = "residual"
+BOOTS = "boots"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An update as it will be sent, and the residual (float32 bytes) once it is counted."""
+
+    lease_id: bytes
+    base_version: int
+    partition: int
+    update: bytes
+    residual: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What contractive codecs have not sent; ``lease_id`` is the last update it accounts for."""
+
+    lease_id: bytes
+    values: bytes
+
+
+def pack_pending(pending: Pending) -> bytes:
+    """Return the bytes to be stored."""
+    packed: bytes = msgpack.packb(
+        [
+            pending.lease_id,
+            pending.base_version,
+            pending.partition,
+            pending.update,
+            pending.residual,
+        ]
+    )
+    return packed
+
+
+def unpack_pending(data: bytes) -> Pending:
+    """Read what `pack_pending` wrote; storage has checked that it is whole."""
+    return Pending(*msgpack.unpackb(data))
+
+
+def pack_residual(residual: Residual) -> bytes:
+    """Return the bytes to be stored."""
+    packed: bytes = msgpack.packb([residual.lease_id, residual.values])
+    return packed
+
+
+def unpack_residual(data: bytes) -> Residual:
+    """Read what `pack_residual` wrote; storage has checked that it is whole."""
+    return Residual(*msgpack.unpackb(data))

@@ -1,0 +1,68 @@
+"""From a delta to the update that is stored and sent, and back into the residual.
+
+Error feedback as in DESIGN section 2.5: with a contractive codec the residual is added before
+encoding and what was not sent becomes the next residual, so that residual + sent = delta +
+previous residual. Unbiased codecs keep none. Pure functions.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.pending import Pending, Residual
+from protocol.codec import decode_update, encode_update
+from protocol.errors import LocalProtocolError
+from protocol.messages import Lease, Update
+from protocol.vectors.layout import Layout
+from protocol.vectors.packing import decode, encode, parse_codec
+from protocol.vectors.support import support_seed
+
+Float32 = npt.NDArray[np.float32]
+
+
+def make_pending(
+    task: str,
+    lease: Lease,
+    delta: Float32,
+    num_samples: int,
+    *,
+    layout: Layout,
+    residual: Residual | None,
+    rounding_seed: bytes,
+) -> Pending:
+    """Encode ``delta`` (float32, ``layout.size`` values, finite) as the lease's codec asks.
+
+    Raises LocalProtocolError if the update exceeds the lease's budget.
+    """
+    codec = parse_codec(lease.codec)
+    support = support_seed(task, lease.version)
+    wanted = delta + _values(residual, layout.size) if codec.contractive else delta
+    body = encode(wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
+    update = encode_update(Update(lease.version, lease.codec, num_samples, body))
+    if len(update) > lease.budget_bytes:
+        raise LocalProtocolError(f"{len(update)} bytes, the lease allows {lease.budget_bytes}")
+    unsent = b""
+    if codec.contractive:
+        sent = decode(body, codec, layout, support_seed=support).dense()
+        unsent = (wanted - sent).astype("<f4").tobytes()
+    return Pending(lease.lease_id, lease.version, lease.partition, update, unsent)
+
+
+def fold(task: str, pending: Pending, layout: Layout | None) -> Residual:
+    """Return the residual with a refused update's delta taken back into it.
+
+    If the model has changed its shape meanwhile, only what was never sent remains.
+    """
+    values = np.frombuffer(pending.residual, "<f4")
+    if layout is None or layout.size != values.size:
+        return Residual(pending.lease_id, pending.residual)
+    update = decode_update(pending.update)
+    support = support_seed(task, update.base_version)
+    codec = parse_codec(update.codec)
+    sent = decode(update.body, codec, layout, support_seed=support).dense()
+    return Residual(pending.lease_id, (values + sent).astype("<f4").tobytes())
+
+
+def _values(residual: Residual | None, size: int) -> Float32:
+    if residual is None or len(residual.values) != 4 * size:
+        return np.zeros(size, np.float32)
+    return np.frombuffer(residual.values, "<f4")

@@ -1,0 +1,500 @@
+"""One device in one task: the state machine. No I/O, no clock, no threads, no entropy.
+
+The table below is the design; docs/protocol.md draws it. Whatever arrives in a state for which the
+table has no entry is old news (MQTT delivers at least once) and changes nothing.
+
+- A newer model does not interrupt training.
+- An update is stored before its first packet leaves, and kept until its receipt or refusal. While
+  it has neither, the device asks after it (a check-in that names it) instead of sending it again:
+  the answer names the chunks that are missing, if any.
+- The residual is committed on the receipt; after a refusal that faults nobody the delta is folded
+  into it, so that nothing learned is lost.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.engine.model import Model
+from device_sdk.engine.spec import parse_spec
+from device_sdk.pending import (
+    BOOTS,
+    PENDING,
+    RESIDUAL,
+    Pending,
+    Residual,
+    pack_pending,
+    pack_residual,
+    unpack_pending,
+    unpack_residual,
+)
+from device_sdk.reporting import fold, make_pending
+from device_sdk.trainer import Assignment, Trained
+from protocol import refusals
+from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.chunks import Assembly, cut, payload_bytes
+from protocol.codec import decode, encode
+from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.messages import (
+    AGGREGATOR,
+    CheckIn,
+    ChunksMissing,
+    Held,
+    Lease,
+    Manifest,
+    Message,
+    ModelChunk,
+    Plan,
+    Receipt,
+    Refusal,
+    UpdateChunk,
+)
+from protocol.stream import derive
+from protocol.topics import Kind, Topics
+from protocol.vectors.layout import Layout, params_from_bytes
+from protocol.vectors.packing import parse_codec
+
+#: What this SDK can encode; a check-in says so.
+CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
+#: Without a plan yet, how often to say that one is here.
+DEFAULT_CHECK_IN_S: Final = 10.0
+#: On a plan, devices check in spread over this part of the check-in interval.
+PLAN_SPREAD: Final = 0.1
+#: A model that has stopped coming is asked for again after this long.
+FETCH_RETRY_S: Final = 10.0
+
+Float32 = npt.NDArray[np.float32]
+Answer = Lease | ChunksMissing | Held | Receipt | Refusal
+ANSWERS: Final[tuple[type[Answer], ...]] = (Lease, ChunksMissing, Held, Receipt, Refusal)
+M = TypeVar("M")
+
+
+class State(Enum):
+    """What the device is doing."""
+
+    IDLE = "idle"  #: wants a lease
+    FETCHING = "fetching"  #: has a lease, waits for the model's chunks
+    TRAINING = "training"
+    REPORTING = "reporting"  #: holds an update without a receipt
+    AWAY = "away"  #: was turned away; asks again later
+
+
+TRANSITIONS: Final = {
+    (State.IDLE, "lease"): State.FETCHING,
+    (State.IDLE, "turned away"): State.AWAY,
+    (State.AWAY, "timer"): State.IDLE,
+    (State.FETCHING, "model"): State.TRAINING,
+    (State.FETCHING, "lease ran out"): State.IDLE,
+    (State.TRAINING, "trained"): State.REPORTING,
+    (State.TRAINING, "failed"): State.IDLE,
+    (State.REPORTING, "receipt"): State.IDLE,
+    (State.REPORTING, "refusal"): State.IDLE,
+}
+
+
+class Session:
+    """Events in, actions out; the time is an argument, in monotonic seconds.
+
+    ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
+    ``num_samples`` says how many samples are at hand.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        device: str,
+        install_id: bytes,
+        *,
+        stored: Mapping[str, bytes],
+        seed: bytes,
+        birth: Mapping[str, Any],
+        num_samples: Callable[[], int],
+        retry_first_s: float = 10.0,
+        retry_cap_s: float = 600.0,
+    ) -> None:
+        self.topics = topics
+        self.device = device
+        self.install_id = install_id
+        self.state = State.IDLE
+        self.online = False
+        self.counts: Counter[str] = Counter()
+        self.turned_away = ""
+        self.timer_at = math.inf
+        self._seed = seed
+        self._birth = birth
+        self._num_samples = num_samples
+        self._retry_first_s = retry_first_s
+        self._retry_cap_s = retry_cap_s
+        self._retry_s = retry_first_s
+        self._num_draws = 0
+        self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
+        self._counter = self._boots << 32
+        self._chunk_bytes = payload_bytes(1 << 16)
+        self._plan: Plan | None = None
+        self._layout: Layout | None = None
+        self._lease: Lease | None = None
+        self._lease_ends_at = math.inf
+        self._assembly: Assembly | None = None
+        self._held: tuple[int, bytes, Float32] | None = None
+        self._base: Float32 | None = None
+        self._pending: Pending | None = None
+        self._residual: Residual | None = None
+        self._restore(stored)
+
+    def _restore(self, stored: Mapping[str, bytes]) -> None:
+        if RESIDUAL in stored:
+            self._residual = unpack_residual(stored[RESIDUAL])
+        if PENDING not in stored:
+            return
+        pending = unpack_pending(stored[PENDING])
+        if self._residual is not None and self._residual.lease_id == pending.lease_id:
+            return  # counted: the power went between the two writes of its receipt
+        self._pending = pending
+        self.state = State.REPORTING
+
+    @property
+    def pending(self) -> Pending | None:
+        """The update that has no receipt yet."""
+        return self._pending
+
+    @property
+    def residual(self) -> Residual | None:
+        """What contractive codecs have not sent so far."""
+        return self._residual
+
+    # --- the connection ----------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Action]:
+        """Return what must be stored before anything is said."""
+        self.timer_at = now
+        actions: list[Action] = [Store(BOOTS, self._boots.to_bytes(8, "little"))]
+        return actions if self._pending is not None else [*actions, Delete(PENDING)]
+
+    def connected(self, max_packet_bytes: int, now: float) -> list[Action]:
+        """The bus is there (again): brokers forget, so birth and state are said again."""
+        self.online = True
+        self._chunk_bytes = payload_bytes(max_packet_bytes)
+        filters = (*self.topics.device_filters(self.device), self.topics.state(self.device))
+        actions: list[Action] = [Subscribe(filters), *self._announce()]
+        if self.state is State.FETCHING:
+            return [*actions, *self._fetch(now)]
+        return [*actions, *self._speak(now)]
+
+    def disconnected(self) -> list[Action]:
+        """The bus is gone; training goes on."""
+        self.online = False
+        self.timer_at = math.inf
+        return []
+
+    def asleep(self) -> list[Action]:
+        """The device is about to leave on purpose: it says so, and keeps what it holds."""
+        return [Publish(self.topics.state(self.device), b"sleeping", retain=True)]
+
+    def _announce(self) -> list[Action]:
+        info = json.dumps(dict(self._birth), sort_keys=True).encode()
+        return [
+            Publish(self.topics.info(self.device), info, retain=True),
+            Publish(self.topics.state(self.device), b"online", retain=True),
+        ]
+
+    # --- events ------------------------------------------------------------------------------
+
+    def message(self, topic: str, payload: bytes, now: float) -> list[Action]:
+        """A message arrived. What is not understood is counted and changes nothing."""
+        try:
+            return self._dispatch(topic, payload, now)
+        except RemoteProtocolError as error:
+            self.counts[f"refused_{error.reason}"] += 1
+            return []
+
+    def _dispatch(self, topic: str, payload: bytes, now: float) -> list[Action]:
+        address = self.topics.parse(topic)
+        if not payload:
+            return []  # a retained topic was cleared
+        match address.kind:
+            case Kind.IN:
+                return self._answered(self._decode(payload, ANSWERS), now)
+            case Kind.MANIFEST:
+                return self._manifest(self._decode(payload, (Manifest,)), now)
+            case Kind.MODEL:
+                return self._chunk(self._decode(payload, (ModelChunk,)), now)
+            case Kind.PLAN:
+                return self._planned(self._decode(payload, (Plan,)), now)
+            case Kind.STATE:
+                return self._announce() if payload == b"offline" and self.online else []
+        raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
+
+    def _decode(self, payload: bytes, allowed: tuple[type[M], ...]) -> M:
+        return decode(payload, allowed, task=self.topics.task, sender=AGGREGATOR)
+
+    def _answered(self, answer: Answer, now: float) -> list[Action]:
+        match answer:
+            case Lease():
+                return self._leased(answer, now)
+            case Refusal(lease_id=b""):
+                return self._turned_away(answer, now)
+        if self._pending is None or answer.lease_id != self._pending.lease_id:
+            return []
+        match answer:
+            case ChunksMissing():
+                return self._send(self._pending, answer.indices)
+            case Held():
+                return []
+            case Receipt():
+                return self._counted(self._pending, now)
+            case Refusal():
+                return self._refused(self._pending, answer.reason, now)
+
+    def timer(self, now: float) -> list[Action]:
+        """`timer_at` has come: say again what has not been answered."""
+        if now < self.timer_at:
+            return []
+        self.timer_at = math.inf
+        if self.state is State.AWAY:
+            self._step("timer")
+        if self.state is State.FETCHING and now >= self._lease_ends_at:
+            return [*self._give_up(), *self._speak(now)]
+        if self.state is State.FETCHING:
+            return self._fetch(now)
+        return self._speak(now)
+
+    def _speak(self, now: float) -> list[Action]:
+        """Check in when idle, ask after the pending update when reporting; later, again."""
+        if not self.online or self.state not in {State.IDLE, State.REPORTING}:
+            return []
+        if self.state is State.REPORTING:
+            wait_s = self._retry_s
+            self._retry_s = min(2 * self._retry_s, self._retry_cap_s)
+        else:
+            wait_s = DEFAULT_CHECK_IN_S if self._plan is None else float(self._plan.check_in_s)
+        self.timer_at = now + wait_s * self._jitter()
+        message = CheckIn(
+            self.install_id,
+            -1 if self._held is None else self._held[0],
+            self._num_samples(),
+            CODECS,
+            b"" if self._pending is None else self._pending.lease_id,
+        )
+        return [self._to_aggregator(message)]
+
+    def _turned_away(self, refusal: Refusal, now: float) -> list[Action]:
+        if refusal.install_id != self.install_id or self.state is not State.IDLE:
+            return []
+        self._step("turned away")
+        self.turned_away = f"{refusal.reason}: {refusal.detail}"
+        self.counts[f"turned_away_{refusal.reason}"] += 1
+        self.timer_at = now + refusal.retry_s * self._jitter()
+        return []
+
+    # --- plan, lease and model ---------------------------------------------------------------
+
+    def _planned(self, plan: Plan, now: float) -> list[Action]:
+        try:
+            model, training = json.loads(plan.model), json.loads(plan.training)
+            layout = Model(parse_spec(model)).layout
+        except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
+            raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
+        if not isinstance(training, dict):
+            raise RemoteProtocolError(refusals.MALFORMED, "plan: training is no JSON object")
+        self._plan, self._layout = plan, layout
+        if self.state is State.IDLE and self.online:  # the aggregator is there (again)
+            soon = now + PLAN_SPREAD * plan.check_in_s * self._draw()
+            self.timer_at = min(self.timer_at, soon)
+        return self._train()
+
+    def _leased(self, lease: Lease, now: float) -> list[Action]:
+        if lease.install_id != self.install_id or self.state is not State.IDLE:
+            return []
+        try:
+            parse_codec(lease.codec)
+        except ConfigError as error:
+            raise RemoteProtocolError(refusals.WRONG_CODEC, str(error)) from None
+        self._step("lease")
+        self._lease, self._lease_ends_at = lease, now + lease.ttl_s
+        self._assembly = Assembly(lease.num_chunks, lease.model_bytes)
+        if self._held is not None and self._held[:2] == (lease.version, lease.model_hash):
+            return self._train()
+        return self._fetch(now)
+
+    def _fetch(self, now: float) -> list[Action]:
+        lease = self._current_lease()
+        self.timer_at = now + FETCH_RETRY_S * self._jitter()
+        return [Subscribe((self.topics.model_filter(lease.version),))]
+
+    def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
+        if self.state is not State.FETCHING or self._assembly is None:
+            return []
+        lease = self._current_lease()
+        if chunk.version != lease.version:
+            return []
+        self.timer_at = now + FETCH_RETRY_S * self._jitter()
+        try:
+            self._assembly.add(chunk.index, chunk.data)
+            return self._check_model(lease, self._assembly)
+        except RemoteProtocolError:
+            self._assembly = Assembly(lease.num_chunks, lease.model_bytes)  # from the beginning
+            raise
+
+    def _check_model(self, lease: Lease, assembly: Assembly) -> list[Action]:
+        if not assembly.complete:
+            return []
+        data = assembly.join()
+        if hashlib.sha256(data).digest() != lease.model_hash:
+            raise RemoteProtocolError(refusals.MALFORMED, "the model does not have its hash")
+        params = params_from_bytes(data, lease.model_bytes // 4)
+        self._held = (lease.version, lease.model_hash, params)
+        self._assembly = None
+        return [Unsubscribe((self.topics.model_filter(lease.version),)), *self._train()]
+
+    def _train(self) -> list[Action]:
+        """Train if a lease, its model and the plan are all here."""
+        if self.state is not State.FETCHING or self._plan is None or self._layout is None:
+            return []
+        lease = self._current_lease()
+        if self._held is None or self._held[:2] != (lease.version, lease.model_hash):
+            return []
+        params = self._held[2]
+        if params.size != self._layout.size:
+            self.counts["refused_wrong_shape"] += 1  # plan and model change one after the other
+            return []
+        self._step("model")
+        self.timer_at = math.inf
+        self._base = params
+        assignment = Assignment(
+            params=params,
+            version=lease.version,
+            model=json.loads(self._plan.model),
+            training=json.loads(self._plan.training),
+            seed=derive(self._seed, "training", lease.lease_id),
+        )
+        return [Train(lease.lease_id, assignment)]
+
+    def _give_up(self) -> list[Action]:
+        lease = self._current_lease()
+        self._step("lease ran out")
+        self.counts["leases_lost"] += 1
+        self._assembly = None
+        return [Unsubscribe((self.topics.model_filter(lease.version),))]
+
+    # --- the update --------------------------------------------------------------------------
+
+    def failed(self, lease_id: bytes, now: float) -> list[Action]:
+        """Training ended without a result; the lease is still good for another try, later."""
+        if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
+            return []
+        self._step("failed")
+        self.counts["trainings_failed"] += 1
+        check_in_s = DEFAULT_CHECK_IN_S if self._plan is None else float(self._plan.check_in_s)
+        self.timer_at = now + check_in_s * self._jitter()
+        return []
+
+    def trained(self, lease_id: bytes, trained: Trained, now: float) -> list[Action]:
+        """Training ended: what leaves the device is on flash before it leaves."""
+        if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
+            return []
+        if self._base is None or trained.params.size != self._base.size:
+            return self.failed(lease_id, now)
+        delta = trained.params - self._base
+        if not np.isfinite(delta).all():
+            return self.failed(lease_id, now)
+        self._step("trained")
+        self.counts["trainings"] += 1
+        self._base = None
+        lease = self._current_lease()
+        pending = make_pending(
+            self.topics.task,
+            lease,
+            delta,
+            trained.num_samples,
+            layout=self._known_layout(),
+            residual=self._residual,
+            rounding_seed=derive(self._seed, "rounding", lease.lease_id),
+        )
+        self._pending = pending
+        self._retry_s = self._retry_first_s
+        self.timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
+        return [Store(PENDING, pack_pending(pending)), *self._send(pending, ())]
+
+    def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
+        """Publish chunks of the update: the ones named, or all."""
+        if not self.online:
+            return []
+        pieces = cut(pending.update, self._chunk_bytes)
+        topic = self.topics.update(pending.partition, self.device)
+        wanted = [index for index in indices if index < len(pieces)] or range(len(pieces))
+        return [
+            self._publish(topic, UpdateChunk(pending.lease_id, index, len(pieces), pieces[index]))
+            for index in wanted
+        ]
+
+    def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
+        if self._pending is not None and self._pending.lease_id in manifest.counted:
+            return self._counted(self._pending, now)
+        return []
+
+    def _counted(self, pending: Pending, now: float) -> list[Action]:
+        self.counts["receipts"] += 1
+        residual = Residual(pending.lease_id, pending.residual) if pending.residual else None
+        return self._close("receipt", residual, now)
+
+    def _refused(self, pending: Pending, reason: str, now: float) -> list[Action]:
+        self.counts[f"update_refused_{reason}"] += 1
+        if reason == refusals.BUSY:
+            return []
+        residual = None
+        if reason in refusals.FOLDED and pending.residual:
+            residual = fold(self.topics.task, pending, self._layout)
+        return self._close("refusal", residual, now)
+
+    def _close(self, event: str, residual: Residual | None, now: float) -> list[Action]:
+        self._step(event)
+        self._pending = None
+        actions: list[Action] = []
+        if residual is not None:
+            self._residual = residual
+            actions.append(Store(RESIDUAL, pack_residual(residual)))
+        return [*actions, Delete(PENDING), *self._speak(now)]
+
+    # --- small things ------------------------------------------------------------------------
+
+    def _step(self, event: str) -> None:
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise LocalProtocolError(f"{event} while {self.state.value}") from None
+
+    def _current_lease(self) -> Lease:
+        if self._lease is None:
+            raise LocalProtocolError(f"{self.state.value} without a lease")
+        return self._lease
+
+    def _known_layout(self) -> Layout:
+        if self._layout is None:
+            raise LocalProtocolError("trained without a plan")
+        return self._layout
+
+    def _to_aggregator(self, message: Message) -> Publish:
+        return self._publish(self.topics.out(self.device), message)
+
+    def _publish(self, topic: str, message: Message) -> Publish:
+        self._counter += 1
+        payload = encode(message, task=self.topics.task, sender=self.device, counter=self._counter)
+        return Publish(topic, payload)
+
+    def _jitter(self) -> float:
+        """Return a factor from 0.75 to 1.25, so that devices do not speak in chorus."""
+        return 0.75 + 0.5 * self._draw()
+
+    def _draw(self) -> float:
+        """Return the next number in [0, 1) of this session's own sequence."""
+        self._num_draws += 1
+        drawn = derive(self._seed, "jitter", self._num_draws)
+        return int.from_bytes(drawn[:4], "little") / (1 << 32)

@@ -1,0 +1,96 @@
+"""What must survive a reboot: one small file a key, replaced atomically.
+
+A file is written beside its place, flushed to the medium, and renamed over the old one; the folder
+is flushed too. A checksum in front tells a torn or rotten file from a whole one, so that a bad
+medium costs an update and never a wrong one.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from protocol.topics import check_id
+
+CHECKSUM_BYTES: Final = 16
+_SUFFIX: Final = ".fedbus"
+
+
+class StorageError(Exception):
+    """The medium did not take a write: full, read-only or broken. Nothing was changed."""
+
+
+class Storage:
+    """Keys and their bytes in one directory, which is made if it is missing."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open it. Raises StorageError if the directory cannot be made."""
+        self._directory = directory
+        self.num_corrupt = 0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        except OSError as error:
+            raise StorageError(f"{directory}: {error.strerror}; choose another state_dir") from None
+        self._remove_leftovers()
+
+    def store(self, key: str, data: bytes) -> None:
+        """Make ``data`` durable under ``key``, or raise StorageError and keep what was there."""
+        target = self._path(key)
+        partial = target.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(_checksum(data))
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+            self._flush_directory()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise StorageError(
+                f"{target}: {error.strerror}; {len(data)} bytes were not stored: make space there"
+            ) from None
+
+    def delete(self, key: str) -> None:
+        """Forget a key; one that is not there is fine. Raises StorageError."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+            self._flush_directory()
+        except OSError as error:
+            raise StorageError(f"{self._path(key)}: {error.strerror}") from None
+
+    def load(self) -> Mapping[str, bytes]:
+        """Return all whole keys. Rotten files are counted, kept aside and otherwise ignored."""
+        found = {}
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+            raw = path.read_bytes()
+            data = raw[CHECKSUM_BYTES:]
+            if raw[:CHECKSUM_BYTES] == _checksum(data):
+                found[path.stem] = data
+                continue
+            self.num_corrupt += 1
+            path.replace(path.with_suffix(".corrupt"))
+        return found
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"{check_id(key, 'key')}{_SUFFIX}"
+
+    def _remove_leftovers(self) -> None:
+        for path in self._directory.glob("*.partial"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _flush_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest()
