@@ -126,6 +126,13 @@ def test_a_body_is_the_codecs_delta_to_the_last_bit(
     assert np.array_equal(decoded.dense(), slow_codec(delta, spec, layout))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("support", ["dense", "topk-0.1", "randk-0.1"])
+def test_a_body_of_uneven_numbers_is_the_codecs_delta_too(support: str, dtype: str) -> None:
+    spec, delta = parse_codec(f"{support}/{dtype}"), gaussian(MLP.size)
+    assert np.array_equal(round_trip(delta, spec, MLP).dense(), slow_codec(delta, spec, MLP))
+
+
 @given(deltas(), fractions, st.sampled_from(DTYPES))
 def test_top_k_is_contractive(case: tuple[Floats, Layout], fraction: float, dtype: str) -> None:
     delta, layout = case

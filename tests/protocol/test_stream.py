@@ -120,7 +120,8 @@ def test_different_labels_give_different_seeds(
 
 
 def test_labels_are_not_run_together() -> None:
-    cases = [("ab", "c"), ("a", "bc"), ("abc",), (b"ab", "c"), (1, 2), (12,), ("1", "2"), (-1,), ()]
+    texts = [("ab", "c"), ("a", "bc"), ("abc",), (b"ab", "c"), ("a", "b"), ("asb",), ("1", "2")]
+    cases = [*texts, (1, 2), (12,), (-1,), ()]
     assert len({derive(SEED, *case) for case in cases}) == len(cases)
     assert derive(SEED) != SEED
 
