@@ -115,7 +115,7 @@ class Rows:
         """Return where the last named entry of each segment ends, by segment."""
         end = func.max(journal.c.offset + journal.c.length + HEADER_BYTES)
         query = select(journal.c.segment, end).group_by(journal.c.segment)
-        return dict(self._connection.execute(query).tuples().all())
+        return {row[0]: row[1] for row in self._connection.execute(query)}
 
     def newest_version(self) -> VersionRecord | None:
         """Return the newest version whole, or None before the first."""
@@ -145,12 +145,12 @@ class Rows:
     def unsettled_leases(self) -> tuple[LeaseRecord, ...]:
         """Return the open and the journalled leases, by version and id."""
         query = _LEASES.where(unsettled).order_by(lease.c.version, lease.c.lease_id)
-        return tuple(_lease_record(row) for row in self._connection.execute(query).tuples())
+        return tuple(_lease_record(row) for row in self._connection.execute(query))
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:
         """Return a lease in its present state, or None if it was never given."""
         query = _LEASES.where(lease.c.lease_id == lease_id)
-        row = self._connection.execute(query).tuples().one_or_none()
+        row = self._connection.execute(query).one_or_none()
         return None if row is None else _lease_record(row)
 
     def entries(self) -> list[Entry]:
@@ -170,11 +170,11 @@ class Rows:
 
     def live_params(self) -> dict[int, bytes]:
         """Return all params that are kept, by version."""
-        return dict(self._connection.execute(select(params)).tuples().all())
+        return {row[0]: row[1] for row in self._connection.execute(select(params))}
 
     def totals(self) -> dict[str, int]:
         """Return the counters by name."""
-        return dict(self._connection.execute(select(counter)).tuples().all())
+        return {row[0]: row[1] for row in self._connection.execute(select(counter))}
 
     def next_sequence(self) -> int:
         """Return the sequence that the next admitted update gets."""

@@ -176,7 +176,7 @@ def claim(connection: Connection, task: str, where: str) -> None:
         facts = {"schema": str(SCHEMA_VERSION), "task": task, NEXT_SEQUENCE: "0"}
         connection.execute(insert(meta), [{"key": key, "value": facts[key]} for key in facts])
         return
-    found: dict[str, str] = dict(connection.execute(select(meta)).tuples().all())
+    found = {row.key: row.value for row in connection.execute(select(meta))}
     if int(found["schema"]) > SCHEMA_VERSION:
         raise StoreError(
             f"{where}: it has schema {found['schema']} and this program knows {SCHEMA_VERSION}: "
