@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from aggregator.store_errors import StoreError
+from aggregator.store_errors import StoreError, explained
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 HEADER_BYTES: Final = 16
@@ -61,25 +61,13 @@ class Journal:
     def append(self, entries: Sequence[tuple[int, bytes]]) -> list[Place]:
         """Make ``(sequence, payload)`` entries durable, in one go; return where they are.
 
-        Raises OSError; what was written by then is never named and goes at the next start.
+        Raises StoreError if the disk fails; what was written by then is never named by a row and
+        goes at the next start.
         """
         if self._fd < 0 or self._end >= self._segment_bytes:
             self._rotate()
-        segment, offset = self._newest, self._end
-        parts: list[bytes] = []
-        places: list[Place] = []
-        for sequence, payload in entries:
-            length = len(payload)
-            checksum = crc32(payload, sequence & 0xFFFFFFFF)
-            parts += (_HEADER.pack(sequence, length, checksum), payload)
-            places.append(Place(segment, offset, length))
-            offset += HEADER_BYTES + length
-        _write(self._fd, parts, self._end)
-        self._fault("journal:appended")
-        os.fdatasync(self._fd)
-        self._fault("journal:synced")
-        self._end = offset
-        return places
+        with explained(str(self._path(self._newest))):
+            return self._append(entries)
 
     def read(self, entries: Iterable[tuple[int, Place]]) -> Iterator[bytes]:
         """Give back the payloads of ``(sequence, place)`` entries, in the order asked for.
@@ -133,6 +121,23 @@ class Journal:
             elif path.stat().st_size > end:
                 os.truncate(path, end)
         return numbers
+
+    def _append(self, entries: Sequence[tuple[int, bytes]]) -> list[Place]:
+        segment, offset = self._newest, self._end
+        parts: list[bytes] = []
+        places: list[Place] = []
+        for sequence, payload in entries:
+            length = len(payload)
+            checksum = crc32(payload, sequence & 0xFFFFFFFF)
+            parts += (_HEADER.pack(sequence, length, checksum), payload)
+            places.append(Place(segment, offset, length))
+            offset += HEADER_BYTES + length
+        _write(self._fd, parts, self._end)
+        self._fault("journal:appended")
+        os.fdatasync(self._fd)
+        self._fault("journal:synced")
+        self._end = offset
+        return places
 
     def _rotate(self) -> None:
         self.close()
