@@ -74,6 +74,7 @@ def write_broker(
     Accounts that exist keep their passwords, also those of devices not listed. Raises ConfigError
     for a name or prefix that cannot be spelled, OSError if the folder cannot be written.
     """
+    rules = render_acl(prefix)
     files = write_accounts(directory, devices)
     files.data.mkdir(mode=0o700, exist_ok=True)
     template = resources.files("broker_config").joinpath("mosquitto.conf").read_text("utf-8")
@@ -85,7 +86,7 @@ def write_broker(
         "persistence_location": f"{files.data.absolute()}/",
     }
     _write_private(files.config, render_config(template, values))
-    _write_private(files.acl, render_acl(prefix))
+    _write_private(files.acl, rules)
     return files
 
 

@@ -91,10 +91,17 @@ def is_password(entry: str, password: str) -> bool:
     """Whether ``entry``, a line of a password file, was made from ``password``."""
     _, _, stored = entry.partition(":")
     match stored.split("$"):
-        case ["", "7", rounds, salt, _] if rounds.isdecimal():
-            made = _hashed(password, b64decode(salt), int(rounds))
-            return hmac.compare_digest(made, stored)
+        case ["", "7", rounds, salt, _]:
+            return _is_hash(stored, password, rounds, salt)
     return False
+
+
+def _is_hash(stored: str, password: str, rounds: str, salt: str) -> bool:
+    try:
+        made = _hashed(password, b64decode(salt, validate=True), int(rounds))
+    except (ValueError, OverflowError):  # a damaged entry fits no password
+        return False
+    return hmac.compare_digest(made.encode(), stored.encode())
 
 
 def _hashed(password: str, salt: bytes, rounds: int) -> str:

@@ -1,0 +1,162 @@
+"""A client that knows nothing of fedbus: what an intruder or a slow reader would be."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Self
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+V5: Final = MQTTProtocolVersion.MQTTv5
+V3: Final = MQTTProtocolVersion.MQTTv311
+DEADLINE_S: Final = 10.0
+NOT_AUTHORIZED: Final = 0x87
+_MANY: Final = 10_000
+
+
+class BareClient:
+    """One connection; every call waits for the broker's answer, at most `DEADLINE_S`.
+
+    ``gate`` holds up every message until it is set; with ``acknowledges=False`` nothing is
+    acknowledged. ``received`` has (topic, payload).
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        protocol: MQTTProtocolVersion = V5,
+        username: str = "",
+        password: str = "",
+        client_id: str = "",
+        keeps_session: bool = False,
+        acknowledges: bool = True,
+        receive_maximum: int = 0,
+        gate: threading.Event | None = None,
+    ) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self.gone = threading.Event()
+        self._changed = threading.Condition()
+        self._answers: dict[int, int] = {}
+        self._connected: int | None = None
+        self._gate = gate
+        clean = None if protocol == V5 else not keeps_session
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=clean,
+            protocol=protocol,
+            manual_ack=not acknowledges,
+            reconnect_on_failure=False,
+        )
+        self._client.max_inflight_messages_set(_MANY)
+        if username:
+            self._client.username_pw_set(username, password)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        if protocol == V5:
+            wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's gap
+            if keeps_session:
+                wishes.SessionExpiryInterval = 3600
+            if receive_maximum:
+                wishes.ReceiveMaximum = receive_maximum
+            self._client.connect(
+                "127.0.0.1", port, clean_start=not keeps_session, properties=wishes
+            )
+        else:
+            self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        self.wait(lambda: self._connected is not None, "a CONNACK")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the broker did not let us in."""
+        return self._connected != 0
+
+    def publish(self, topic: str, payload: bytes = b"", *, retain: bool = False) -> int:
+        """Publish with QoS 1; return the reason code of the PUBACK (0 in MQTT 3.1.1)."""
+        mid = self._client.publish(topic, payload, 1, retain).mid
+        self.wait(lambda: mid in self._answers, f"the PUBACK for {topic}")
+        return self._answers[mid]
+
+    def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish with QoS 1 as fast as it goes; return when everything is acknowledged."""
+        sent = [self._client.publish(topic, payload, 1).mid for topic, payload in messages]
+        self.wait(lambda: self._answers.keys() >= set(sent), "the PUBACKs")
+
+    def subscribe(self, topic: str) -> int:
+        """Subscribe with QoS 1; return the reason code of the SUBACK."""
+        _, mid = self._client.subscribe(topic, 1)
+        assert mid is not None, "not connected"
+        self.wait(lambda: mid in self._answers, f"the SUBACK for {topic}")
+        return self._answers[mid]
+
+    def wait(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until ``done``, which is asked again whenever something arrives."""
+        with self._changed:
+            assert self._changed.wait_for(done, DEADLINE_S), f"no sign of {what}"
+
+    def wait_for_topic(self, topic: str) -> None:
+        """Wait until something has arrived on ``topic``."""
+        self.wait(lambda: any(got == topic for got, _ in self.received), topic)
+
+    def wait_until_quiet(self, quiet_s: float = 0.5) -> None:
+        """Wait until nothing has arrived for a while: to see what does *not* come."""
+        until = time.monotonic() + DEADLINE_S
+        with self._changed:
+            while self._changed.wait(quiet_s):
+                assert time.monotonic() < until, "never quiet"
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self, mid: int, code: int) -> None:
+        with self._changed:
+            self._answers[mid] = code
+            self._changed.notify_all()
+
+    def _on_connect(
+        self, _c: Client, _u: object, _f: ConnectFlags, code: ReasonCode, _p: Properties | None
+    ) -> None:
+        with self._changed:
+            self._connected = code.value
+            self._changed.notify_all()
+
+    def _on_disconnect(
+        self, _c: Client, _u: object, _f: DisconnectFlags, _r: ReasonCode, _p: Properties | None
+    ) -> None:
+        self.gone.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_publish(
+        self, _c: Client, _u: object, mid: int, code: ReasonCode, _p: Properties
+    ) -> None:
+        self._answer(mid, code.value)
+
+    def _on_subscribe(
+        self, _c: Client, _u: object, mid: int, codes: list[ReasonCode], _p: Properties | None
+    ) -> None:
+        self._answer(mid, codes[0].value)
+
+    def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
+        if self._gate is not None:
+            self._gate.wait(DEADLINE_S)
+        with self._changed:
+            self.received.append((message.topic, bytes(message.payload)))
+            self._changed.notify_all()
