@@ -84,13 +84,14 @@ class Loop:
         touched = self._settle(self._clock())
         ready, woken = self._select(until)
         now = self._clock()
+        to_read = dict(self._pending)
         for transport, mask in ready:
             touched[transport] = None
             if mask & selectors.EVENT_WRITE:
                 transport.writable(now)
             if mask & selectors.EVENT_READ:
-                transport.readable(now)
-        for transport in [known for known in self._pending if known not in touched]:
+                to_read[transport] = None
+        for transport in to_read:
             touched[transport] = None
             transport.readable(now)
         for transport in self._due(now):
