@@ -7,6 +7,7 @@ from typing import Any
 
 from aggregator.strategy import Float32
 from device_sdk.engine.data import load_npz
+from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
 
 
@@ -27,7 +28,7 @@ class Evaluator:
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """The newest result: ``evaluated_version``, ``accuracy``, ``loss``; empty before."""
+        """The newest result: ``evaluated_version``, ``accuracy``, ``loss``, or ``error``."""
         return self._report
 
     def evaluate(self, version: int, params: Float32) -> None:
@@ -45,13 +46,18 @@ class Evaluator:
 
     def _run(self) -> None:
         while (wanted := self._next()) is not None:
-            version, params = wanted
-            metrics = self._model.evaluate(params, self._x, self._y)
-            report: dict[str, Any] = {"evaluated_version": version, "loss": round(metrics.loss, 4)}
-            if metrics.accuracy is not None:
-                report["accuracy"] = round(metrics.accuracy, 4)
-            self._report = report
+            self._report = self._evaluated(*wanted)
             self._done()
+
+    def _evaluated(self, version: int, params: Float32) -> Mapping[str, Any]:
+        try:
+            metrics = self._model.evaluate(params, self._x, self._y)
+        except TrainingError as error:  # the model has diverged, or does not fit the data
+            return {"evaluated_version": version, "error": str(error)}
+        report: dict[str, Any] = {"evaluated_version": version, "loss": round(metrics.loss, 4)}
+        if metrics.accuracy is not None:
+            report["accuracy"] = round(metrics.accuracy, 4)
+        return report
 
     def _next(self) -> tuple[int, Float32] | None:
         with self._changed:
