@@ -14,6 +14,7 @@ from protocol.errors import LocalProtocolError
 from protocol.messages import Lease, Update
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import decode, encode, parse_codec
+from protocol.vectors.quantise import LARGEST
 from protocol.vectors.support import support_seed
 
 Float32 = npt.NDArray[np.float32]
@@ -36,6 +37,8 @@ def make_pending(
     codec = parse_codec(lease.codec)
     support = support_seed(task, lease.version)
     wanted = delta + _values(residual, layout.size) if codec.contractive else delta
+    if not is_sound(wanted):  # a residual that has run away is dropped, and nothing else
+        wanted = delta
     body = encode(wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
     update = encode_update(Update(lease.version, lease.codec, num_samples, body))
     if len(update) > lease.budget_bytes:
@@ -60,6 +63,11 @@ def fold(task: str, pending: Pending, layout: Layout | None) -> Residual:
     codec = parse_codec(update.codec)
     sent = decode(update.body, codec, layout, support_seed=support).dense()
     return Residual(pending.lease_id, (values + sent).astype("<f4").tobytes())
+
+
+def is_sound(delta: Float32) -> bool:
+    """Every value is finite, and small enough to be encoded whatever the codec."""
+    return bool(np.all(np.abs(delta) <= LARGEST))
 
 
 def _values(residual: Residual | None, size: int) -> Float32:

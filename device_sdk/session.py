@@ -36,7 +36,7 @@ from device_sdk.pending import (
     unpack_pending,
     unpack_residual,
 )
-from device_sdk.reporting import fold, make_pending
+from device_sdk.reporting import fold, is_sound, make_pending
 from device_sdk.trainer import Assignment, Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
@@ -403,7 +403,7 @@ class Session:
         if self._base is None or trained.params.size != self._base.size:
             return self.failed(lease_id, now)
         delta = trained.params - self._base
-        if not np.isfinite(delta).all():
+        if not is_sound(delta):
             return self.failed(lease_id, now)
         self._step("trained")
         self.counts["trainings"] += 1
