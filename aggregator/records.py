@@ -31,7 +31,9 @@ class DeviceRecord:
 class LeaseRecord:
     """A lease: also the record by which an update counts once.
 
-    ``outcome`` is the version that counted it (as text) or the reason it was refused.
+    It is written once, open; the other records move it on, and the store gives it back in its
+    present ``state``. ``outcome`` is the version that counted it (as text) or the reason it was
+    refused.
     """
 
     lease_id: bytes
@@ -56,7 +58,10 @@ class JournalRecord:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRecord:
-    """A lease whose update will never be used; its state becomes ``refused``."""
+    """A lease whose update will never be used: it becomes ``refused``, its journal entry goes.
+
+    A lease that is counted or refused already stays as it is.
+    """
 
     lease_id: bytes
     reason: str

@@ -94,7 +94,7 @@ class Rows:
     def write(self, batch: Batch, entries: Sequence[Entry], settled: Sequence[bytes]) -> None:
         """Write a commit: all of ``batch``, of its journal only ``entries``; drop ``settled``.
 
-        Raises LocalProtocolError unless every id it refuses or counts is of an unsettled lease.
+        Raises LocalProtocolError unless every id it counts is of an unsettled lease.
         """
         # Deleting and inserting is the same SQL everywhere, which an upsert is not.
         self._run(_DROP_DEVICE, [(new.device,) for new in batch.devices.values()])
@@ -105,7 +105,7 @@ class Rows:
         self._run(_JOURNAL, [(sequence, lease_id, *at) for sequence, lease_id, at in entries])
         if batch.journal:
             self._run(_SET_SEQUENCE, [(str(batch.journal[-1].sequence + 1), NEXT_SEQUENCE)])
-        self._settle(_REFUSE, [(old.reason, old.lease_id) for old in batch.refusals])
+        self._run(_REFUSE, [(old.reason, old.lease_id) for old in batch.refusals])
         self._write_versions(batch.versions)
         self._run(_LEAVE_JOURNAL, [(lease_id,) for lease_id in settled])
         self._run(_DROP_TOTAL, [(name,) for name in batch.totals])
@@ -197,14 +197,14 @@ class Rows:
         self._run(_PARAMS, [(new.version, new.params) for new in versions])
         self._run(_STATE, [(newest.version, msgpack.packb(dict(newest.strategy_state)))])
         self._run(_DROP_STATES, [(newest.version,)])  # only from the newest does anybody go on
-        self._settle(_COUNT, [(new.version, key) for new in versions for key in new.counted])
+        self._count([(new.version, key) for new in versions for key in new.counted])
         self._run(_DROP_PARAMS, [(newest.version - self._keep_versions,)])
 
-    def _settle(self, statement: UpdateBase, rows: Sequence[tuple[object, ...]]) -> None:
-        missing = len(rows) - self._run(statement, rows)
+    def _count(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        missing = len(rows) - self._run(_COUNT, rows)
         if missing:
             raise LocalProtocolError(
-                f"{missing} of {len(rows)} leases to settle were never given or are settled already"
+                f"{missing} of {len(rows)} ids to count are of no lease, or of a settled one"
             )
 
     def _run(self, statement: UpdateBase, rows: Sequence[tuple[object, ...]]) -> int:

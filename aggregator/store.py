@@ -55,8 +55,8 @@ class Store:
         """Keep all of the records or none; they are durable on return.
 
         Raises StoreError where disk or database fail, and LocalProtocolError for what only a bug
-        of ours can ask for: a lease or a sequence given twice, or a lease settled (refused or
-        counted) that was never given or is settled already.
+        of ours can ask for: a lease or a sequence given twice, an id journalled that was never
+        given, an id counted that was never given or is settled already.
         """
         if not records:
             return

@@ -158,9 +158,6 @@ def test_one_commit_may_hold_a_whole_life(opened: Open, tmp_path: Path) -> None:
         [version(2, 3)],  # refused already
         [version(2, 9)],  # never given
         [version(2, 1, 1)],
-        [RefusalRecord(key(2), "x")],
-        [RefusalRecord(key(3), "x")],
-        [RefusalRecord(key(9), "x")],
         [version(1)],
         [LeaseRecord(key(9), "a", 0, "c", LeaseState.COUNTED, "1")],
     ],
@@ -179,10 +176,19 @@ def test_what_only_a_bug_asks_for_is_refused_and_leaves_no_trace(
     assert store.counted_ids() == [(1, key(2))]
 
 
+def test_a_refusal_changes_no_settled_lease(opened: Open) -> None:
+    store = opened()
+    store.commit([lease(0), lease(1), version(1, 0), RefusalRecord(key(1), "first")])
+    store.commit([RefusalRecord(key(number), "late") for number in (0, 1, 1, 9)])
+    outcomes = [found.outcome for number in range(2) if (found := store.lease(key(number)))]
+    assert outcomes == ["1", "first"]
+    assert store.lease(key(9)) is None
+
+
 def test_after_an_error_a_store_must_be_opened_again(opened: Open) -> None:
     store = opened()
     with pytest.raises(LocalProtocolError):
-        store.commit([RefusalRecord(key(9), "x")])
+        store.commit([version(1, 9)])
     with pytest.raises(StoreError, match="open it again"):
         store.snapshot()
     assert opened().snapshot().version is None
