@@ -230,7 +230,7 @@ class Coordinator:
         if lease is not None and self.leases.is_running(lease):
             return [*registered, self._lease_message(lease, check_in.install_id, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
-            self.leases.close([lease.lease_id])
+            registered += self._forget(lease, refusals.SUPERSEDED)
         self.fleet.wait(device, check_in, now)
         return [*registered, *self._advance(now)]
 
@@ -255,8 +255,10 @@ class Coordinator:
         return actions
 
     def _new_lease_id(self) -> bytes:
+        """Return an id nobody can guess; the version in front keeps new ids together on disk."""
         self._num_leases += 1
-        return derive(self._seed, "lease", self._num_leases)[:LEASE_ID_BYTES]
+        drawn = derive(self._seed, "lease", self._num_leases)
+        return (self.version.to_bytes(5, "big") + drawn)[:LEASE_ID_BYTES]
 
     def _lease_message(self, lease: Lease, install_id: bytes, now: float) -> Publish:
         model = self._publication.live(lease.record.version)
@@ -346,16 +348,10 @@ class Coordinator:
                 answer = Receipt(lease_id, int(record.outcome))
                 return [self._publication.to_device(device, answer)]
             case LeaseState.REFUSED:
+                self._count_refusal(device, record.outcome)
                 refusal = Refusal(lease_id, record.outcome, refusals.MEANING[record.outcome])
                 return [self._publication.to_device(device, refusal)]
-            case LeaseState.OPEN | LeaseState.JOURNALLED:  # open, and left behind: too stale
-                stale = refusals.TOO_STALE
-                self._count_refusal(device, stale)
-                refusal = Refusal(lease_id, stale, refusals.MEANING[stale])
-                return [
-                    Store(RefusalRecord(lease_id, stale)),
-                    self._publication.to_device(device, refusal),
-                ]
+        raise LocalProtocolError(f"a lease that is {record.state.value} was forgotten")
 
     def _is_too_stale(self, lease: Lease) -> bool:
         return self.version - lease.record.version > self.config.staleness_limit
@@ -370,9 +366,7 @@ class Coordinator:
         answer = self._publication.to_device(lease.record.device, refusal)
         if reason == refusals.BUSY:
             return [answer]
-        self.partials.drop(lease.lease_id)
-        self.leases.close([lease.lease_id])
-        return [Store(RefusalRecord(lease.lease_id, reason)), answer]
+        return [*self._forget(lease, reason), answer]
 
     def _refuse_unknown(self, device: str, lease_id: bytes) -> list[Action]:
         """Answer for a lease that this device never had, whoever else may have it."""
@@ -417,11 +411,12 @@ class Coordinator:
         if record is None:
             return self._abandon(refusals.NOT_FINITE)
         self.leases.close(counted)
-        self._forget_stale_leases()
         self._empty_buffer()
+        stale = [lease for lease in self.leases if self._is_too_stale(lease)]
         return [
             Store(record),
             Store(CounterRecord(dict(self.counts))),
+            *[action for lease in stale for action in self._forget(lease, refusals.TOO_STALE)],
             *self._publication.version(record, self._manifest()),
             *self._publication.clear(self._is_kept),
         ]
@@ -436,11 +431,11 @@ class Coordinator:
         self.buffer.clear()
         self.opened_at = None
 
-    def _forget_stale_leases(self) -> None:
-        stale = [lease.lease_id for lease in self.leases if self._is_too_stale(lease)]
-        for lease_id in stale:
-            self.partials.drop(lease_id)
-        self.leases.close(stale)
+    def _forget(self, lease: Lease, reason: str) -> list[Action]:
+        """Close a lease that no update can come for any more; who asks all the same is told why."""
+        self.partials.drop(lease.lease_id)
+        self.leases.close([lease.lease_id])
+        return [Store(RefusalRecord(lease.lease_id, reason))]
 
     def _is_kept(self, version: int) -> bool:
         newest = version > self.version - self.config.keep_versions

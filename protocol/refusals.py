@@ -22,6 +22,7 @@ FUTURE_VERSION: Final = "future_version"
 WRONG_BASE: Final = "wrong_base"
 TOO_STALE: Final = "too_stale"
 INCOMPLETE: Final = "incomplete"
+SUPERSEDED: Final = "superseded"
 BUSY: Final = "busy"
 RECOVERY_FAILED: Final = "recovery_failed"
 
@@ -42,6 +43,7 @@ MEANING: Final[dict[str, str]] = {
     WRONG_BASE: "based on another model version than the lease names",
     TOO_STALE: "based on a model version older than the task's limit",
     INCOMPLETE: "chunks stayed missing after they were asked for",
+    SUPERSEDED: "the device has asked for a new lease since, holding no update for this one",
     BUSY: "too many unfinished updates at once: try again later",
     RECOVERY_FAILED: "the masks of its buffer could not be recovered",
 }
