@@ -13,8 +13,9 @@ class Backoff:
 
     After the n-th failure in a row the delay is uniform in [0, min(cap, first * 2**n)], so that a
     fleet does not come back all at once. A connection that lasted ``stable_s`` starts anew. Two
-    clients with one id take the session from each other: from the second time on, and when the
-    broker refuses us for good, the delay is uniform in [cap / 2, cap].
+    clients with one id take the session from each other: from the second time on (from the first,
+    where it is a guess), and when the broker refuses us for good, the delay is uniform in
+    [cap / 2, cap].
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Backoff:
     def looks_taken_over(self, now: float) -> bool:
         """Whether the broker has now closed several accepted connections in a row quickly.
 
-        A guess, for MQTT 3.1.1, where a broker takes a session from us without a word.
+        A guess, for brokers that take a session from us without a word: all of them with MQTT
+        3.1.1, and mosquitto 2.0.11 with MQTT 5 as well.
         """
         rapid = now - self._accepted_at < _RAPID_S
         self._rapid_closes = self._rapid_closes + 1 if rapid else 0
@@ -62,4 +64,6 @@ class Backoff:
         if not taken_over:
             return self.failed()
         self._takeovers += 1
-        return self.refused() if self._takeovers > 1 else self.failed()
+        if self._takeovers > 1 or self._rapid_closes >= _RAPID_CLOSES:
+            return self.refused()
+        return self.failed()

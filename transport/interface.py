@@ -55,8 +55,9 @@ class Connected:
 class Disconnected:
     """An accepted connection ended; the transport will come back after a jittered back-off.
 
-    ``taken_over``: another client connected with our client id. MQTT 5 says so; on 3.1.1 it is a
-    guess, made when connections keep being closed shortly after they were accepted.
+    ``taken_over``: another client connected with our client id. Some MQTT 5 brokers say so; where
+    nothing was said it is a guess, made at the third connection in a row that the broker closed
+    within seconds after accepting it.
     """
 
     reason: str

@@ -27,7 +27,7 @@ from transport.interface import (
 )
 from transport.names import check_filter, check_topic
 from transport.outbox import Outbox, Outgoing
-from transport.settings import MQTT_3_1_1, MQTT_5, BrokerSettings
+from transport.settings import MQTT_5, BrokerSettings
 
 _CHECKS_PER_KEEPALIVE: Final = 8
 _UNSUPPORTED_VERSION: Final = 0x84
@@ -263,9 +263,11 @@ class PahoTransport:
         """Return the delay before the next attempt."""
         self._connected = False
         self._flow.counters.dropped_offline += self._flow.outbox.connection_lost()
-        taken_over = connection.taken_over is True
-        if connection.taken_over is None and self._version.current == MQTT_3_1_1:
+        taken_over = connection.taken_over
+        if taken_over is None:
             taken_over = self._backoff.looks_taken_over(now)
+            if taken_over:
+                reason = f"{reason}, soon after CONNACK, repeatedly: has another client our id?"
         self._flow.events.append(Disconnected(reason, taken_over))
         return self._backoff.ended(now, taken_over=taken_over)
 

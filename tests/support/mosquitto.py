@@ -56,13 +56,14 @@ class Mosquitto:
     """One broker. ``config`` is added to a listener on 127.0.0.1; ``folder`` keeps what persists.
 
     As a context manager it starts and stops; `kill` is SIGKILL, and `start` after it comes back on
-    the same port with the same persistence. A ``config`` with listeners of its own is used as it
-    is, with ``port`` telling where to knock; then give both.
+    the same port with the same persistence. With a ``port`` given, ``config`` is used as it is, and
+    has a listener there that takes plain connections.
     """
 
     def __init__(self, folder: Path, config: str = OPEN, *, port: int | None = None) -> None:
         self.folder = folder
         self.port = free_port() if port is None else port
+        self._is_whole = port is not None
         self.config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -112,9 +113,9 @@ class Mosquitto:
         self.stop()
 
     def _configuration(self) -> str:
-        location = f"persistence_location {self.folder}{os.sep}\n"
-        if "listener" in self.config:
+        if self._is_whole:
             return self.config
+        location = f"persistence_location {self.folder}{os.sep}\n"
         # started by root it would become the user mosquitto, who may not write into our folder
         user = "user root\n" if os.geteuid() == 0 else ""
         text = f"listener {self.port} 127.0.0.1\n{user}{self.config}\n"
