@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from amqtt.broker import Broker
+from amqtt.session import Session
 
 from protocol.topics import DEFAULT_PREFIX
 
@@ -41,12 +42,23 @@ def configuration(directory: Path, bind: str, prefix: str) -> dict[str, object]:
     }
 
 
+class _DiscreetBroker(Broker):  # type: ignore[misc]  # amqtt ships no types
+    """At every connect, amqtt 0.12 sends the retained messages of everybody's subscriptions."""
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        subscribers = self._subscriptions.get(subscription[0], [])
+        if any(subscriber is session for subscriber, _ in subscribers):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+
 async def _serve(config: dict[str, object]) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    broker = Broker(config)
+    broker = _DiscreetBroker(config)
     await broker.start()
     await stopped.wait()
     await broker.shutdown()

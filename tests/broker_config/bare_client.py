@@ -103,9 +103,9 @@ class BareClient:
         with self._changed:
             assert self._changed.wait_for(done, DEADLINE_S), f"no sign of {what}"
 
-    def wait_for_topic(self, topic: str) -> None:
-        """Wait until something has arrived on ``topic``."""
-        self.wait(lambda: any(got == topic for got, _ in self.received), topic)
+    def wait_for_message(self, topic: str, payload: bytes) -> None:
+        """Wait until exactly this has arrived."""
+        self.wait(lambda: (topic, payload) in self.received, f"{payload!r} on {topic}")
 
     def wait_until_quiet(self, quiet_s: float = 0.5) -> None:
         """Wait until nothing has arrived for a while: to see what does *not* come."""
