@@ -130,6 +130,7 @@ class Device:
                 self._transport.acknowledge(event)
             case Connected():
                 _log.info("connected, MQTT %s", event.protocol)
+                self._telemetry_at = now
                 self._perform(self._session.connected(event.max_packet_bytes, now))
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)

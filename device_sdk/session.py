@@ -41,7 +41,7 @@ from device_sdk.trainer import Assignment, Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import Assembly, cut, payload_bytes
-from protocol.codec import decode, encode
+from protocol.codec import decode, encode, open_envelope
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
@@ -66,9 +66,9 @@ from protocol.vectors.packing import parse_codec
 CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
-#: On a plan, devices check in spread over this part of the check-in interval.
-PLAN_SPREAD: Final = 0.1
-#: A model that has stopped coming is asked for again after this long.
+#: When the aggregator starts, devices check in spread over this part of their interval.
+START_SPREAD: Final = 0.1
+#: A model that has stopped coming is asked for again after this long, then after twice as long.
 FETCH_RETRY_S: Final = 10.0
 
 Float32 = npt.NDArray[np.float32]
@@ -134,7 +134,9 @@ class Session:
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
         self._retry_s = retry_first_s
+        self._fetch_s = FETCH_RETRY_S
         self._num_draws = 0
+        self._aggregator_start = -1
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
         self._counter = self._boots << 32
         self._chunk_bytes = payload_bytes(1 << 16)
@@ -227,7 +229,9 @@ class Session:
             case Kind.MODEL:
                 return self._chunk(self._decode(payload, (ModelChunk,)), now)
             case Kind.PLAN:
-                return self._planned(self._decode(payload, (Plan,)), now)
+                actions = self._planned(self._decode(payload, (Plan,)))
+                self._notice_start(payload, now)
+                return actions
             case Kind.STATE:
                 return self._announce() if payload == b"offline" and self.online else []
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
@@ -296,7 +300,7 @@ class Session:
 
     # --- plan, lease and model ---------------------------------------------------------------
 
-    def _planned(self, plan: Plan, now: float) -> list[Action]:
+    def _planned(self, plan: Plan) -> list[Action]:
         try:
             model, training = json.loads(plan.model), json.loads(plan.training)
             layout = Model(parse_spec(model)).layout
@@ -305,10 +309,17 @@ class Session:
         if not isinstance(training, dict):
             raise RemoteProtocolError(refusals.MALFORMED, "plan: training is no JSON object")
         self._plan, self._layout = plan, layout
-        if self.state is State.IDLE and self.online:  # the aggregator is there (again)
-            soon = now + PLAN_SPREAD * plan.check_in_s * self._draw()
-            self.timer_at = min(self.timer_at, soon)
         return self._train()
+
+    def _notice_start(self, payload: bytes, now: float) -> None:
+        """The aggregator (re)started if its counter did: what it has not stored, it forgot."""
+        started = open_envelope(payload).counter >> 32
+        if started == self._aggregator_start or not self.online:
+            return
+        self._aggregator_start = started
+        if self.state in {State.IDLE, State.REPORTING}:
+            check_in_s = DEFAULT_CHECK_IN_S if self._plan is None else self._plan.check_in_s
+            self.timer_at = min(self.timer_at, now + START_SPREAD * check_in_s * self._draw())
 
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
@@ -318,6 +329,7 @@ class Session:
         except ConfigError as error:
             raise RemoteProtocolError(refusals.WRONG_CODEC, str(error)) from None
         self._step("lease")
+        self._fetch_s = FETCH_RETRY_S
         self._lease, self._lease_ends_at = lease, now + lease.ttl_s
         self._assembly = Assembly(lease.num_chunks, lease.model_bytes)
         if self._held is not None and self._held[:2] == (lease.version, lease.model_hash):
@@ -326,7 +338,8 @@ class Session:
 
     def _fetch(self, now: float) -> list[Action]:
         lease = self._current_lease()
-        self.timer_at = now + FETCH_RETRY_S * self._jitter()
+        self.timer_at = now + self._fetch_s * self._jitter()
+        self._fetch_s *= 2  # asking again brings all chunks again: patience on a slow link
         return [Subscribe((self.topics.model_filter(lease.version),))]
 
     def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
@@ -335,7 +348,7 @@ class Session:
         lease = self._current_lease()
         if chunk.version != lease.version:
             return []
-        self.timer_at = now + FETCH_RETRY_S * self._jitter()
+        self.timer_at = now + self._fetch_s * self._jitter()
         try:
             self._assembly.add(chunk.index, chunk.data)
             return self._check_model(lease, self._assembly)
