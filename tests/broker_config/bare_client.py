@@ -15,6 +15,8 @@ V5: Final = MQTTProtocolVersion.MQTTv5
 V3: Final = MQTTProtocolVersion.MQTTv311
 DEADLINE_S: Final = 10.0
 NOT_AUTHORIZED: Final = 0x87
+Login = tuple[str, str]
+NOBODY: Final = ("", "")
 _MANY: Final = 10_000
 
 
@@ -30,8 +32,7 @@ class BareClient:
         port: int,
         *,
         protocol: MQTTProtocolVersion = V5,
-        username: str = "",
-        password: str = "",
+        login: Login = NOBODY,
         client_id: str = "",
         keeps_session: bool = False,
         acknowledges: bool = True,
@@ -54,8 +55,8 @@ class BareClient:
             reconnect_on_failure=False,
         )
         self._client.max_inflight_messages_set(_MANY)
-        if username:
-            self._client.username_pw_set(username, password)
+        if login != NOBODY:
+            self._client.username_pw_set(*login)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
@@ -107,11 +108,11 @@ class BareClient:
         """Wait until exactly this has arrived."""
         self.wait(lambda: (topic, payload) in self.received, f"{payload!r} on {topic}")
 
-    def wait_until_quiet(self, quiet_s: float = 0.5) -> None:
-        """Wait until nothing has arrived for a while: to see what does *not* come."""
+    def wait_until_quiet(self, *, enough: int, quiet_s: float = 1.0) -> None:
+        """Wait until ``enough`` has arrived, or nothing more for a while."""
         until = time.monotonic() + DEADLINE_S
         with self._changed:
-            while self._changed.wait(quiet_s):
+            while len(self.received) < enough and self._changed.wait(quiet_s):
                 assert time.monotonic() < until, "never quiet"
 
     def close(self) -> None:

@@ -59,9 +59,7 @@ class Bus:
 
     def stranger(self, account: str, password: str) -> BareClient:
         """Connect with any password."""
-        return BareClient(
-            self.broker.port, protocol=self.protocol, username=account, password=password
-        )
+        return BareClient(self.broker.port, protocol=self.protocol, login=(account, password))
 
 
 @pytest.fixture(
