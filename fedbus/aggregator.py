@@ -1,0 +1,81 @@
+"""``fedbus aggregator``: run a task's aggregator, or check its configuration."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from aggregator.config import AggregatorConfig, load_config
+from aggregator.service import Service
+from device_sdk.engine import Model, TrainingError, load_npz
+from protocol.errors import ConfigError
+
+app = typer.Typer(help="Run a task's aggregator, or check its configuration.", no_args_is_help=True)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The aggregator's TOML file (`fedbus init`).")
+]
+
+
+@app.command()
+def run(
+    config: ConfigOption,
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+) -> None:
+    """Serve a task until SIGTERM or Ctrl-C."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    checked = load_config(config)
+    check_files(checked)
+    service = Service(checked)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    logging.getLogger(__name__).info("aggregator of task %s starts", checked.task.task)
+    service.run()
+
+
+@app.command()
+def check(config: ConfigOption) -> None:
+    """Check a configuration and the files it names, and say what it would do."""
+    checked = load_config(config)
+    num_held_out = check_files(checked)
+    task = checked.task
+    held_out = f"{num_held_out} held-out rows" if num_held_out else "no held-out data"
+    typer.echo(
+        f"{config}: task {task.task} ({task.mode}, {task.codec}), "
+        f"{task.model_spec().layout.size} params, {held_out}, "
+        f"broker {checked.broker.host}:{checked.broker.port}"
+    )
+
+
+def check_files(config: AggregatorConfig) -> int:
+    """Read the files that ``config`` names; return how many rows are held out.
+
+    Raises ConfigError, which names the key and the file.
+    """
+    password = config.broker.password_file
+    if password:
+        try:
+            Path(password).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"broker.password_file {password}: {error}") from None
+    if not config.evaluation.file:
+        return 0
+    x, y = load_npz(config.evaluation.file)
+    try:
+        Model(config.task.model_spec()).check_batch(x, y)
+    except TrainingError as error:
+        raise ConfigError(f"evaluation.file {config.evaluation.file}: {error}") from None
+    return len(x)

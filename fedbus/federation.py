@@ -1,0 +1,176 @@
+"""A whole federation on this machine: files for each process, then the processes.
+
+Every process has a folder of its own, and in it everything it may know and nothing else::
+
+    broker/  aggregator/{fed.toml, password, held_out.npz, state/, log}
+    device-1/{device.toml, password, data.npz, state/, log}  ...
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from broker_config.accounts import AGGREGATOR
+from broker_config.programs import Engine
+from broker_config.running import Broker, running_broker
+from fedbus.children import Child, start, stop
+from fedbus.datasets import Dataset, Part, Split
+
+TASK: Final = "demo"
+HIDDEN_UNITS: Final = 32
+#: Devices of the demonstration speak often, so that there is something to see.
+TELEMETRY_S: Final = 1
+CHECK_IN_S: Final = 2
+
+_Tables = dict[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the federation learns."""
+
+    mode: str
+    codec: str
+    seed: int
+    engine: Engine = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """A running broker, aggregator and devices."""
+
+    broker: Broker
+    aggregator: Child
+    devices: tuple[Child, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """All processes but the broker."""
+        return (self.aggregator, *self.devices)
+
+
+def device_names(num_devices: int) -> tuple[str, ...]:
+    """Return ids that sort as they count."""
+    width = len(str(num_devices))
+    return tuple(f"device-{number:0{width}}" for number in range(1, num_devices + 1))
+
+
+@contextmanager
+def running_federation(
+    folder: Path, recipe: Recipe, data: Dataset, parts: Split
+) -> Iterator[Federation]:
+    """Run one process a part of ``parts``, an aggregator and a broker while the context lasts.
+
+    Raises BrokerError if no broker can be started, ConfigError for a codec that is none.
+    """
+    names = device_names(len(parts.devices))
+    with running_broker(folder / "broker", names, engine=recipe.engine) as broker:
+        fed = _write_aggregator(folder / AGGREGATOR, broker, recipe, data, parts)
+        configs = {
+            name: _write_device(folder / name, broker, name, part)
+            for name, part in zip(names, parts.devices, strict=True)
+        }
+        children: list[Child] = []
+        try:
+            children.append(_start_aggregator(fed))
+            children += [_start_device(name, config) for name, config in configs.items()]
+            sizes = {name: len(part.y) for name, part in zip(names, parts.devices, strict=True)}
+            yield Federation(broker, children[0], tuple(children[1:]), sizes)
+        finally:
+            stop(children)
+
+
+def _start_aggregator(config: Path) -> Child:
+    module = ["fedbus", "aggregator", "run", "--config", str(config)]
+    return start(AGGREGATOR, module, config.with_name("log"), {})
+
+
+def _start_device(name: str, config: Path) -> Child:
+    module = ["device_sdk", "run", "--config", str(config)]
+    return start(name, module, config.with_name("log"), {})
+
+
+def _write_aggregator(
+    folder: Path, broker: Broker, recipe: Recipe, data: Dataset, parts: Split
+) -> Path:
+    folder.mkdir(mode=0o700)
+    num_devices = len(parts.devices)
+    tables: _Tables = {
+        "": {"state_dir": str(folder / "state"), "monitor_s": 0.5},
+        "task": {
+            "task": TASK,
+            "mode": recipe.mode,
+            "codec": recipe.codec,
+            "init_seed": recipe.seed,
+            "check_in_s": CHECK_IN_S,
+            "lease_ttl_s": 30,
+        },
+        "task.model": {
+            "input": [data.x.shape[1]],
+            "layers": [
+                {"type": "dense", "units": HIDDEN_UNITS},
+                {"type": "relu"},
+                {"type": "dense", "units": data.num_classes},
+            ],
+            "loss": "softmax_cross_entropy",
+        },
+        "task.training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.1},
+        "task.buffered": {
+            "goal": max(1, num_devices // 2),
+            "concurrency": num_devices,
+            "max_wait_s": 5.0,
+        },
+        "task.rounds": {"size": num_devices, "deadline_s": 15.0, "gather_s": 5.0},
+        "broker": _broker_table(folder, broker, AGGREGATOR),
+        "evaluation": {"file": _save(folder / "held_out.npz", parts.held_out)},
+    }
+    return _write(folder / "fed.toml", tables)
+
+
+def _write_device(folder: Path, broker: Broker, name: str, part: Part) -> Path:
+    folder.mkdir(mode=0o700)
+    tables: _Tables = {
+        "": {"task": TASK, "device": name, "state_dir": str(folder / "state")},
+        "data": {"file": _save(folder / "data.npz", part)},
+        "telemetry": {"interval_s": TELEMETRY_S},
+        "broker": _broker_table(folder, broker, name),
+    }
+    return _write(folder / "device.toml", tables)
+
+
+def _broker_table(folder: Path, broker: Broker, account: str) -> Mapping[str, object]:
+    password = folder / "password"
+    secret = broker.files.secret(account).read_bytes()
+    with os.fdopen(os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+    return {"host": broker.host, "port": broker.port, "password_file": str(password)}
+
+
+def _save(path: Path, part: Part) -> str:
+    np.savez(path, x=part.x, y=part.y)
+    return str(path)
+
+
+def _write(path: Path, tables: _Tables) -> Path:
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]"] if name else []
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()] + [""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _toml(value: object) -> str:
+    """JSON's spelling of text, numbers and lists is TOML's; a table inside a line is not."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(item)}' for key, item in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,106 @@
+"""What `fedbus status` says about a task: sentences made from a `TaskView`. Pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from fedbus.screen import accuracy_text, refusals
+from fedbus.view import TaskView, count, names, table, text
+from protocol.refusals import MEANING
+
+_MAX_NAMES: Final = 20
+_MAX_ALERTS: Final = 5
+
+
+def status_lines(view: TaskView) -> list[str]:
+    """Return what is being waited for and why, whose leases ran out, what was refused."""
+    return [
+        *_headline(view),
+        *_waiting(view),
+        *_learning(view),
+        *_devices(view),
+        *_refused(view),
+        *_alerts(view),
+    ]
+
+
+def _headline(view: TaskView) -> Iterator[str]:
+    aggregator, rounds = view.report("aggregator"), view.report("rounds")
+    mqtt = text(aggregator, "mqtt")
+    link = f" (MQTT {mqtt})" if mqtt and view.online else ""
+    yield f"task {view.task}: the aggregator is {text(aggregator, 'state') or 'silent'}{link}"
+    if not view.online:
+        yield "  start it again with `fedbus aggregator run`; below is what it said last"
+    yield f"mode {text(rounds, 'mode') or 'unknown'}, model version {count(rounds, 'version')}"
+
+
+def _waiting(view: TaskView) -> Iterator[str]:
+    rounds = view.report("rounds")
+    yield f"waiting for {text(rounds, 'waiting_for') or 'nothing that is known'}"
+    num_training, num_waiting = count(rounds, "devices_training"), count(rounds, "devices_waiting")
+    incomplete = count(rounds, "updates_incomplete")
+    yield (
+        f"  because the buffer has {_many(count(rounds, 'updates_in_buffer'), 'update')}; "
+        f"{_many(num_training, 'device')} at work, {num_waiting} waiting for a lease, "
+        f"{_many(incomplete, 'update')} incomplete"
+    )
+    training = names(view.report("devices"), "training")
+    if training:
+        yield f"  at work: {_listed(training, num_training)}"
+    if not num_training and not num_waiting:
+        yield "  no device asks for work: are they online, and do they have data?"
+
+
+def _learning(view: TaskView) -> Iterator[str]:
+    metrics = view.report("metrics")
+    if "evaluated_version" in metrics:
+        at = f"version {count(metrics, 'evaluated_version')}"
+        problem = text(metrics, "error")
+        known = f"not to be had: {problem}" if problem else accuracy_text(view.accuracy)
+        yield f"accuracy on held-out data {known} ({at})"
+    accepted, duplicates = count(metrics, "updates_accepted"), count(metrics, "duplicates")
+    yield (
+        f"updates: {accepted} accepted, {duplicates} sent again, "
+        f"{sum(refusals(view).values())} refused"
+    )
+
+
+def _devices(view: TaskView) -> Iterator[str]:
+    devices = view.report("devices")
+    yield (
+        f"devices: {count(devices, 'registered')} registered, {count(devices, 'online')} online, "
+        f"{count(devices, 'sleeping')} sleeping, {count(devices, 'offline')} offline"
+    )
+    offline, late = names(devices, "offline_names"), names(devices, "late")
+    if offline:
+        yield f"  offline: {_listed(offline, count(devices, 'offline'))}"
+    if late:
+        yield f"  lease ran out: {_listed(late, count(devices, 'late_count'))}"
+
+
+def _refused(view: TaskView) -> Iterator[str]:
+    refused = refusals(view)
+    if refused:
+        yield "refused, by reason"
+    for reason, number in refused.items():
+        yield f"  {number:>6}  {reason}: {MEANING.get(reason, 'a reason unknown to this version')}"
+    turned = table(view.report("metrics"), "turned_away")
+    for device in turned:
+        yield f"  turned away: {device}"
+
+
+def _alerts(view: TaskView) -> Iterator[str]:
+    alerts = names(view.report("alerts"), "alerts")
+    if alerts:
+        yield "last alerts"
+    for alert in alerts[-_MAX_ALERTS:]:
+        yield f"  {alert}"
+
+
+def _listed(some: list[str], total: int) -> str:
+    shown = some[:_MAX_NAMES]
+    more = max(total, len(some)) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

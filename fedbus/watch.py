@@ -1,0 +1,116 @@
+"""``fedbus watch`` and ``fedbus status``: a running task, seen through its monitoring topics."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from fedbus.listener import Listener, Unreachable
+from fedbus.screen import FRAME_LINES, picture
+from fedbus.status import status_lines
+from protocol.topics import DEFAULT_PREFIX
+
+REFRESH_S: Final = 0.25
+
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="The task to look at.")]
+HostOption = Annotated[str, typer.Option(help="The broker's address.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65_535, help="The broker's port.")]
+PrefixOption = Annotated[str, typer.Option(help="What stands before every topic.")]
+NameOption = Annotated[
+    str, typer.Option(help="The broker account; `monitor` where a password is given.")
+]
+PasswordOption = Annotated[
+    Path | None, typer.Option("--password-file", help="A file with the password alone.")
+]
+DeadlineOption = Annotated[
+    float, typer.Option(min=0.1, help="Seconds to wait for the broker and the task.")
+]
+
+
+def watch(
+    task: TaskOption,
+    *,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 1883,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+    username: NameOption = "",
+    password_file: PasswordOption = None,
+    deadline: DeadlineOption = 10.0,
+) -> None:
+    """Show a running task, live, until Ctrl-C."""
+    console = Console()
+    listener = Listener(
+        host=host,
+        port=port,
+        prefix=prefix,
+        task=task,
+        username=username,
+        password_file=password_file,
+    )
+    with suppress(KeyboardInterrupt), listener:
+        _await(listener, deadline)
+        if not console.is_terminal:
+            _print_changes(listener)
+        _show(listener, console)
+
+
+def status(
+    task: TaskOption,
+    *,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 1883,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+    username: NameOption = "",
+    password_file: PasswordOption = None,
+    deadline: DeadlineOption = 5.0,
+) -> None:
+    """Say what a task is waiting for and why. Exit status 0 if its aggregator is online, else 1."""
+    listener = Listener(
+        host=host,
+        port=port,
+        prefix=prefix,
+        task=task,
+        username=username,
+        password_file=password_file,
+    )
+    with listener:
+        _await(listener, deadline)
+        listener.listen_until(lambda: listener.view.complete, deadline)
+        for line in status_lines(listener.view):
+            typer.echo(line)
+        raise typer.Exit(0 if listener.view.online else 1)
+
+
+def _await(listener: Listener, deadline_s: float) -> None:
+    try:
+        listener.await_task(deadline_s)
+    except Unreachable as error:
+        sys.stderr.write(f"fedbus: {error}\n")
+        raise typer.Exit(1) from None
+
+
+def _show(listener: Listener, console: Console) -> None:
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            problem = [] if listener.connected else [f"no broker: {listener.problem}"]
+            title = f"task {listener.view.task} at {listener.address}"
+            max_rows = console.height - FRAME_LINES
+            live.update(
+                picture(listener.view, title=title, max_rows=max_rows, notes=problem), refresh=True
+            )
+            listener.listen(REFRESH_S)
+
+
+def _print_changes(listener: Listener) -> None:
+    """Where there is no terminal to draw on: the status again whenever it has changed."""
+    shown: list[str] = []
+    while True:
+        lines = status_lines(listener.view)
+        if lines != shown:
+            typer.echo("\n".join([*lines, ""]))
+        shown = lines
+        listener.listen(2.0)
