@@ -1,0 +1,36 @@
+"""The specification and the code say the same."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from protocol import refusals
+from protocol.messages import KINDS, Update
+from protocol.topics import Kind
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+
+
+def test_every_message_is_specified_with_its_fields_in_order() -> None:
+    for cls, number in KINDS.items():
+        row = re.search(rf"^\| {number} \| {cls.__name__} \| (.*) \|$", PAGE, re.MULTILINE)
+        assert row, cls
+        assert re.findall(r"`(\w+)`", row[1]) == [field.name for field in fields(cls)], cls
+
+
+def test_the_update_is_specified() -> None:
+    text = PAGE.split("is the Update, a msgpack array:")[1].split("\n\n")[0]
+    assert re.findall(r"`(\w+)`", text) == [field.name for field in fields(Update)]
+
+
+def test_every_refusal_is_specified_with_its_meaning() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.split("## Refusals")[1], re.MULTILINE))
+    assert rows == refusals.MEANING
+
+
+def test_every_topic_is_specified() -> None:
+    spelled = {"device": "<id>", "to": "<to>", "part": "<part>", "version": "<version>"}
+    for kind in Kind:
+        sender = "<from>" if kind is Kind.SHARE else "<id>"
+        names = {**spelled, "device": sender, "index": "<n>", "what": "<what>"}
+        assert f"| `{kind.value.format_map(names)}` |" in PAGE, kind
