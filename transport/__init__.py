@@ -1,4 +1,7 @@
-"""The bus as an interface, and MQTT behind it. Knows nothing of what is said on it."""
+"""The bus as an interface, and MQTT behind it. Knows nothing of what is said on it.
+
+`transport.paho` is not imported here, so that a simulation loads no MQTT client.
+"""
 
 from transport.interface import (
     Connected,
@@ -15,6 +18,7 @@ from transport.interface import (
     Transport,
     TransportError,
 )
+from transport.loop import Loop
 from transport.settings import BrokerSettings, Tls, Will
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "Counters",
     "Disconnected",
     "Event",
+    "Loop",
     "Message",
     "PacketTooLargeError",
     "Pollable",

@@ -68,7 +68,7 @@ class StreamClient(Client):
         )
         self._stream = stream
         self._on_publish_packet = on_publish_packet
-        self._skips_properties = mqtt_5
+        self._mqtt_5 = mqtt_5
         self.max_inflight_messages_set(0)  # the window is ours
         self.on_socket_register_write = _write_later
         if settings.username is not None:
@@ -79,7 +79,7 @@ class StreamClient(Client):
 
     def open(self, settings: BrokerSettings) -> None:
         """Queue the CONNECT packet."""
-        if self.protocol != MQTTProtocolVersion.MQTTv5:
+        if not self._mqtt_5:
             self.connect(settings.host, settings.port, settings.keepalive_s)
             return
         properties = _properties(PacketTypes.CONNECT)
@@ -121,7 +121,7 @@ class StreamClient(Client):
         if qos:
             packet_id = _PACKET_ID.unpack_from(body, position)[0]
             position += 2
-        if self._skips_properties:
+        if self._mqtt_5:
             position = _behind_properties(body, position)
         if position > len(body) or not topic or (qos and not packet_id):
             raise ValueError("a PUBLISH that is cut short, or lacks its topic or packet id")

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
-from paho.mqtt.exception import MQTTException
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -226,7 +226,7 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        if flags.is_disconnect_packet_from_server:
+        if flags.is_disconnect_packet_from_server and reason.value:  # paho 2.1 loses short ones: 0
             self.taken_over = reason.value == _SESSION_TAKEN_OVER
         self.closed_early = not self.accepted and self.refusal is None
         self.abandon(str(reason))

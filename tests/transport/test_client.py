@@ -64,7 +64,7 @@ def test_paho_still_keeps_the_unanswered_ping_where_we_forgive_it(wire: Wire) ->
 
 
 def test_publish_packets_reach_us_and_not_the_slow_path(wire: Wire) -> None:
-    mqtt_5 = wire.client._skips_properties
+    mqtt_5 = wire.client._mqtt_5
     slow: list[object] = []
     wire.client.on_message = lambda *call: slow.append(call)
     data = publish(b"a/b", b"payload", 258, mqtt_5=mqtt_5)
@@ -88,7 +88,7 @@ def test_properties_of_any_length_are_skipped() -> None:
 
 
 def test_packets_may_arrive_byte_by_byte(wire: Wire) -> None:
-    data = publish(b"topic", b"x" * 300, 1, mqtt_5=wire.client._skips_properties)
+    data = publish(b"topic", b"x" * 300, 1, mqtt_5=wire.client._mqtt_5)
     for byte in data:
         wire.feed(bytes([byte]))
     assert [each.payload for each in wire.received] == [b"x" * 300]

@@ -395,7 +395,7 @@ def test_filters_travel_eight_a_packet(start: Start) -> None:
 def test_a_takeover_that_the_broker_names_slows_us_down_at_the_second_time(start: Start) -> None:
     def kick(peer: Peer) -> None:
         peer.accept()
-        peer.send(packet(DISCONNECT, b"\x8e\0"))
+        peer.send(packet(DISCONNECT, b"\x8e\5\x1f\0\2hi"))  # with a reason string
 
     with FakeBroker([kick]) as broker:
         bus, client = start(broker, settings("a", backoff_first_s=0.01, backoff_cap_s=1_000.0))
