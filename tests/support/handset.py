@@ -1,0 +1,169 @@
+"""A session on a dict, without a bus: what tests say to it and hear from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.session import Session
+from device_sdk.trainer import Trained
+from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.codec import decode, encode
+from protocol.messages import (
+    AGGREGATOR,
+    KINDS,
+    Lease,
+    Manifest,
+    Message,
+    ModelChunk,
+    Plan,
+    UpdateChunk,
+)
+from protocol.topics import Kind, Topics
+
+Vector = npt.NDArray[np.float32]
+INSTALL = b"installation-one"
+MODEL: Mapping[str, Any] = {
+    "input": [2],
+    "layers": [{"type": "dense", "units": 2}],
+    "loss": "softmax_cross_entropy",
+}
+SIZE = 6
+
+
+class Handset:
+    """One device ``a`` of task ``t``; `reboot` keeps only what was stored."""
+
+    def __init__(self, stored: Mapping[str, bytes] | None = None) -> None:
+        self.topics = Topics("fedbus/1", "t")
+        self.now = 500.0
+        self.flash: dict[str, bytes] = dict(stored or {})
+        self.published: list[Publish] = []
+        self.subscribed: set[str] = set()
+        self.training: Train | None = None
+        self.log: list[Action] = []
+        self.session = self._new_session()
+
+    def _new_session(self) -> Session:
+        session = Session(
+            self.topics,
+            "a",
+            INSTALL,
+            stored=dict(self.flash),
+            seed=bytes(32),
+            birth={"boot": "x"},
+            num_samples=lambda: 5,
+        )
+        self.perform(session.start(self.now))
+        return session
+
+    def reboot(self) -> None:
+        """Lose everything but the flash."""
+        self.training = None
+        self.published.clear()
+        self.subscribed.clear()
+        self.session = self._new_session()
+
+    def perform(self, actions: Sequence[Action]) -> None:
+        """What the device's shell does, in order."""
+        self.log += actions
+        for action in actions:
+            match action:
+                case Store(key, data):
+                    self.flash[key] = data
+                case Delete(key):
+                    self.flash.pop(key, None)
+                case Publish():
+                    self.published.append(action)
+                case Subscribe(filters):
+                    self.subscribed |= set(filters)
+                case Unsubscribe(filters):
+                    self.subscribed -= set(filters)
+                case Train():
+                    self.training = action
+
+    # --- what happens to it ------------------------------------------------------------------
+
+    def connect(self, max_packet_bytes: int = 65_536) -> None:
+        """The bus is there."""
+        self.perform(self.session.connected(max_packet_bytes, self.now))
+
+    def hear(self, topic: str, message: Message, *, start: int = 1) -> None:
+        """A message of the aggregator's arrives."""
+        counter = (start << 32) + len(self.log)
+        payload = encode(message, task="t", sender=AGGREGATOR, counter=counter)
+        self.perform(self.session.message(topic, payload, self.now))
+
+    def hear_in(self, message: Message) -> None:
+        """A message arrives on the device's own topic."""
+        self.hear(self.topics.into("a"), message)
+
+    def hear_plan(self, codec: str = "dense/float32", *, start: int = 1) -> None:
+        """The plan arrives."""
+        plan = Plan(json.dumps(MODEL), "{}", codec, 60)
+        self.hear(self.topics.plan(), plan, start=start)
+
+    def hear_manifest(self, version: int, *counted: bytes) -> None:
+        """A manifest arrives."""
+        self.hear(self.topics.manifest(), Manifest(version, bytes(32), 4, 1, counted))
+
+    def lease(self, params: Vector, *, codec: str = "dense/float32", number: int = 1) -> Lease:
+        """Return a lease for these params as version ``number``."""
+        data = params.astype("<f4").tobytes()
+        digest = hashlib.sha256(data).digest()
+        lease_id = number.to_bytes(16, "big")
+        return Lease(lease_id, INSTALL, number, digest, len(data), 1, codec, 10_000, 0, 600)
+
+    def deliver_model(self, lease: Lease, params: Vector) -> None:
+        """The chunks of the leased version arrive."""
+        chunk = ModelChunk(lease.version, 0, params.astype("<f4").tobytes())
+        self.hear(self.topics.model(lease.version, 0), chunk)
+
+    def trains(self, delta: Sequence[float]) -> None:
+        """Training ends with this delta."""
+        assert self.training is not None, "nothing to train"
+        params = self.training.assignment.params + np.asarray(delta, np.float32)
+        lease_id, self.training = self.training.lease_id, None
+        trained = Trained(params.astype(np.float32), 5, {})
+        self.perform(self.session.trained(lease_id, trained, self.now))
+
+    def reports(
+        self, delta: Sequence[float], *, codec: str = "dense/float32", number: int = 1
+    ) -> Lease:
+        """Go all the way from idle to an update without receipt."""
+        params = np.zeros(SIZE, np.float32)
+        if not self.session.online:
+            self.connect()
+            self.hear_plan(codec)
+        lease = self.lease(params, codec=codec, number=number)
+        self.hear_in(lease)
+        self.deliver_model(lease, params)
+        self.trains(delta)
+        return lease
+
+    def wait(self) -> None:
+        """Time passes until the session's own timer."""
+        assert self.session.timer_at < float("inf"), "no timer is set"
+        self.now = self.session.timer_at
+        self.perform(self.session.timer(self.now))
+
+    # --- what it said ------------------------------------------------------------------------
+
+    def said(self) -> list[Message]:
+        """Take the messages it has published since the last call."""
+        sent = [self._message(publish) for publish in self.published]
+        self.published.clear()
+        return [message for message in sent if message is not None]
+
+    def chunks(self) -> list[UpdateChunk]:
+        """Take the update chunks among them."""
+        return [message for message in self.said() if isinstance(message, UpdateChunk)]
+
+    def _message(self, publish: Publish) -> Message | None:
+        if self.topics.parse(publish.topic).kind not in {Kind.OUT, Kind.UPDATE}:
+            return None
+        return decode(publish.payload, tuple(KINDS), task="t", sender="a")
