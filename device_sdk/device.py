@@ -4,6 +4,7 @@ Reads the clock and the entropy source and hands both to the session. Performs i
 what it stores is durable before what follows leaves.
 """
 
+import hashlib
 import importlib
 import json
 import logging
@@ -18,7 +19,7 @@ import nacl.utils
 
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.config import DeviceConfig, load_config
-from device_sdk.health import hardware_class, health
+from device_sdk.health import board_serial, hardware_class, health
 from device_sdk.session import CODECS, Session
 from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
@@ -49,6 +50,8 @@ SDK_VERSION: Final = "0.1.0"
 INSTALL_ID: Final = "install-id"
 #: The loop looks at its timers at least this often.
 TICK_S: Final = 1.0
+#: A device whose connection another one keeps taking leaves it to that one for this long.
+STEP_ASIDE_S: Final = 3600.0
 #: After a write that failed, the device waits this long before it begins anew.
 STORAGE_RETRY_S: Final = 10.0
 WINDOW: Final = 20
@@ -71,6 +74,7 @@ class Device:
         self._session = self._new_session()
         self._stopping = False
         self._began_anew_at = float("inf")
+        self._return_at = float("inf")
         self._telemetry_at = 0.0
 
     @classmethod
@@ -117,6 +121,10 @@ class Device:
         now = time.monotonic()
         if now >= self._began_anew_at:
             self._begin_anew()
+        if now >= self._return_at:
+            self._return_at = float("inf")
+            self._loop.add(self._transport)
+            self._transport.connect()
         if now >= self._session.timer_at:
             self._perform(self._session.timer(now))
         if now >= self._telemetry_at:
@@ -135,6 +143,8 @@ class Device:
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
                 self._perform(self._session.disconnected())
+                if event.taken_over:
+                    self._step_aside(now)
             case Refused():
                 _log.error("the broker refuses this device: %s", event.reason)
             case PublishRefused():
@@ -173,6 +183,19 @@ class Device:
         except (PacketTooLargeError, QueueFullError) as error:
             _log.error("not sent: %s", error)
 
+    def _step_aside(self, now: float) -> None:
+        """A copy of this medium is connected: two that fight over one id would never end."""
+        _log.error(
+            "another device is connected as %s: give one of them a medium of its own and a"
+            " new id; trying again in %.0f s",
+            self.config.device,
+            STEP_ASIDE_S,
+        )
+        self._loop.remove(self._transport)
+        self._transport.close(0.0)
+        self._transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
+        self._return_at = now + STEP_ASIDE_S
+
     # --- making and remaking -----------------------------------------------------------------
 
     def _begin_anew(self) -> None:
@@ -208,12 +231,13 @@ class Device:
         )
 
     def _own_install_id(self) -> bytes:
-        known = self._storage.load().get(INSTALL_ID)
-        if known is not None and len(known) == INSTALL_ID_BYTES:
-            return known
-        drawn = nacl.utils.random(INSTALL_ID_BYTES)
-        self._storage.store(INSTALL_ID, drawn)
-        return drawn
+        """The medium's own random id, bound to the board it is in: a cloned card has another."""
+        drawn = self._storage.load().get(INSTALL_ID)
+        if drawn is None:
+            drawn = nacl.utils.random(INSTALL_ID_BYTES)
+            self._storage.store(INSTALL_ID, drawn)
+        bound = hashlib.blake2b(drawn, key=board_serial()[:64], digest_size=INSTALL_ID_BYTES)
+        return bound.digest()
 
     def _settings(self) -> BrokerSettings:
         device = self.config.device

@@ -8,6 +8,7 @@ from typing import Any, Final
 _MEMORY: Final = Path("/proc/meminfo")
 _OWN_MEMORY: Final = Path("/proc/self/statm")
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
+_SERIAL: Final = Path("/proc/device-tree/serial-number")
 _POWER: Final = Path("/sys/class/power_supply")
 _PAGE_KIB: Final = 4
 
@@ -15,6 +16,14 @@ _PAGE_KIB: Final = 4
 def hardware_class() -> str:
     """Return a short description: machine and system."""
     return f"{platform.machine()} {platform.system()}".strip().lower()
+
+
+def board_serial() -> bytes:
+    """Return the board's own serial number (Raspberry Pi and other device-tree boards), or b""."""
+    try:
+        return _SERIAL.read_bytes().strip(b"\0\n ")
+    except OSError:
+        return b""
 
 
 def health() -> Mapping[str, Any]:
