@@ -1,0 +1,139 @@
+"""A device process that keeps a record of its updates, and misbehaves when told to.
+
+    python -m tests.support.run_device CONFIG RECORD [--option VALUE ...]
+
+It is the product's `Device` with a trainer that only nudges the params. What it stores and which
+receipts and refusals it gets is appended to RECORD; `read_record` reads that.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+import msgpack
+import numpy as np
+
+from device_sdk import Device, Trainer
+from device_sdk.actions import Action, Delete, Store
+from device_sdk.config import DeviceConfig, load_config
+from device_sdk.pending import PENDING, unpack_pending
+from device_sdk.trainer import Assignment, Trained
+
+STORED, RECEIPT, REFUSAL = "stored", "receipt", "refusal"
+
+
+@dataclass(slots=True)
+class DeviceRecord:
+    """What one device has stored (lease id -> update), and what it was told about it."""
+
+    stored: dict[bytes, bytes] = field(default_factory=dict)
+    receipts: list[bytes] = field(default_factory=list)
+    refusals: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record, without the line that a kill may have cut off."""
+        found = cls()
+        unpacker = msgpack.Unpacker(max_buffer_size=0)
+        if path.exists():
+            unpacker.feed(path.read_bytes())
+        for what, lease_id, update in unpacker:
+            if what == STORED:
+                found.stored[lease_id] = update
+            else:
+                (found.receipts if what == RECEIPT else found.refusals).append(lease_id)
+        return found
+
+
+class Nudge(Trainer):
+    """Takes ``train_s`` seconds and moves every param a little, as the seed decides."""
+
+    def __init__(self, train_s: float) -> None:
+        self._train_s = train_s
+
+    def num_samples(self) -> int:
+        return 10
+
+    def train(self, assignment: Assignment) -> Trained:
+        time.sleep(self._train_s)
+        drawn = np.random.default_rng(list(assignment.seed)).standard_normal(assignment.params.size)
+        params = assignment.params + np.float32(0.001) * drawn.astype(np.float32)
+        return Trained(params.astype(np.float32), num_samples=10, metrics={})
+
+
+class WatchedDevice(Device):
+    """Records; dies right after it has stored its ``die_after``-th update, before sending it."""
+
+    def __init__(
+        self, config: DeviceConfig, trainer: Trainer, record: Path, *, die_after: int
+    ) -> None:
+        self._record = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._die_after = die_after
+        self._num_receipts = 0
+        super().__init__(config, trainer)
+        self._lease_id = b""
+        pending = self._session.pending
+        if pending is not None:  # killed before it could be recorded, perhaps
+            self._lease_id = pending.lease_id
+            self._note(STORED, pending.update)
+
+    def _act(self, action: Action) -> None:
+        super()._act(action)
+        match action:
+            case Store(key, data) if key == PENDING:
+                pending = unpack_pending(data)
+                self._lease_id = pending.lease_id
+                self._note(STORED, pending.update)
+                self._die_after -= 1
+                if self._die_after == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            case Delete(key) if key == PENDING and self._lease_id:
+                receipts = self._session.counts["receipts"]
+                self._note(RECEIPT if receipts > self._num_receipts else REFUSAL)
+                self._num_receipts, self._lease_id = receipts, b""
+
+    def _note(self, what: str, update: bytes = b"") -> None:
+        os.write(self._record, msgpack.packb([what, self._lease_id, update]))
+
+
+def jumping_clock(offset_s: float) -> Callable[[], float]:
+    """Return a wall clock that is wrong by ``offset_s``, now ahead and now behind."""
+    right, calls = time.time, count()
+    return lambda: right() + (offset_s if next(calls) % 2 else -offset_s)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Take part until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", type=Path)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--train-s", type=float, default=0.05)
+    parser.add_argument("--die-after-storing", type=int, default=0)
+    parser.add_argument("--clock-wrong-by-s", type=float, default=0.0)
+    options = parser.parse_args(argv)
+    if options.clock_wrong_by_s:
+        vars(time)["time"] = jumping_clock(options.clock_wrong_by_s)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    device = WatchedDevice(
+        load_config(options.config),
+        Nudge(options.train_s),
+        options.record,
+        die_after=options.die_after_storing,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: device.stop())
+    device.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
