@@ -90,7 +90,8 @@ class BareClient:
     def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Publish with QoS 1 as fast as it goes; return when everything is acknowledged."""
         sent = [self._client.publish(topic, payload, 1).mid for topic, payload in messages]
-        self.wait(lambda: self._answers.keys() >= set(sent), "the PUBACKs")
+        self.wait(lambda: self._answers.keys() >= set(sent) or self.gone.is_set(), "the PUBACKs")
+        assert not self.gone.is_set(), "disconnected"
 
     def subscribe(self, topic: str) -> int:
         """Subscribe with QoS 1; return the reason code of the SUBACK."""

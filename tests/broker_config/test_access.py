@@ -52,10 +52,16 @@ class Bus:
     broker: Broker
     protocol: MQTTProtocolVersion
 
-    def client(self, account: str) -> BareClient:
-        """Connect with the password of ``account``."""
+    def client(self, account: str, *, session: str = "") -> BareClient:
+        """Connect with the password of ``account``; ``session`` names one that is kept."""
         secret = self.broker.files.secret(account).read_text().strip()
-        return self.stranger(account, secret)
+        return BareClient(
+            self.broker.port,
+            protocol=self.protocol,
+            login=(account, secret),
+            client_id=session,
+            keeps_session=bool(session),
+        )
 
     def stranger(self, account: str, password: str) -> BareClient:
         """Connect with any password."""
@@ -152,6 +158,18 @@ def test_a_device_is_added_and_removed_without_a_restart(bus: Bus, tmp_path: Pat
             os.kill(broker.pid, signal.SIGHUP)
             wait_for_login(own, "late", allowed=False)
             assert not before.gone.is_set()
+
+
+def test_taking_over_a_client_id_does_not_give_its_messages(bus: Bus) -> None:
+    """It disconnects the other and empties its queue; amqtt does hand the messages over."""
+    into_b = "fedbus/1/t/dev/b/in"
+    with bus.client("b", session="b") as device:
+        device.subscribe(into_b)
+    with bus.client(AGGREGATOR) as aggregator:
+        aggregator.publish(into_b, b"for b")
+    with bus.client("a", session="b") as thief:
+        thief.wait_until_quiet(enough=1)
+        assert thief.received == ([(into_b, b"for b")] if bus.broker.embedded else [])
 
 
 def wait_for_login(bus: Bus, account: str, *, allowed: bool) -> None:

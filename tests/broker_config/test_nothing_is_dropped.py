@@ -13,7 +13,15 @@ from broker_config.accounts import AGGREGATOR, MONITOR
 from broker_config.files import BrokerFiles, write_broker
 from broker_config.mosquitto import DROPPED_TOPIC
 from broker_config.running import Broker, free_port, running_broker
-from tests.broker_config.bare_client import DEADLINE_S, NOBODY, V3, V5, BareClient, Login
+from tests.broker_config.bare_client import (
+    DEADLINE_S,
+    NOBODY,
+    NOT_AUTHORIZED,
+    V3,
+    V5,
+    BareClient,
+    Login,
+)
 from tests.support.mosquitto import Mosquitto, require_mosquitto
 
 pytestmark = pytest.mark.broker
@@ -182,6 +190,36 @@ def wait_for_saves(files: BrokerFiles, count: int) -> None:
 
 def saved_at(database: Path) -> int:
     return database.stat().st_mtime_ns if database.exists() else 0
+
+
+def test_no_limit_on_the_count_would_cost_a_denied_publisher_its_connection(tmp_path: Path) -> None:
+    """Why the configuration has a large number and not the 0 that means none."""
+    rules = tmp_path / "nothing"
+    rules.write_text("topic read allowed\n")
+    config = f"{STOCK}\nacl_file {rules}\nmax_queued_messages "
+    with Mosquitto(tmp_path, config + "1000000") as patient, BareClient(patient.port) as client:
+        assert client.publish("denied") == NOT_AUTHORIZED
+        assert client.publish("denied") == NOT_AUTHORIZED
+        assert not client.gone.is_set()
+    with Mosquitto(tmp_path, config + "0") as hasty, BareClient(hasty.port) as client:
+        assert client.publish("denied") == NOT_AUTHORIZED
+        assert client.gone.wait(DEADLINE_S)
+
+
+def test_a_memory_limit_would_shut_out_the_reader_that_could_free_it(tmp_path: Path) -> None:
+    """Why the configuration has none: the broker stays full."""
+    config = f"{STOCK}\nmax_queued_messages 1000000\nmemory_limit 10000000"
+    big = [(UPDATES, bytes(60_000))] * 400
+    with Mosquitto(tmp_path, config) as broker:
+        away(broker.port, V3, NOBODY, UPDATES)
+        with (
+            BareClient(broker.port, protocol=V3) as writer,
+            pytest.raises(AssertionError, match="disconnected"),
+        ):
+            writer.publish_all(big)
+        with BareClient(broker.port, protocol=V3, client_id="away", keeps_session=True) as reader:
+            assert reader.gone.wait(DEADLINE_S)
+    assert "disconnected due to out of memory" in broker.log
 
 
 def test_the_monitor_can_read_how_many_messages_were_dropped(tmp_path: Path) -> None:

@@ -159,3 +159,11 @@ def test_the_rights_of_a_device_end_at_its_own_id() -> None:
     assert rights.may("a", "read", "fedbus/1/t/share/a/b")
     assert not rights.may("a", "read", "fedbus/1/t/share/b/a")
     assert not rights.may(MONITOR, "write", "fedbus/1/t/dev/monitor/state")
+
+
+def test_the_readme_says_of_every_directive_why_it_is_there() -> None:
+    readme = resources.files("broker_config").joinpath("README.md").read_text("utf-8")
+    directives = {line.split()[0] for line in TEMPLATE.splitlines() if line and line[0] != "#"}
+    reasons = readme[readme.index("## Why each line") : readme.index("### What survives")]
+    told = reasons.replace("`log_*`", "log_dest log_type")
+    assert {directive for directive in directives if directive not in told} == set()
