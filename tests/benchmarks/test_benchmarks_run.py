@@ -1,0 +1,32 @@
+"""Each benchmark runs at tiny sizes and reports what docs/benchmarks.md shows. No figure is judged."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from tests.support.mosquitto import require_mosquitto
+
+
+def report_of(name: str, path: Path) -> dict[str, Any]:
+    assert main([name, "--quick", "--json", str(path)]) == 0
+    report: dict[str, Any] = json.loads(path.read_text())
+    assert report["benchmark"] == name
+    assert report["machine"]["blas_threads"] == 1
+    assert report["commit"]
+    return report
+
+
+def has_numbers(report: dict[str, Any], names: Sequence[str]) -> bool:
+    return all(isinstance(report[name], int | float) and report[name] > 0 for name in names)
+
+
+@pytest.mark.broker
+def test_ingest_compares_the_aggregator_with_a_bare_subscriber(tmp_path: Path) -> None:
+    require_mosquitto()
+    report = report_of("ingest", tmp_path / "out.json")
+    for case in ("a", "b"):
+        assert has_numbers(report[case], ["ratio_to_bare_paho", "updates_per_s", "bare_per_s"])
