@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -14,26 +14,33 @@ from rich.live import Live
 
 from fedbus.children import Child
 from fedbus.datasets import Dataset, Split
-from fedbus.federation import TASK, Federation, Recipe, running_federation
+from fedbus.federation import TASK, TELEMETRY_S, Federation, Recipe, protocol_of, running_federation
 from fedbus.listener import ACCOUNT, Listener
 from fedbus.screen import FRAME_LINES, accuracy_text, human_bytes, picture, refusals
-from fedbus.view import TaskView, count
+from fedbus.view import Report, TaskView, count
 from protocol.topics import DEFAULT_PREFIX
 
 REFRESH_S: Final = 0.25
 PLAIN_EVERY_S: Final = 1.0
 #: A broker that is gone for so long does not come back: nobody restarts it here.
 BROKER_PATIENCE_S: Final = 5.0
+#: One round of telemetry and a little.
+_LAST_WORDS_S: Final = TELEMETRY_S + 0.3
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How it ended. ``problem`` says why it could not go on, if it could not."""
+    """How it ended. ``problem`` says why it could not go on, if it could not.
+
+    ``seconds`` and ``metrics`` are those of the moment the target was reached, or of the end; the
+    view goes on for one round of telemetry, to say what it cost.
+    """
 
     view: TaskView
     broker: str
     target: float
     seconds: float = 0.0
+    metrics: Report = field(default_factory=dict)
     reached: bool = False
     interrupted: bool = False
     problem: str = ""
@@ -66,12 +73,12 @@ def demonstrate(
 
 def _introduce(federation: Federation, data: Dataset, console: Console) -> None:
     broker = federation.broker
-    kind = "embedded, as there is no mosquitto" if broker.embedded else "with accounts and rules"
+    kind = "embedded, for trying things out" if broker.embedded else "with accounts and rules"
     console.print(
         f"broker {broker.name} on {broker.host}:{broker.port} ({kind}), "
         f"an aggregator and {len(federation.devices)} devices, a process each; data: {data.name}",
         highlight=False,
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
 
 
@@ -83,6 +90,7 @@ def _listener(federation: Federation) -> Listener:
         prefix=DEFAULT_PREFIX,
         task=TASK,
         password_file=broker.files.secret(ACCOUNT),
+        protocol=protocol_of(broker),
     )
 
 
@@ -111,22 +119,17 @@ class _Run:
         """Look around, show what there is, and return whether this is the end."""
         now = time.monotonic()
         outcome = self.outcome
-        outcome.seconds = now - self._began
-        outcome.interrupted = interrupted
-        outcome.reached = self._has_reached()
+        if not outcome.reached:
+            outcome.seconds = now - self._began
+            outcome.metrics = outcome.view.report("metrics")
+            accuracy = outcome.view.accuracy
+            outcome.reached = accuracy is not None and accuracy >= outcome.target
+        outcome.interrupted = interrupted and not outcome.reached
         outcome.problem = self._problem(now)
         self._show(now)
-        late = outcome.seconds >= timeout_s
-        return outcome.reached or interrupted or bool(outcome.problem) or late
-
-    def _has_reached(self) -> bool:
-        """The accuracy is there, and telemetry to say what it cost."""
-        accuracy = self.outcome.view.accuracy
-        if accuracy is None or accuracy < self.outcome.target:
-            return False
-        return any(
-            count(member.telemetry, "receipts") for member in self.outcome.view.members.values()
-        )
+        if outcome.reached:
+            return interrupted or now >= self._began + outcome.seconds + _LAST_WORDS_S
+        return interrupted or bool(outcome.problem) or outcome.seconds >= timeout_s
 
     def _problem(self, now: float) -> str:
         if self._listener.connected:
@@ -161,7 +164,7 @@ class _Run:
     def _show(self, now: float) -> None:
         if self._live is not None:
             self._live.update(self._picture(), refresh=True)
-        elif now >= self._printed_at + PLAIN_EVERY_S or self.outcome.reached:
+        elif now >= self._printed_at + PLAIN_EVERY_S:
             self._printed_at = now
             self._console.print(self._line(), markup=False, highlight=False, soft_wrap=True)
 
@@ -169,7 +172,7 @@ class _Run:
         missing = sorted(self._mourned)
         return picture(
             self.outcome.view,
-            title=f"fedbus demo · {self.outcome.seconds:.0f} s",
+            title=f"fedbus demo · {time.monotonic() - self._began:.0f} s",
             max_rows=self._console.height - FRAME_LINES - len(missing),
             target=self.outcome.target,
             sizes=self._federation.sizes,
@@ -179,11 +182,11 @@ class _Run:
     def _line(self) -> str:
         view = self.outcome.view
         metrics = view.report("metrics")
-        refused = ", ".join(f"{reason} {some}" for reason, some in refusals(view).items())
+        refused = ", ".join(f"{reason} {some}" for reason, some in refusals(metrics).items())
         told = [member.telemetry for member in view.members.values()]
         up, down = (sum(count(one, key) for one in told) for key in ("bytes_up", "bytes_down"))
         return (
-            f"{self.outcome.seconds:5.1f} s  version {count(metrics, 'version'):>3}  "
+            f"{time.monotonic() - self._began:5.1f} s  version {count(metrics, 'version'):>3}  "
             f"accuracy {accuracy_text(view.accuracy)}  "
             f"{count(metrics, 'updates_accepted')} updates accepted, {refused or 'none'} refused  "
             f"{human_bytes(up)} up, {human_bytes(down)} down"

@@ -21,6 +21,7 @@ from broker_config.programs import Engine
 from broker_config.running import Broker, running_broker
 from fedbus.children import Child, start, stop
 from fedbus.datasets import Dataset, Part, Split
+from transport.settings import AUTO, MQTT_3_1_1
 
 TASK: Final = "demo"
 HIDDEN_UNITS: Final = 32
@@ -150,7 +151,17 @@ def _broker_table(folder: Path, broker: Broker, account: str) -> Mapping[str, ob
     secret = broker.files.secret(account).read_bytes()
     with os.fdopen(os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secret)
-    return {"host": broker.host, "port": broker.port, "password_file": str(password)}
+    return {
+        "host": broker.host,
+        "port": broker.port,
+        "password_file": str(password),
+        "protocol": protocol_of(broker),
+    }
+
+
+def protocol_of(broker: Broker) -> str:
+    """Return the MQTT version to ask for: the embedded broker lets MQTT 5 wait for an answer."""
+    return MQTT_3_1_1 if broker.embedded else AUTO
 
 
 def _save(path: Path, part: Part) -> str:

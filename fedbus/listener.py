@@ -14,8 +14,11 @@ from protocol.topics import Topics
 from transport import BrokerSettings, Connected, Disconnected, Event, Message, Refused
 from transport.loop import Loop
 from transport.paho import PahoTransport
+from transport.settings import AUTO
 
 ACCOUNT: Final = "monitor"
+#: Some old brokers do not even refuse MQTT 5: so long they get before we try 3.1.1.
+CONNECT_TIMEOUT_S: Final = 1.5
 _SLICE_S: Final = 0.25
 
 
@@ -39,13 +42,14 @@ class Listener:
         task: str,
         username: str = "",
         password_file: Path | None = None,
+        protocol: str = AUTO,
     ) -> None:
         self._topics = Topics(prefix, task)
         self.view = TaskView(self._topics)
         self.address = f"{host}:{port}"
         self.connected = False
         self.problem = ""
-        settings = _settings(host, port, username, password_file)
+        settings = _settings(host, port, username, password_file, protocol)
         self._transport = PahoTransport(settings, random=random.SystemRandom().random)
         self._loop = Loop()
 
@@ -86,7 +90,7 @@ class Listener:
         if not self.connected:
             why = self.problem or "no answer"
             raise Unreachable(
-                f"the broker at {self.address} does not let us in: {why}; "
+                f"no way in at the broker {self.address}: {why}; "
                 "check --host, --port, --username and --password-file"
             )
         raise Unreachable(
@@ -112,7 +116,9 @@ class Listener:
                 self.connected, self.problem = False, event.reason
 
 
-def _settings(host: str, port: int, username: str, password_file: Path | None) -> BrokerSettings:
+def _settings(
+    host: str, port: int, username: str, password_file: Path | None, protocol: str
+) -> BrokerSettings:
     password = None if password_file is None else _password(password_file)
     name = username or (None if password is None else ACCOUNT)
     try:
@@ -122,8 +128,11 @@ def _settings(host: str, port: int, username: str, password_file: Path | None) -
             client_id=f"fedbus-{ACCOUNT}-{nacl.utils.random(6).hex()}",
             username=name,
             password=password,
+            protocol=protocol,
             clean_start=True,
             session_expiry_s=0,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            backoff_first_s=0.2,
             backoff_cap_s=5.0,
         )
     except ValueError as error:

@@ -9,13 +9,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedbus.view import Member, TaskView, count, number, table, text
+from fedbus.view import Member, Report, TaskView, count, number, table, text
 
 #: Lines of the picture, and of the prompt below it, that are not devices.
 FRAME_LINES: Final = 15
 
-_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-_SPARK_WIDTH: Final = 32
+_BAR_WIDTH: Final = 40
 _STATE_STYLE: Final = {"online": "green", "sleeping": "yellow", "offline": "red"}
 _KILO: Final = 1000
 
@@ -47,9 +46,9 @@ def human_bytes(num_bytes: float) -> str:
     return f"{size:.0f} B" if units[0] == "B" else f"{size:.3g} {units[0]}"
 
 
-def refusals(view: TaskView) -> Mapping[str, int]:
+def refusals(metrics: Report) -> Mapping[str, int]:
     """Return how many updates and messages were refused, by reason, the most frequent first."""
-    refused = table(view.report("metrics"), "refused")
+    refused = table(metrics, "refused")
     counted = {reason: count(refused, reason) for reason in refused}
     return dict(sorted(counted.items(), key=lambda item: -item[1]))
 
@@ -86,26 +85,28 @@ def _accuracy(view: TaskView, target: float | None) -> Text:
     accuracy = view.accuracy
     reached = target is not None and accuracy is not None and accuracy >= target
     line = Text(accuracy_text(accuracy), style="bold green" if reached else "bold")
-    if view.accuracies:
-        line.append(f"  {_sparkline(list(view.accuracies))}", style="cyan")
+    if accuracy is not None:
+        line.append("  ").append_text(_bar(accuracy, target, "green" if reached else "cyan"))
     if target is not None:
         line.append(f"  target {target:g}", style="dim")
     return line
 
 
-def _sparkline(values: list[float]) -> str:
-    """The newest values last, each from 0 to 1, thinned to `_SPARK_WIDTH`."""
-    step = max(1, -(-len(values) // _SPARK_WIDTH))
-    top = len(_BLOCKS) - 1
-    return "".join(
-        _BLOCKS[max(1, min(top, round(value * top)))] for value in reversed(values[::-1][::step])
-    )
+def _bar(accuracy: float, target: float | None, style: str) -> Text:
+    """A line from 0 to 1, filled up to ``accuracy``, with a mark at ``target``."""
+    filled = round(min(max(accuracy, 0.0), 1.0) * _BAR_WIDTH)
+    mark = -1 if target is None else min(_BAR_WIDTH - 1, int(target * _BAR_WIDTH))
+    bar = Text()
+    for place in range(_BAR_WIDTH):
+        own = style if place < filled else "bright_black"
+        bar.append("┃" if place == mark else "━", style="default" if place == mark else own)
+    return bar
 
 
 def _updates(view: TaskView) -> Text:
     metrics = view.report("metrics")
     line = Text(f"{count(metrics, 'updates_accepted')} accepted", style="green")
-    refused = refusals(view)
+    refused = refusals(metrics)
     total = sum(refused.values())
     line.append(f" · {total} refused", style="red" if total else "dim")
     if refused:
@@ -155,7 +156,7 @@ def _doing(name: str, member: Member, training: Mapping[str, object]) -> Text:
         return Text(f"turned away: {text(member.telemetry, 'turned_away')}", style="red")
     if name in training:
         return Text("training")
-    return Text(text(member.telemetry, "state"), style="dim")
+    return Text(text(member.telemetry, "state"))
 
 
 def _told(member: Member) -> list[str]:

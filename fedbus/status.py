@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from fedbus.screen import accuracy_text, refusals
-from fedbus.view import TaskView, count, names, table, text
+from fedbus.view import TaskView, count, names, text
 from protocol.refusals import MEANING
 
 _MAX_NAMES: Final = 20
@@ -60,7 +60,7 @@ def _learning(view: TaskView) -> Iterator[str]:
     accepted, duplicates = count(metrics, "updates_accepted"), count(metrics, "duplicates")
     yield (
         f"updates: {accepted} accepted, {duplicates} sent again, "
-        f"{sum(refusals(view).values())} refused"
+        f"{sum(refusals(view.report('metrics')).values())} refused"
     )
 
 
@@ -78,14 +78,11 @@ def _devices(view: TaskView) -> Iterator[str]:
 
 
 def _refused(view: TaskView) -> Iterator[str]:
-    refused = refusals(view)
+    refused = refusals(view.report("metrics"))
     if refused:
         yield "refused, by reason"
     for reason, number in refused.items():
         yield f"  {number:>6}  {reason}: {MEANING.get(reason, 'a reason unknown to this version')}"
-    turned = table(view.report("metrics"), "turned_away")
-    for device in turned:
-        yield f"  turned away: {device}"
 
 
 def _alerts(view: TaskView) -> Iterator[str]:

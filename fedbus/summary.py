@@ -12,14 +12,14 @@ from fedbus.datasets import Dataset
 from fedbus.demonstration import Outcome
 from fedbus.federation import Recipe
 from fedbus.screen import accuracy_text, human_bytes, refusals
-from fedbus.view import count, text
+from fedbus.view import count, number, text
 
 _NEXT: Final = (
-    ("fedbus demo --mode rounds", "wait for every device before each step"),
+    ("fedbus demo --mode rounds", "wait for all devices at every step"),
     ("fedbus demo --codec topk-0.01/int8", "spend fewer bytes an update"),
-    ("fedbus demo --alpha 0.05 --devices 16", "devices that see one or two labels each"),
-    ("fedbus demo --data FILE.npz", "data of your own: x, y and perhaps client"),
-    ("fedbus init", "sample configurations, to run it on real devices"),
+    ("fedbus demo --alpha 0.05 --devices 16", "devices that see few labels each"),
+    ("fedbus demo --data FILE.npz", "data of your own (x, y, client)"),
+    ("fedbus init", "sample configurations for real devices"),
 )
 _IF_NOT: Final = (
     ("fedbus demo --timeout 180", "give it more time"),
@@ -40,13 +40,13 @@ def result_of(
     telemetry itself; not TCP, CONNECT, SUBSCRIBE and acknowledgements.
     """
     view = outcome.view
-    metrics = view.report("metrics")
+    metrics = outcome.metrics
     told = [member.telemetry for member in view.members.values()]
     num_receipts = sum(count(one, "receipts") for one in told)
     up, down = (sum(count(one, key) for one in told) for key in ("bytes_up", "bytes_down"))
     return {
         "reached": outcome.reached,
-        "accuracy": view.accuracy,
+        "accuracy": number(metrics, "accuracy"),
         "target": outcome.target,
         "versions": count(metrics, "version"),
         "seconds": round(outcome.seconds, 2),
@@ -60,7 +60,7 @@ def result_of(
         "codec": recipe.codec,
         "scheme": "none",
         "updates_accepted": count(metrics, "updates_accepted"),
-        "updates_refused": dict(refusals(view)),
+        "updates_refused": dict(refusals(metrics)),
         "bytes_up_per_update": round(up / num_receipts) if num_receipts else None,
         "bytes_down_per_update": round(down / num_receipts) if num_receipts else None,
     }
@@ -83,7 +83,7 @@ def say_where(console: Console, folder: Path) -> None:
 
 
 def _verdict(outcome: Outcome, num_held_out: int) -> Text:
-    accuracy = accuracy_text(outcome.view.accuracy)
+    accuracy = accuracy_text(number(outcome.metrics, "accuracy"))
     if outcome.reached:
         return Text(
             f"\nreached: accuracy {accuracy} on {num_held_out} held-out rows that no device had, "
@@ -102,9 +102,10 @@ def _figures(outcome: Outcome, result: Mapping[str, object]) -> Table:
     grid = Table.grid(padding=(0, 2), pad_edge=True)
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    refused = refusals(outcome.view)
+    refused = refusals(outcome.metrics)
     reasons = ", ".join(f"{reason} {some}" for reason, some in refused.items())
-    grid.add_row("model", f"version {result['versions']}, mode {_mode(result)}")
+    grid.add_row("model", f"version {result['versions']}")
+    grid.add_row("mode", f"{result['mode']}, codec {result['codec']}, scheme {result['scheme']}")
     grid.add_row(
         "updates",
         f"{result['updates_accepted']} accepted, {sum(refused.values())} refused"
@@ -113,15 +114,11 @@ def _figures(outcome: Outcome, result: Mapping[str, object]) -> Table:
     grid.add_row(
         "bytes per update",
         f"{_size(result['bytes_up_per_update'])} up, {_size(result['bytes_down_per_update'])} down "
-        "(all a device publishes and gets, divided by its updates)",
+        "(of all messages)",
     )
     grid.add_row("broker", f"{result['broker']}, MQTT {result['mqtt'] or 'unknown'}")
     grid.add_row("", "")
     return grid
-
-
-def _mode(result: Mapping[str, object]) -> str:
-    return f"{result['mode']}, codec {result['codec']}, scheme {result['scheme']}"
 
 
 def _size(num_bytes: object) -> str:

@@ -5,7 +5,6 @@ parse is dropped and counted, and text is made safe to print.
 """
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,7 +14,6 @@ from protocol.topics import Kind, Topics
 
 MAX_REPORT_BYTES: Final = 256 * 1024
 MAX_DEVICES: Final = 10_000
-HISTORY: Final = 400
 
 Report = Mapping[str, object]
 
@@ -38,7 +36,6 @@ class TaskView:
         self._topics = topics
         self._reports: dict[str, Report] = {}
         self.members: dict[str, Member] = {}
-        self.accuracies: deque[float] = deque(maxlen=HISTORY)
         self.num_unreadable = 0
 
     def report(self, what: str) -> Report:
@@ -84,14 +81,8 @@ class TaskView:
 
     def _see_report(self, what: str, payload: bytes) -> None:
         report = self._parse(payload)
-        if report is None:
-            return
-        before = self._reports.get(what, _EMPTY)
-        self._reports[what] = report
-        if what == "metrics" and report.get("evaluated_version") != before.get("evaluated_version"):
-            accuracy = number(report, "accuracy")
-            if accuracy is not None:
-                self.accuracies.append(accuracy)
+        if report is not None:
+            self._reports[what] = report
 
     def _see_device(self, kind: Kind, device: str, payload: bytes) -> None:
         if not payload:  # a retained topic was cleared
