@@ -11,7 +11,6 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
   into it, so that nothing learned is lost.
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -23,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Delete, Store, Train
-from device_sdk.engine.model import Model
-from device_sdk.engine.spec import parse_spec
+from device_sdk.fetch import Fetch
 from device_sdk.pending import (
     BOOTS,
     PENDING,
@@ -36,11 +34,12 @@ from device_sdk.pending import (
     unpack_pending,
     unpack_residual,
 )
+from device_sdk.plan import TrainingPlan, read_plan
 from device_sdk.reporting import fold, is_sound, make_pending
 from device_sdk.trainer import Assignment, Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
-from protocol.chunks import Assembly, cut, payload_bytes
+from protocol.chunks import cut, payload_bytes
 from protocol.codec import decode, encode, open_envelope
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
@@ -59,7 +58,6 @@ from protocol.messages import (
 )
 from protocol.stream import derive
 from protocol.topics import Kind, Topics
-from protocol.vectors.layout import Layout, params_from_bytes
 from protocol.vectors.packing import parse_codec
 
 #: What this SDK can encode; a check-in says so.
@@ -68,8 +66,6 @@ CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
 DEFAULT_CHECK_IN_S: Final = 10.0
 #: When the aggregator starts, devices check in spread over this part of their interval.
 START_SPREAD: Final = 0.1
-#: A model that has stopped coming is asked for again after this long, then after twice as long.
-FETCH_RETRY_S: Final = 10.0
 
 Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
@@ -134,17 +130,16 @@ class Session:
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
         self._retry_s = retry_first_s
-        self._fetch_s = FETCH_RETRY_S
         self._num_draws = 0
         self._aggregator_start = -1
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
         self._counter = self._boots << 32
         self._chunk_bytes = payload_bytes(1 << 16)
-        self._plan: Plan | None = None
-        self._layout: Layout | None = None
+        self._plan: TrainingPlan | None = None
         self._lease: Lease | None = None
         self._lease_ends_at = math.inf
-        self._assembly: Assembly | None = None
+        self._fetch: Fetch | None = None
+        self._away_until = math.inf
         self._held: tuple[int, bytes, Float32] | None = None
         self._base: Float32 | None = None
         self._pending: Pending | None = None
@@ -186,8 +181,10 @@ class Session:
         self._chunk_bytes = payload_bytes(max_packet_bytes)
         filters = (*self.topics.device_filters(self.device), self.topics.state(self.device))
         actions: list[Action] = [Subscribe(filters), *self._announce()]
-        if self.state is State.FETCHING:
-            return [*actions, *self._fetch(now)]
+        if self._fetch is not None:
+            return [*actions, *self._ask_for_model(self._fetch, now)]
+        if self.state is State.AWAY:
+            self.timer_at = self._away_until
         return [*actions, *self._speak(now)]
 
     def disconnected(self) -> list[Action]:
@@ -229,9 +226,9 @@ class Session:
             case Kind.MODEL:
                 return self._chunk(self._decode(payload, (ModelChunk,)), now)
             case Kind.PLAN:
-                actions = self._planned(self._decode(payload, (Plan,)))
+                self._plan = read_plan(self._decode(payload, (Plan,)))
                 self._notice_start(payload, now)
-                return actions
+                return self._train()
             case Kind.STATE:
                 return self._announce() if payload == b"offline" and self.online else []
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
@@ -266,8 +263,8 @@ class Session:
             self._step("timer")
         if self.state is State.FETCHING and now >= self._lease_ends_at:
             return [*self._give_up(), *self._speak(now)]
-        if self.state is State.FETCHING:
-            return self._fetch(now)
+        if self._fetch is not None:
+            return self._ask_for_model(self._fetch, now)
         return self._speak(now)
 
     def _speak(self, now: float) -> list[Action]:
@@ -278,7 +275,7 @@ class Session:
             wait_s = self._retry_s
             self._retry_s = min(2 * self._retry_s, self._retry_cap_s)
         else:
-            wait_s = DEFAULT_CHECK_IN_S if self._plan is None else float(self._plan.check_in_s)
+            wait_s = self._check_in_s
         self.timer_at = now + wait_s * self._jitter()
         message = CheckIn(
             self.install_id,
@@ -295,21 +292,11 @@ class Session:
         self._step("turned away")
         self.turned_away = f"{refusal.reason}: {refusal.detail}"
         self.counts[f"turned_away_{refusal.reason}"] += 1
-        self.timer_at = now + refusal.retry_s * self._jitter()
+        self._away_until = now + refusal.retry_s * self._jitter()
+        self.timer_at = self._away_until
         return []
 
     # --- plan, lease and model ---------------------------------------------------------------
-
-    def _planned(self, plan: Plan) -> list[Action]:
-        try:
-            model, training = json.loads(plan.model), json.loads(plan.training)
-            layout = Model(parse_spec(model)).layout
-        except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
-            raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
-        if not isinstance(training, dict):
-            raise RemoteProtocolError(refusals.MALFORMED, "plan: training is no JSON object")
-        self._plan, self._layout = plan, layout
-        return self._train()
 
     def _notice_start(self, payload: bytes, now: float) -> None:
         """The aggregator (re)started if its counter did: what it has not stored, it forgot."""
@@ -318,8 +305,8 @@ class Session:
             return
         self._aggregator_start = started
         if self.state in {State.IDLE, State.REPORTING}:
-            check_in_s = DEFAULT_CHECK_IN_S if self._plan is None else self._plan.check_in_s
-            self.timer_at = min(self.timer_at, now + START_SPREAD * check_in_s * self._draw())
+            soon = now + START_SPREAD * self._check_in_s * self._draw()
+            self.timer_at = min(self.timer_at, soon)
 
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
@@ -329,53 +316,37 @@ class Session:
         except ConfigError as error:
             raise RemoteProtocolError(refusals.WRONG_CODEC, str(error)) from None
         self._step("lease")
-        self._fetch_s = FETCH_RETRY_S
         self._lease, self._lease_ends_at = lease, now + lease.ttl_s
-        self._assembly = Assembly(lease.num_chunks, lease.model_bytes)
         if self._held is not None and self._held[:2] == (lease.version, lease.model_hash):
             return self._train()
-        return self._fetch(now)
+        self._fetch = Fetch(lease)
+        return self._ask_for_model(self._fetch, now)
 
-    def _fetch(self, now: float) -> list[Action]:
-        lease = self._current_lease()
-        self.timer_at = now + self._fetch_s * self._jitter()
-        self._fetch_s *= 2  # asking again brings all chunks again: patience on a slow link
-        return [Subscribe((self.topics.model_filter(lease.version),))]
+    def _ask_for_model(self, fetch: Fetch, now: float) -> list[Action]:
+        self.timer_at = now + fetch.next_retry_s() * self._jitter()
+        return [Subscribe((self.topics.model_filter(self._current_lease().version),))]
 
     def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
-        if self.state is not State.FETCHING or self._assembly is None:
+        if self._fetch is None or chunk.version != self._current_lease().version:
+            return []
+        self.timer_at = now + self._fetch.patience_s * self._jitter()
+        params = self._fetch.add(chunk)
+        if params is None:
             return []
         lease = self._current_lease()
-        if chunk.version != lease.version:
-            return []
-        self.timer_at = now + self._fetch_s * self._jitter()
-        try:
-            self._assembly.add(chunk.index, chunk.data)
-            return self._check_model(lease, self._assembly)
-        except RemoteProtocolError:
-            self._assembly = Assembly(lease.num_chunks, lease.model_bytes)  # from the beginning
-            raise
-
-    def _check_model(self, lease: Lease, assembly: Assembly) -> list[Action]:
-        if not assembly.complete:
-            return []
-        data = assembly.join()
-        if hashlib.sha256(data).digest() != lease.model_hash:
-            raise RemoteProtocolError(refusals.MALFORMED, "the model does not have its hash")
-        params = params_from_bytes(data, lease.model_bytes // 4)
         self._held = (lease.version, lease.model_hash, params)
-        self._assembly = None
+        self._fetch = None
         return [Unsubscribe((self.topics.model_filter(lease.version),)), *self._train()]
 
     def _train(self) -> list[Action]:
         """Train if a lease, its model and the plan are all here."""
-        if self.state is not State.FETCHING or self._plan is None or self._layout is None:
+        if self.state is not State.FETCHING or self._plan is None:
             return []
         lease = self._current_lease()
         if self._held is None or self._held[:2] != (lease.version, lease.model_hash):
             return []
         params = self._held[2]
-        if params.size != self._layout.size:
+        if params.size != self._plan.layout.size:
             self.counts["refused_wrong_shape"] += 1  # plan and model change one after the other
             return []
         self._step("model")
@@ -384,8 +355,8 @@ class Session:
         assignment = Assignment(
             params=params,
             version=lease.version,
-            model=json.loads(self._plan.model),
-            training=json.loads(self._plan.training),
+            model=self._plan.model,
+            training=self._plan.training,
             seed=derive(self._seed, "training", lease.lease_id),
         )
         return [Train(lease.lease_id, assignment)]
@@ -394,7 +365,7 @@ class Session:
         lease = self._current_lease()
         self._step("lease ran out")
         self.counts["leases_lost"] += 1
-        self._assembly = None
+        self._fetch = None
         return [Unsubscribe((self.topics.model_filter(lease.version),))]
 
     # --- the update --------------------------------------------------------------------------
@@ -405,15 +376,15 @@ class Session:
             return []
         self._step("failed")
         self.counts["trainings_failed"] += 1
-        check_in_s = DEFAULT_CHECK_IN_S if self._plan is None else float(self._plan.check_in_s)
-        self.timer_at = now + check_in_s * self._jitter()
+        self.timer_at = now + self._check_in_s * self._jitter()
         return []
 
     def trained(self, lease_id: bytes, trained: Trained, now: float) -> list[Action]:
         """Training ended: what leaves the device is on flash before it leaves."""
         if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
             return []
-        if self._base is None or trained.params.size != self._base.size:
+        plan = self._plan
+        if plan is None or self._base is None or trained.params.size != self._base.size:
             return self.failed(lease_id, now)
         delta = trained.params - self._base
         if not is_sound(delta):
@@ -427,7 +398,7 @@ class Session:
             lease,
             delta,
             trained.num_samples,
-            layout=self._known_layout(),
+            layout=plan.layout,
             residual=self._residual,
             rounding_seed=derive(self._seed, "rounding", lease.lease_id),
         )
@@ -463,8 +434,9 @@ class Session:
         if reason == refusals.BUSY:
             return []
         residual = None
+        layout = None if self._plan is None else self._plan.layout
         if reason in refusals.FOLDED and pending.residual:
-            residual = fold(self.topics.task, pending, self._layout)
+            residual = fold(self.topics.task, pending, layout)
         return self._close("refusal", residual, now)
 
     def _close(self, event: str, residual: Residual | None, now: float) -> list[Action]:
@@ -489,10 +461,9 @@ class Session:
             raise LocalProtocolError(f"{self.state.value} without a lease")
         return self._lease
 
-    def _known_layout(self) -> Layout:
-        if self._layout is None:
-            raise LocalProtocolError("trained without a plan")
-        return self._layout
+    @property
+    def _check_in_s(self) -> float:
+        return DEFAULT_CHECK_IN_S if self._plan is None else self._plan.check_in_s
 
     def _to_aggregator(self, message: Message) -> Publish:
         return self._publish(self.topics.out(self.device), message)

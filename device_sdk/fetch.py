@@ -1,0 +1,60 @@
+"""Fetching the params that a lease names: chunks in, checked params out.
+
+A model that stops coming is asked for again, after a wait that doubles: asking brings all retained
+chunks again, and a slow link must not drown in them.
+"""
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import refusals
+from protocol.chunks import Assembly
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Lease, ModelChunk
+from protocol.vectors.layout import params_from_bytes
+
+#: A model that has stopped coming is asked for again after this long, at first.
+RETRY_S: Final = 10.0
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Fetch:
+    """What has come of one version so far."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._assembly = Assembly(lease.num_chunks, lease.model_bytes)
+        self._retry_s = RETRY_S / 2
+
+    def next_retry_s(self) -> float:
+        """Return how long to wait before asking again, twice as long each time."""
+        self._retry_s *= 2
+        return self._retry_s
+
+    @property
+    def patience_s(self) -> float:
+        """How long the next chunk may take."""
+        return self._retry_s
+
+    def add(self, chunk: ModelChunk) -> Float32 | None:
+        """Take a chunk; return the params when it was the last one.
+
+        Raises RemoteProtocolError (``malformed``, ``oversize``, ``wrong_shape``, ``not_finite``)
+        and starts from the beginning if the chunks do not make the model that the lease names.
+        """
+        try:
+            self._assembly.add(chunk.index, chunk.data)
+            return self._params() if self._assembly.complete else None
+        except RemoteProtocolError:
+            self._assembly = Assembly(self._lease.num_chunks, self._lease.model_bytes)
+            raise
+
+    def _params(self) -> Float32:
+        data = self._assembly.join()
+        if hashlib.sha256(data).digest() != self._lease.model_hash:
+            raise RemoteProtocolError(refusals.MALFORMED, "the model does not have its hash")
+        return params_from_bytes(data, self._lease.model_bytes // 4)

@@ -1,0 +1,35 @@
+"""The plan as a device uses it: what the message says, taken apart and checked once."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from device_sdk.engine.model import Model
+from device_sdk.engine.spec import parse_spec
+from protocol import refusals
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Plan
+from protocol.vectors.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """The model and the settings to train it with, and the layout of its params."""
+
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    layout: Layout
+    check_in_s: float
+
+
+def read_plan(plan: Plan) -> TrainingPlan:
+    """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
+    try:
+        model, training = json.loads(plan.model), json.loads(plan.training)
+        layout = Model(parse_spec(model)).layout
+    except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
+        raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
+    if not isinstance(training, dict):
+        raise RemoteProtocolError(refusals.MALFORMED, "plan: training is no JSON object")
+    return TrainingPlan(model, training, layout, float(plan.check_in_s))
