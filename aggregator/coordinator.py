@@ -1,6 +1,6 @@
 """The server's state machine: messages and time in, actions out. No I/O, no clock, no entropy.
 
-An update's way through it (DESIGN section 2)::
+An update's way through it (ARCHITECTURE.md has the whole journey)::
 
     check-in ──► waiting ──► lease open ──► journalled ──► counted     (receipt: the manifest)
                                  │               └──► refused          (the buffer was abandoned)

@@ -1,6 +1,6 @@
 """The aggregator's shell: transport, coordinator and store in one selector loop.
 
-The commit rule (DESIGN section 1): everything that one turn of the loop brought is decided first,
+The commit rule (docs/adr/0002): everything that one turn of the loop brought is decided first,
 then all it stores is committed at once, then what it publishes leaves, and only then are the
 messages acknowledged to the broker. If the store fails, everything is dropped and built again from
 the store; the broker delivers again what was not acknowledged.

@@ -1,6 +1,6 @@
 """From a delta to the update that is stored and sent, and back into the residual.
 
-Error feedback as in DESIGN section 2.5: with a contractive codec the residual is added before
+Error feedback (Stich et al. 2018): with a contractive codec the residual is added before
 encoding and what was not sent becomes the next residual, so that residual + sent = delta +
 previous residual. Unbiased codecs keep none. Pure functions.
 """

@@ -198,7 +198,7 @@ def test_a_stale_update_weighs_less_by_the_convention_named(
 
 
 def test_with_every_device_in_every_buffer_fedbuff_is_fedavg(make_desk: MakeDesk) -> None:
-    """ALGORITHMS section 19.1, exact: K = N, no delay, equal sample counts."""
+    """Exact: K = N, no delay, equal sample counts."""
     drawn = np.random.default_rng(3).normal(size=(3, 4, 6)).astype(np.float32)
     desks = [make_desk(buffered=goal(4)), make_desk(mode="rounds", rounds=rounds_of(4))]
     for deltas in drawn:
