@@ -1,0 +1,76 @@
+"""A whole federation: one aggregator, its devices, and the broker between them."""
+
+from collections.abc import Callable
+
+from aggregator.config import TaskConfig
+from device_sdk.trainer import Assignment, Trainer
+from protocol.stream import derive
+from protocol.topics import Topics
+from simulator.broker import Broker
+from simulator.device import SimulatedDevice
+from simulator.queue import EventQueue
+from simulator.server import SimulatedServer
+
+
+class World:
+    """One task in virtual time; ``seed`` (32 bytes) decides all that is drawn.
+
+    The aggregator starts with it. `run_for` and `run_until` let time pass; ``broker.route`` and the
+    devices' durations say how long things take.
+    """
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        seed: bytes,
+        *,
+        latency_s: float = 0.05,
+        max_packet_bytes: int = 1 << 16,
+    ) -> None:
+        self.queue = EventQueue()
+        self.broker = Broker(self.queue, latency_s=latency_s, max_packet_bytes=max_packet_bytes)
+        self.topics = Topics(config.prefix, config.task)
+        self.devices: dict[str, SimulatedDevice] = {}
+        self._seed = seed
+        self.server = SimulatedServer(self.queue, self.broker, config, derive(seed, "aggregator"))
+        self.server.start()
+
+    @property
+    def now(self) -> float:
+        """The present, in virtual seconds since the beginning."""
+        return self.queue.now
+
+    def add(
+        self,
+        name: str,
+        trainer: Trainer,
+        duration: Callable[[Assignment], float],
+        *,
+        storage: dict[str, bytes] | None = None,
+        retry_first_s: float = 10.0,
+        retry_cap_s: float = 600.0,
+    ) -> SimulatedDevice:
+        """Let a new device join; ``storage`` is its own or what it brings along."""
+        device = SimulatedDevice(
+            name,
+            trainer,
+            duration,
+            queue=self.queue,
+            broker=self.broker,
+            topics=self.topics,
+            seed=derive(self._seed, "device", name),
+            storage={} if storage is None else storage,
+            retry_first_s=retry_first_s,
+            retry_cap_s=retry_cap_s,
+        )
+        self.devices[name] = device
+        device.start()
+        return device
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass."""
+        self.queue.run_until(self.now + seconds)
+
+    def run_until(self, condition: Callable[[], bool], limit_s: float) -> bool:
+        """Let time pass until it holds; return False if it does not within ``limit_s``."""
+        return self.queue.run_while(lambda: not condition(), self.now + limit_s)
