@@ -1,0 +1,176 @@
+"""``fedbus flash`` and ``fedbus verify``: bring the SDK onto a device, and see it come."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from device_sdk import SDK_VERSION
+from firmware_scripts.bundle import BundleError
+from firmware_scripts.flashing import act, flash_plan, rollback_plan
+from firmware_scripts.plan import Plan, PlanError, Verdict
+from firmware_scripts.target import Ssh, Target, TargetError, open_folder
+from firmware_scripts.verify import Expected, last_boot, watcher
+from firmware_scripts.verify import verify as wait_for_device
+from firmware_scripts.wish import Wish, read_wish
+from protocol.errors import ConfigError
+from protocol.topics import DEFAULT_PREFIX, Topics
+from transport.config import BrokerConfig
+
+_ASK_BROKER_S: Final = 3.0
+_MONITOR: Final = "monitor"
+
+app = typer.Typer(
+    help="Bring the SDK onto devices.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``flash`` and ``verify`` to a command line."""
+    app.command("flash")(flash)
+    app.command("verify")(verify)
+
+
+@app.command()
+def flash(
+    *,
+    root: Annotated[
+        Path | None, typer.Option(help="A Linux root file system: a mounted card, a container's.")
+    ] = None,
+    ssh: Annotated[str, typer.Option(help="HOST or USER@HOST of a running Linux.")] = "",
+    ssh_port: Annotated[int | None, typer.Option(help="Where sshd listens.")] = None,
+    ssh_option: Annotated[list[str] | None, typer.Option(help="As after `ssh -o`.")] = None,
+    ssh_prefix: Annotated[
+        str, typer.Option(help="A folder there that stands for its root file system.")
+    ] = "",
+    sudo: Annotated[bool, typer.Option("--sudo", help="Become root there, by sudo -n.")] = False,
+    config: Annotated[Path | None, typer.Option(help="The device's TOML file.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the device's password alone.")
+    ] = None,
+    python: Annotated[
+        str, typer.Option(help="An interpreter on the target that has the libraries.")
+    ] = "",
+    wheelhouse: Annotated[
+        Path | None, typer.Option(help="Wheels to take along, for a target without network.")
+    ] = None,
+    setup_now: Annotated[
+        bool | None,
+        typer.Option(
+            "--setup-now/--setup-at-boot",
+            help="When the virtual environment is made; over ssh now, else at first boot.",
+        ),
+    ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Switch back to the release before.")
+    ] = False,
+    this_machine: Annotated[
+        bool, typer.Option("--this-machine", help="Allow --root / on purpose.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without: only say what.")] = False,
+) -> None:
+    """Put SDK, configuration and service onto a device. Without --yes it says what it would do."""
+    with _failures():
+        if (root is None) == (not ssh):
+            raise ConfigError("give either --root DIR or --ssh HOST")
+        target: Target = Ssh(
+            host=ssh, port=ssh_port, options=tuple(ssh_option or ()), root=ssh_prefix, sudo=sudo
+        )
+        if root is not None:
+            target = open_folder(root, this_machine=this_machine)
+        if rollback:
+            _carry_out(target, rollback_plan(target), act_now=yes)
+            return
+        if config is None:
+            raise ConfigError("give --config device.toml, or --rollback")
+        wish = read_wish(config, password_file=password_file, python=python, wheelhouse=wheelhouse)
+        now = not target.root if setup_now is None else setup_now
+        plan = flash_plan(target, wish, setup_now=now)
+        if not yes or plan.changes_nothing:
+            _carry_out(target, plan, act_now=False)
+            return
+        boot = _boot_before(wish, password_file)
+        _carry_out(target, plan, act_now=True)
+        typer.echo(f"to see it come: {_verify_command(wish, boot)}")
+
+
+@app.command()
+def verify(
+    *,
+    task: Annotated[str, typer.Option("--task", "-t", help="The device's task.")],
+    device: Annotated[str, typer.Option(help="The device's id.")],
+    host: Annotated[str, typer.Option(help="The broker's address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The broker's port.")] = 1883,
+    prefix: Annotated[str, typer.Option(help="What stands before every topic.")] = DEFAULT_PREFIX,
+    username: Annotated[
+        str, typer.Option(help="The broker account; `monitor` where a password is given.")
+    ] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password alone.")
+    ] = None,
+    sdk_version: Annotated[str, typer.Option(help="The SDK version that it must run.")] = "",
+    after_boot: Annotated[
+        str, typer.Option(help="Boot id of a birth that does not count, as `flash` names it.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 60.0,
+) -> None:
+    """Wait until a device is online on the broker. Exit status 0 if it came, else 1."""
+    expected = Expected(sdk=sdk_version, after_boot=after_boot)
+    with _failures():
+        broker = BrokerConfig(
+            host=host, port=port, username=username, password_file=str(password_file or "")
+        )
+        topics = Topics(prefix, task)
+        settings = watcher(broker, username=_MONITOR)
+        seen = wait_for_device(settings, topics, device, expected, timeout_s=timeout)
+    typer.echo(seen.sentence(device, expected))
+    raise typer.Exit(0 if seen.fulfils(expected) else 1)
+
+
+def _carry_out(target: Target, plan: Plan, *, act_now: bool) -> None:
+    for line in plan.lines:
+        typer.echo(f"{line.verdict.value:<8} {line.text}")
+    if plan.changes_nothing:
+        typer.echo("everything is there already: nothing to do")
+    elif not act_now:
+        typer.echo("nothing was changed; --yes does it")
+    else:
+        act(target, plan)
+        num_changed = sum(line.verdict is not Verdict.SAME for line in plan.lines)
+        typer.echo(f"done: {num_changed} things new or changed")
+
+
+def _boot_before(wish: Wish, password_file: Path | None) -> str:
+    """Return the boot id that the broker knows now, if it is in reach from here."""
+    if wish.needs_password() and password_file is None:
+        return ""
+    settings = wish.settings
+    broker = dataclasses.replace(settings.broker, password_file=str(password_file or ""))
+    topics = Topics(settings.prefix, settings.task)
+    client = watcher(broker, username=settings.device)
+    return last_boot(client, topics, settings.device, timeout_s=_ASK_BROKER_S).boot
+
+
+def _verify_command(wish: Wish, boot: str) -> str:
+    settings = wish.settings
+    words = ["fedbus", "verify", "--host", settings.broker.host, "--port"]
+    words += [str(settings.broker.port), "--task", settings.task, "--device", settings.device]
+    words += ["--sdk-version", SDK_VERSION]
+    words += ["--prefix", settings.prefix] if settings.prefix != DEFAULT_PREFIX else []
+    words += ["--after-boot", boot] if boot else []
+    return shlex.join(words)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What a person can mend ends in one sentence and status 2."""
+    try:
+        yield
+    except (ConfigError, PlanError, TargetError, BundleError) as error:
+        sys.stderr.write(f"fedbus: {error}\n")
+        raise typer.Exit(2) from None

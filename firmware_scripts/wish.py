@@ -1,0 +1,153 @@
+"""What the user wants on the device: read once, checked before anything is touched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from device_sdk.config import DeviceConfig, load_config
+from firmware_scripts.bundle import REQUIREMENTS, Bundle, build_bundle
+from protocol.errors import ConfigError
+
+OPT: Final = "/opt/fedbus"
+RELEASES: Final = f"{OPT}/releases"
+CURRENT: Final = f"{OPT}/current"
+PREVIOUS: Final = f"{OPT}/previous"
+VENV: Final = f"{OPT}/venv"
+VENV_READY: Final = f"{VENV}/ready"
+CONFIG: Final = "/etc/fedbus/device.toml"
+PASSWORD: Final = "/etc/fedbus/password"  # noqa: S105 - where it lies
+STATE_DIR: Final = "/var/lib/fedbus"
+DEVICE_UNIT: Final = "fedbus-device.service"
+SETUP_UNIT: Final = "fedbus-setup.service"
+
+_UNITS: Final = "/etc/systemd/system"
+# The unit's user is made up at its start and may not read root's files; systemd hands it a copy.
+_CREDENTIAL: Final = f"""
+LoadCredential=password:{PASSWORD}
+BindReadOnlyPaths=/run/credentials/{DEVICE_UNIT}/password:{PASSWORD}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file on the target: ``path`` there, ``mode``, content."""
+
+    path: str
+    mode: int
+    data: bytes = field(repr=False)
+
+    @property
+    def secret(self) -> bool:
+        """Whether not even its size may be told."""
+        return self.path == PASSWORD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One device as it should be.
+
+    ``python`` is an interpreter on the target that has the libraries; empty: a virtual environment
+    is made there, from ``wheels`` (file name -> content) or, without any, from the network.
+    """
+
+    bundle: Bundle
+    config: bytes
+    settings: DeviceConfig
+    password: bytes | None = field(default=None, repr=False)
+    python: str = ""
+    wheels: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    def needs_password(self) -> bool:
+        """Whether the device reads `PASSWORD`, be it flashed now or there already."""
+        return self.settings.broker.password_file == PASSWORD
+
+    def files(self) -> tuple[File, ...]:
+        """Everything but the release, in the order in which it is put in place."""
+        wanted = [File(CONFIG, 0o644, self.config)]
+        if self.password is not None:
+            wanted.append(File(PASSWORD, 0o600, self.password))
+        wanted.append(File(f"{_UNITS}/{DEVICE_UNIT}", 0o644, self._unit()))
+        return (*self.setup_files(), *wanted)
+
+    def setup_files(self) -> tuple[File, ...]:
+        """What makes the virtual environment; nothing where an interpreter was given."""
+        if self.python:
+            return ()
+        requirements = "".join(f"{each}\n" for each in REQUIREMENTS).encode()
+        return (
+            *(File(f"{OPT}/wheels/{name}", 0o644, data) for name, data in self.wheels.items()),
+            File(f"{OPT}/requirements.txt", 0o644, requirements),
+            File(f"{OPT}/setup", 0o755, _template("setup.sh")),
+            File(f"{_UNITS}/{SETUP_UNIT}", 0o644, _template(SETUP_UNIT)),
+        )
+
+    def links(self) -> dict[str, str]:
+        """Path -> what it points to: what starts the units, without a running systemd."""
+        units = [DEVICE_UNIT] if self.python else [DEVICE_UNIT, SETUP_UNIT]
+        return {wanted_by(unit): f"../{unit}" for unit in units}
+
+    def _unit(self) -> bytes:
+        credential = _CREDENTIAL if self.needs_password() else ""
+        text = _template(DEVICE_UNIT).decode()
+        text = text.replace("@python@", self.python or f"{VENV}/bin/python")
+        return text.replace("@password@\n", credential).encode()
+
+
+def wanted_by(unit: str) -> str:
+    """Return the link that has systemd start ``unit`` at boot."""
+    return f"{_UNITS}/multi-user.target.wants/{unit}"
+
+
+def read_wish(
+    config: Path,
+    *,
+    password_file: Path | None = None,
+    python: str = "",
+    wheelhouse: Path | None = None,
+) -> Wish:
+    """Read and check what the user gave. Raises ConfigError, naming what to mend."""
+    settings = load_config(config)
+    if settings.state_dir != STATE_DIR:
+        raise ConfigError(
+            f'{config}: a flashed device keeps its state in state_dir = "{STATE_DIR}"'
+        )
+    if python and (not python.startswith("/") or any(each.isspace() for each in python)):
+        raise ConfigError(f"--python {python}: give its whole path, without spaces")
+    if python and wheelhouse is not None:
+        raise ConfigError("--wheelhouse is for the virtual environment: leave out --python")
+    wish = Wish(
+        bundle=build_bundle(),
+        config=config.read_bytes(),
+        settings=settings,
+        password=None if password_file is None else _read_password(password_file),
+        python=python,
+        wheels={} if wheelhouse is None else _read_wheels(wheelhouse),
+    )
+    if password_file is not None and not wish.needs_password():
+        raise ConfigError(
+            f'{config}: the device will find its password in broker.password_file = "{PASSWORD}"'
+        )
+    return wish
+
+
+def _read_password(path: Path) -> bytes:
+    try:
+        text = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"--password-file {path}: {error.strerror}") from None
+    if not text:
+        raise ConfigError(f"--password-file {path}: is empty")
+    return text + b"\n"
+
+
+def _read_wheels(folder: Path) -> dict[str, bytes]:
+    wheels = {path.name: path.read_bytes() for path in sorted(folder.glob("*.whl"))}
+    if not wheels:
+        raise ConfigError(f"--wheelhouse {folder}: no *.whl files there")
+    return wheels
+
+
+def _template(name: str) -> bytes:
+    return files("firmware_scripts").joinpath(name).read_bytes()
