@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedbus.view import Member, Report, TaskView, count, number, table, text
+from fedbus.view import Member, Report, TaskView, count, number, printable, table, text
 
 #: Lines of the picture, and of the prompt below it, that are not devices.
 FRAME_LINES: Final = 15
@@ -49,7 +49,7 @@ def human_bytes(num_bytes: float) -> str:
 def refusals(metrics: Report) -> Mapping[str, int]:
     """Return how many updates and messages were refused, by reason, the most frequent first."""
     refused = table(metrics, "refused")
-    counted = {reason: count(refused, reason) for reason in refused}
+    counted = {printable(reason): count(refused, reason) for reason in refused}
     return dict(sorted(counted.items(), key=lambda item: -item[1]))
 
 

@@ -47,7 +47,16 @@ def _waiting(view: TaskView) -> Iterator[str]:
     if training:
         yield f"  at work: {_listed(training, num_training)}"
     if not num_training and not num_waiting:
-        yield "  no device asks for work: are they online, and do they have data?"
+        yield _idle_hint(count(rounds, "updates_in_buffer"))
+
+
+def _idle_hint(num_buffered: int) -> str:
+    if num_buffered:
+        return (
+            "  nobody else asks for work; a device whose update waits in the buffer "
+            "gets more after the next version"
+        )
+    return "  no device asks for work: are they online, and do they have data?"
 
 
 def _learning(view: TaskView) -> Iterator[str]:

@@ -14,6 +14,7 @@ from protocol.topics import Kind, Topics
 
 MAX_REPORT_BYTES: Final = 256 * 1024
 MAX_DEVICES: Final = 10_000
+_ABSURD: Final = 1e18
 
 Report = Mapping[str, object]
 
@@ -112,11 +113,11 @@ class TaskView:
 
 
 def number(report: Report, key: str) -> float | None:
-    """Return the finite number under ``key``; None if there is none."""
+    """Return the number under ``key``; None if there is none that could be meant."""
     value = report.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if abs(value) < float("inf") else None
+    return value if abs(value) < _ABSURD else None
 
 
 def count(report: Report, key: str) -> int:

@@ -1,0 +1,104 @@
+"""docs/configuration.md has every key of both files, with its default, and no other."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from aggregator.config import _STRATEGIES, AggregatorConfig
+from device_sdk.config import DeviceConfig
+from device_sdk.engine.layers import LAYERS
+from device_sdk.engine.losses import LOSSES
+from device_sdk.engine.training import TrainingSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+REQUIRED = "required"
+
+
+def sections() -> dict[str, dict[str, str]]:
+    """Heading -> key -> default as written."""
+    found: dict[str, dict[str, str]] = {}
+    for part in re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]:
+        heading = re.match(r"`\[?([a-z._]+)\]?`\n", part)
+        if heading is not None:
+            rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|[^|]*\|[^|]+\|$", part, re.MULTILINE)
+            found[heading[1]] = dict(rows)
+    return found
+
+
+def settings(cls: Any, name: str) -> dict[str, Any]:
+    """Section -> the dataclass whose keys it has, nested ones included."""
+    found = {name: cls}
+    path = "" if name.endswith(".toml") else f"{name}."
+    for key, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found |= settings(hint, f"{path}{key}")
+    return found
+
+
+SETTINGS = {
+    **settings(AggregatorConfig, "fed.toml"),
+    **settings(DeviceConfig, "device.toml"),
+    "task.training": TrainingSettings,
+}
+
+
+def plain_fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    """The keys that stand in a section of their own class, not in tables with sections."""
+    hints = get_type_hints(cls)
+    tables = {"model", "training"}
+    return {
+        field.name: field
+        for field in dataclasses.fields(cls)
+        if not dataclasses.is_dataclass(hints[field.name]) and field.name not in tables
+    }
+
+
+def test_every_section_is_documented_and_no_other() -> None:
+    assert sections().keys() == SETTINGS.keys() | {"task.model"}
+
+
+@pytest.mark.parametrize("section", SETTINGS)
+def test_every_key_is_documented_and_no_other(section: str) -> None:
+    assert sections()[section].keys() == plain_fields(SETTINGS[section]).keys()
+
+
+@pytest.mark.parametrize("section", SETTINGS)
+def test_defaults_are_the_documented_ones(section: str) -> None:
+    for key, field in plain_fields(SETTINGS[section]).items():
+        written = sections()[section][key]
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            default = field.default
+        if default is dataclasses.MISSING:
+            assert written == REQUIRED, key
+        elif default is None:
+            assert written == "none", key
+        else:
+            value = tomllib.loads(f"it = {written.strip('`')}")["it"]
+            assert value == default, key
+            assert type(value) is type(default), key
+
+
+def test_the_model_table_and_its_layers_and_losses_are_documented() -> None:
+    assert sections()["task.model"].keys() == {"input", "layers", "loss"}
+    listed = PAGE[PAGE.index("A layer is one of") : PAGE.index("### `[task.training]`")]
+    assert set(re.findall(r"^\| `(\w+)` \|", listed, re.MULTILINE)) == LAYERS.keys()
+    assert all(f"`{loss}`" in PAGE for loss in LOSSES)
+    for word, layer in LAYERS.items():
+        row = next(line for line in listed.splitlines() if line.startswith(f"| `{word}`"))
+        for field in dataclasses.fields(layer):  # type: ignore[arg-type] # every layer is one
+            assert f"`{field.name}`" in row
+
+
+def test_every_strategy_is_documented_with_its_options() -> None:
+    rows = dict(re.findall(r"^\| `(fed\w+)` \| (`\w+` = .+) \|$", PAGE, re.MULTILINE))
+    written = {
+        name: {key: float(value) for key, value in re.findall(r"`(\w+)` = `([\d.]+)`", options)}
+        for name, options in rows.items()
+    }
+    assert written == {name: factory.__kwdefaults__ for name, factory in _STRATEGIES.items()}

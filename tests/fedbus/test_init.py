@@ -1,0 +1,74 @@
+"""`fedbus init`: samples that work, and that name every key with its default."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import AggregatorConfig
+from aggregator.config import load_config as load_aggregator
+from device_sdk.config import DeviceConfig
+from device_sdk.config import load_config as load_device
+from device_sdk.engine.training import TrainingSettings
+from fedbus.__main__ import main
+from fedbus.init import SAMPLES, sample
+from protocol.settings import build
+from tests.fedbus.test_configuration_docs import SETTINGS, plain_fields, sections
+
+#: Commented out with an example, as their default is to leave them out.
+WITHOUT_DEFAULT = {"max_steps", "clip_norm"}
+
+
+def uncommented(name: str) -> dict[str, object]:
+    """The sample with every commented key in force."""
+    return tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", sample(name), flags=re.MULTILINE))
+
+
+def test_the_samples_pass_their_own_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "new")]) == 0
+    assert load_aggregator(tmp_path / "new" / "fed.toml").task.task == "digits"
+    assert load_device(tmp_path / "new" / "device.toml").device == "device-1"
+    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 0
+    assert "2410 params" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_nothing_is_overwritten(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    assert main(["init", str(tmp_path)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+def test_what_is_commented_out_is_the_default() -> None:
+    plain = build(AggregatorConfig, tomllib.loads(sample("fed.toml")))
+    spelled = uncommented("fed.toml")
+    task = spelled["task"]
+    assert isinstance(task, dict)
+    training = {key: value for key, value in task["training"].items() if key not in WITHOUT_DEFAULT}
+    assert build(TrainingSettings, training) == TrainingSettings()
+    task["training"] = {}
+    assert task["strategy"].pop("options") == {"learning_rate": 1.0}
+    assert build(AggregatorConfig, spelled) == plain
+    device = uncommented("device.toml")
+    assert build(DeviceConfig, device) == build(DeviceConfig, tomllib.loads(sample("device.toml")))
+
+
+def test_every_key_stands_in_its_sample() -> None:
+    for section in sections():
+        if section == "task.model":
+            continue
+        for name in SAMPLES:
+            found: object = uncommented(name)
+            for part in [] if section.endswith(".toml") else section.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            if section.endswith(".toml") and section != name:
+                continue
+            if isinstance(found, dict):
+                assert plain_fields(SETTINGS[section]).keys() <= found.keys(), (name, section)
