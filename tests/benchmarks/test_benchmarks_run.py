@@ -1,4 +1,4 @@
-"""Each benchmark runs at tiny sizes and reports what docs/benchmarks.md shows. No figure is judged."""
+"""Each benchmark runs at tiny sizes and reports what the docs show. No figure is judged."""
 
 import json
 from collections.abc import Sequence
@@ -30,3 +30,18 @@ def test_ingest_compares_the_aggregator_with_a_bare_subscriber(tmp_path: Path) -
     report = report_of("ingest", tmp_path / "out.json")
     for case in ("a", "b"):
         assert has_numbers(report[case], ["ratio_to_bare_paho", "updates_per_s", "bare_per_s"])
+
+
+def test_step_compares_with_plain_numpy(tmp_path: Path) -> None:
+    report = report_of("step", tmp_path / "out.json")
+    for case in ("dense", "sparse"):
+        assert has_numbers(report[case], ["ratio_to_plain", "ours_ms", "plain_ms"])
+
+
+@pytest.mark.broker
+def test_wire_counts_bytes_at_the_broker_and_says_what_accuracy_they_buy(tmp_path: Path) -> None:
+    require_mosquitto()
+    report = report_of("wire", tmp_path / "out.json")
+    for row in report["codecs"].values():
+        assert has_numbers(row, ["bytes_digits", "bytes_100k", "accuracy"])
+    assert has_numbers(report["summary"], ["times_smaller_digits", "times_smaller_100k"])
