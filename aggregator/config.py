@@ -173,7 +173,6 @@ class AggregatorConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     database: str = ""
     monitor_s: float = 1.0
-    commit_s: float = 0.02
 
 
 def load_config(path: Path) -> AggregatorConfig:

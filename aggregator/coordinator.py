@@ -240,6 +240,8 @@ class Coordinator:
         return [self._publication.to_device(device, refusal)]
 
     def _grant(self, now: float) -> list[Action]:
+        if not self.fleet.num_waiting:
+            return []
         actions: list[Action] = []
         for _ in range(self._scheduling.num_grants(self.view(now))):
             waiting = self.fleet.next()
