@@ -7,6 +7,7 @@ reorder copies; the same can be done to single flights under way.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from simulator.queue import EventQueue, Scheduled
@@ -65,7 +66,7 @@ class Broker:
         self._queue = queue
         self._sessions: dict[str, _Session] = {}
         self._exact: dict[str, dict[str, None]] = {}
-        self._wild: dict[str, tuple[list[str], dict[str, None]]] = {}
+        self._wild: dict[str, dict[str, None]] = {}
         self._num_tokens = 0
 
     @property
@@ -127,26 +128,18 @@ class Broker:
         """Add a subscription, and send what is retained for it (again)."""
         session = self._sessions[client_id]
         session.filters[topic_filter] = None
-        levels = topic_filter.split("/")
-        wild = "+" in levels or "#" in levels
-        if wild:
-            self._wild.setdefault(topic_filter, (levels, {}))[1][client_id] = None
-        else:
-            self._exact.setdefault(topic_filter, {})[client_id] = None
-        topics = [topic_filter] if not wild else list(self.retained)
-        for topic in topics:
-            if topic in self.retained and (not wild or matches(levels, topic.split("/"))):
-                self._send(session, topic, self.retained[topic], 1, retain=True)
+        self._clients_by(topic_filter).setdefault(topic_filter, {})[client_id] = None
+        for topic in [topic for topic in self.retained if matches(topic_filter, topic)]:
+            self._send(session, topic, self.retained[topic], 1, retain=True)
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
         """End a subscription."""
         self._sessions[client_id].filters.pop(topic_filter, None)
-        exact = self._exact.get(topic_filter)
-        clients = exact if exact is not None else self._wild.get(topic_filter, ([], {}))[1]
-        clients.pop(client_id, None)
-        if not clients:
-            self._exact.pop(topic_filter, None)
-            self._wild.pop(topic_filter, None)
+        clients = self._clients_by(topic_filter)
+        subscribed = clients.get(topic_filter, {})
+        subscribed.pop(client_id, None)
+        if not subscribed:
+            clients.pop(topic_filter, None)
 
     def acknowledge(self, client_id: str, token: int) -> None:
         """Forget a message that has arrived."""
@@ -200,11 +193,14 @@ class Broker:
 
     def _subscribers(self, topic: str) -> list[str]:
         found = dict(self._exact.get(topic, {}))
-        levels = topic.split("/")
-        for pattern, clients in self._wild.values():
-            if matches(pattern, levels):
+        for topic_filter, clients in self._wild.items():
+            if matches(topic_filter, topic):
                 found |= clients
         return list(found)
+
+    def _clients_by(self, topic_filter: str) -> dict[str, dict[str, None]]:
+        """Return the table that a filter belongs to: client ids by filter."""
+        return self._wild if "+" in topic_filter or "#" in topic_filter else self._exact
 
     def _send(
         self, session: _Session, topic: str, payload: bytes, qos: int, *, retain: bool
@@ -244,9 +240,11 @@ class Broker:
         self._sessions.pop(session.client_id, None)
 
 
-def matches(pattern: Sequence[str], levels: Sequence[str]) -> bool:
-    """Whether a topic's levels match a filter's."""
-    if pattern and pattern[-1] == "#":
+@lru_cache(maxsize=1 << 16)
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a filter takes a topic: ``+`` is any one level, ``#`` all that follow."""
+    pattern, levels = topic_filter.split("/"), topic.split("/")
+    if pattern[-1] == "#":
         pattern, levels = pattern[:-1], levels[: len(pattern) - 1]
     if len(pattern) != len(levels):
         return False

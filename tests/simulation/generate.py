@@ -22,7 +22,7 @@ from tests.simulation.history import (
 )
 
 DEVICES = "abcde"
-MAX_OPERATIONS = 40
+MAX_OPERATIONS = 30
 CODECS = ("dense/float32", "dense/float32", "topk-0.001/float32")
 
 
@@ -61,7 +61,7 @@ _WEIGHED: tuple[tuple[int, Callable[[_Draws], Operation]], ...] = (
     (1, lambda draws: RestartBroker(draws.coin(), draws.seconds(10))),
     (2, lambda draws: FailStore(draws.coin())),
     (2, lambda draws: FailStorage(draws.device())),
-    (32, lambda draws: AdvanceTime(draws.seconds(30))),
+    (32, lambda draws: AdvanceTime(draws.seconds(20))),
 )
 _URN = tuple(draw for weight, draw in _WEIGHED for _ in range(weight))
 

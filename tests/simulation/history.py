@@ -97,20 +97,8 @@ class AdvanceTime:
     seconds: float
 
 
-Operation = (
-    Join
-    | Leave
-    | Deliver
-    | Drop
-    | Duplicate
-    | Reorder
-    | RestartDevice
-    | RestartAggregator
-    | RestartBroker
-    | FailStore
-    | FailStorage
-    | AdvanceTime
-)
+Breakage = RestartDevice | RestartAggregator | RestartBroker | FailStore | FailStorage
+Operation = Join | Leave | Deliver | Drop | Duplicate | Reorder | Breakage | AdvanceTime
 
 
 @dataclass(frozen=True, slots=True)

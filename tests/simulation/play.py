@@ -14,6 +14,7 @@ from simulator import Flight, SimulatedDevice, World
 from tests.simulation.audit import Audit
 from tests.simulation.history import (
     AdvanceTime,
+    Breakage,
     Deliver,
     Drop,
     Duplicate,
@@ -54,7 +55,7 @@ def config(history: History) -> TaskConfig:
         max_staleness=2 if history.mode == "buffered" else 0,
         lease_ttl_s=LEASE_TTL_S,
         chunk_patience_s=3.0,
-        check_in_s=4,
+        check_in_s=6,
     )
 
 
@@ -90,42 +91,45 @@ class Player:
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def perform(self, operation: Operation) -> None:
-        world, broker = self.world, self.world.broker
         match operation:
             case Join(name):
                 self._join(name)
             case Leave(name):
                 self._leave(name)
-            case Deliver(index):
-                for flight in self._flight(index):
-                    broker.land(flight)
-            case Drop(index):
-                for flight in self._flight(index):
-                    broker.drop(flight)
-            case Duplicate(index, later_s):
-                for flight in self._flight(index):
-                    broker.duplicate(flight, later_s)
-            case Reorder(index, later_s):
-                for flight in self._flight(index):
-                    broker.delay(flight, later_s)
-            case RestartDevice(name, after, down_s):
-                if name in world.devices and name not in self.gone:
-                    world.devices[name].lose_power(after=after, down_s=down_s)
-            case RestartAggregator(after, down_s):
-                world.server.lose_power(after=after, down_s=down_s)
-            case RestartBroker(forget, down_s):
-                broker.restart(forget=forget, down_s=down_s)
-            case FailStore(kept):
-                world.server.store.fail_next(kept=kept)
-            case FailStorage(name):
-                if name in world.devices:
-                    world.devices[name].fail_next_write()
             case AdvanceTime(seconds):
-                world.run_for(seconds)
+                self.world.run_for(seconds)
+            case Deliver() | Drop() | Duplicate() | Reorder():
+                flights = self.world.broker.flights
+                if flights:
+                    self._meddle(operation, flights[operation.index % len(flights)])
+            case _:
+                self._break(operation)
 
-    def _flight(self, index: int) -> list[Flight]:
-        flights = self.world.broker.flights
-        return [flights[index % len(flights)]] if flights else []
+    def _meddle(self, operation: Deliver | Drop | Duplicate | Reorder, flight: Flight) -> None:
+        broker = self.world.broker
+        match operation:
+            case Deliver():
+                broker.land(flight)
+            case Drop():
+                broker.drop(flight)
+            case Duplicate():
+                broker.duplicate(flight, operation.later_s)
+            case Reorder():
+                broker.delay(flight, operation.later_s)
+
+    def _break(self, operation: Breakage) -> None:
+        server = self.world.server
+        match operation:
+            case RestartDevice(name, after, down_s) if name in self._living():
+                self.world.devices[name].lose_power(after=after, down_s=down_s)
+            case RestartAggregator(after, down_s):
+                server.lose_power(after=after, down_s=down_s)
+            case RestartBroker(forget, down_s):
+                self.world.broker.restart(forget=forget, down_s=down_s)
+            case FailStore(kept):
+                server.store.fail_next(kept=kept)
+            case FailStorage(name) if name in self._living():
+                self.world.devices[name].fail_next_write()
 
     def _join(self, name: str) -> None:
         if name in self.world.devices:
@@ -135,8 +139,8 @@ class Player:
             self.trainer,
             self._duration,
             storage=self.trainer.storage(),
-            retry_first_s=2.0,
-            retry_cap_s=8.0,
+            retry_first_s=3.0,
+            retry_cap_s=12.0,
         )
         device.closed = partial(self._closed, device)
 
