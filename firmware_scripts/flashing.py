@@ -63,5 +63,6 @@ def look(target: Target, paths: Sequence[str], python: str = "") -> Found:
         releases=tuple(releases),
         has_etc="etc" in facts,
         runs_systemd="systemd" in facts,
+        unfinished="unfinished" in facts,
         interpreter=interpreter,
     )

@@ -48,12 +48,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The target as it is. ``releases``: newest first; ``interpreter``: see target.sh."""
+    """The target as it is. ``releases``: newest first; ``interpreter``: see target.sh.
+
+    ``unfinished``: an earlier flash was interrupted.
+    """
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     releases: tuple[str, ...] = ()
     has_etc: bool = True
     runs_systemd: bool = False
+    unfinished: bool = False
     interpreter: str = ""
 
     def release(self, link: str) -> str:
@@ -125,7 +129,7 @@ def make_plan(wish: Wish, found: Found, *, setup_now: bool) -> Plan:
     script = [
         *([_step("unpack", name)] if unpacks else []),
         *(_step("stage", f"{file.mode:o}", file.path) for file in staged),
-        *(["durable"] if unpacks or staged else []),
+        "commit",
         *(_step("put", file.path) for file in first),
         *(["libraries"] if builds else []),
         *([_step("release", name)] if unpacks else []),
@@ -134,27 +138,33 @@ def make_plan(wish: Wish, found: Found, *, setup_now: bool) -> Plan:
         *_obsolete(wish, found),
         *([] if current is Verdict.SAME else _switch(name, found)),
     ]
-    if not script:
+    if script == ["commit"] and not found.unfinished:
         return Plan(tuple(lines), ())
     script += [_step("prune", old) for old in _too_old(name, found)]
-    script += ["durable", *(["restart"] if found.runs_systemd else [])]
     lines += [Line(Verdict.CHANGED, f"{RELEASES}/{old}: removed") for old in _too_old(name, found)]
-    if found.runs_systemd:
-        lines.append(Line(Verdict.CHANGED, "the device is restarted"))
+    lines += _restart_line(found)
     payload = _payload(wish, staged)
-    return Plan(tuple(lines), ("receive", *script), payload)
+    return Plan(tuple(lines), ("receive", *script, *_restart(found), "finish"), payload)
 
 
 def plan_rollback(found: Found) -> Plan:
     """Plan the switch back to the release before. Raises PlanError if there is none."""
     current, previous = found.release(CURRENT), found.release(PREVIOUS)
-    if not previous:
+    if previous in {"", current}:
         raise PlanError("there is no release before the current one to roll back to")
-    lines = [Line(Verdict.CHANGED, f"{CURRENT} -> releases/{previous} (was {current or 'none'})")]
-    script = _switch(previous, found)
-    if found.runs_systemd:
-        lines.append(Line(Verdict.CHANGED, "the device is restarted"))
-    return Plan(tuple(lines), (*script, "durable", *(["restart"] if found.runs_systemd else [])))
+    line = Line(Verdict.CHANGED, f"{CURRENT} -> releases/{previous} (was {current or 'none'})")
+    script = [_step("link", f"releases/{previous}", CURRENT)]
+    script += [_step("link", f"releases/{current}", PREVIOUS)] if current else []
+    return Plan((line, *_restart_line(found)), (*script, "durable", *_restart(found)))
+
+
+def _restart(found: Found) -> list[str]:
+    return ["restart"] if found.runs_systemd else []
+
+
+def _restart_line(found: Found) -> list[Line]:
+    text = "the device's service is restarted"
+    return [Line(Verdict.CHANGED, text)] if found.runs_systemd else []
 
 
 def _check(wish: Wish, found: Found) -> None:

@@ -72,6 +72,8 @@ facts() {
     inside /etc
     [ -d "$place" ] && printf 'etc\n'
     [ -d /run/systemd/system ] && [ -z "$root" ] && printf 'systemd\n'
+    inside "$opt/.incoming"
+    [ -d "$place" ] && printf 'unfinished\n'
     inside "$opt/releases"
     [ -d "$place" ] || return 0
     # newest first
@@ -93,8 +95,9 @@ interpreter() {
 
 # --- bringing in: needs space -----------------------------------------------------------------
 
+# a flash that failed before its renames leaves nothing in its folder
 clean() {
-    [ -z "${incoming-}" ] || rm -rf "$incoming"
+    rm -rf "$incoming"
 }
 
 # folder PATH: make it if it is missing
@@ -136,6 +139,21 @@ stage() {
 }
 
 # --- switching: renames only ------------------------------------------------------------------
+
+# commit: from here on there are renames only. The folder stays, empty, until "finish": a flash that
+# was interrupted is finished by the next.
+commit() {
+    durable
+    rm -rf "$incoming"
+    mkdir -m 700 "$incoming"
+    trap - EXIT
+}
+
+finish() {
+    durable
+    inside "$opt/.incoming"
+    rm -rf "$place"
+}
 
 durable() {
     inside "$opt"

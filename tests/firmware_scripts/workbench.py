@@ -1,0 +1,104 @@
+"""What the tests of flashing share: small releases, a target to flash, the command line."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from typer.testing import CliRunner
+
+from fedbus.flash import app
+from firmware_scripts.bundle import MANIFEST, Bundle, build_bundle
+from firmware_scripts.flashing import act, flash_plan
+from firmware_scripts.target import Target
+from firmware_scripts.wish import Wish, read_wish
+
+SECRET: Final = "correct horse battery staple"  # noqa: S105 - a made-up one
+PYTHON: Final = "/usr/bin/python3"
+CONFIG_TEXT: Final = """
+task = "digits"
+device = "device-1"
+state_dir = "/var/lib/fedbus"
+[broker]
+port = 9
+"""
+
+
+def write_config(folder: Path, text: str = CONFIG_TEXT) -> Path:
+    """Write a device's configuration."""
+    path = folder / "device.toml"
+    path.write_text(text)
+    return path
+
+
+def make_root(folder: Path) -> Path:
+    """Return a folder that passes for a root file system, with an interpreter at `PYTHON`."""
+    root = folder / "root"
+    (root / "etc").mkdir(parents=True)
+    interpreter = root / PYTHON.removeprefix("/")
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text("#!/bin/sh\nexit 1\n")
+    interpreter.chmod(0o755)
+    return root
+
+
+def small_bundle(folder: Path, content: str) -> Bundle:
+    """Return a bundle of one small package whose content is of our choice."""
+    package = folder / "protocol"
+    package.mkdir(exist_ok=True)
+    (package / "__init__.py").write_text(f'"""{content}"""\n')
+    (package / "py.typed").touch()
+    return build_bundle({"protocol": package})
+
+
+def small_wish(folder: Path, content: str, config: str = CONFIG_TEXT) -> Wish:
+    """Return a wish for a small bundle, with an interpreter that is there."""
+    wish = read_wish(write_config(folder, config), python=PYTHON)
+    return replace(wish, bundle=small_bundle(folder, content))
+
+
+def flash(target: Target, wish: Wish) -> None:
+    """Look, plan, act."""
+    act(target, flash_plan(target, wish, setup_now=False))
+
+
+def command(*arguments: str | Path) -> tuple[int, str]:
+    """Run a command of the command line; return its exit status and all it said."""
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def current(root: Path) -> str:
+    """Return the name of the release that a device would start; it must be whole."""
+    link = root / "opt/fedbus/current"
+    assert (link / MANIFEST).is_file(), "current leads to no release"
+    release = link.resolve()
+    done = subprocess.run(
+        ["sha256sum", "--check", "--quiet"],
+        input=_sums(release),
+        cwd=release,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return release.name
+
+
+def _sums(release: Path) -> bytes:
+    manifest = json.loads((release / MANIFEST).read_bytes())
+    return "".join(f"{sha}  {path}\n" for path, sha in manifest["files"].items()).encode()
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return every path below with its mode and its content or the text of its link."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        text = str(path.readlink()) if path.is_symlink() else ""
+        if path.is_file() and not path.is_symlink():
+            text = path.read_bytes().hex()
+        found[str(path.relative_to(folder))] = (mode, text)
+    return found
