@@ -45,3 +45,19 @@ def test_wire_counts_bytes_at_the_broker_and_says_what_accuracy_they_buy(tmp_pat
     for row in report["codecs"].values():
         assert has_numbers(row, ["bytes_digits", "bytes_100k", "accuracy"])
     assert has_numbers(report["summary"], ["times_smaller_digits", "times_smaller_100k"])
+
+
+@pytest.mark.broker
+def test_footprint_weighs_import_and_memory(tmp_path: Path) -> None:
+    require_mosquitto()
+    report = report_of("footprint", tmp_path / "out.json")
+    assert has_numbers(report["import"], ["ratio_to_libraries", "device_sdk_ms", "libraries_ms"])
+    assert has_numbers(report["memory"], ["pss_peak_mib", "processes"])
+
+
+@pytest.mark.broker
+def test_learning_runs_the_demo_and_the_wearables(tmp_path: Path) -> None:
+    require_mosquitto()
+    report = report_of("learning", tmp_path / "out.json")
+    assert has_numbers(report["demo"]["buffered"], ["accuracy_min"])
+    assert report["wearables"].keys() == {"phone", "watch"}

@@ -1,0 +1,1 @@
+"""Code that users of fedbus would write, small enough to be read whole."""
