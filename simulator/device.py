@@ -224,14 +224,15 @@ class SimulatedDevice:
         """Training ended; its result is lost if there was no power meanwhile."""
         if self.session is None or self.transport is not transport:
             return
-        trained = self._train(train.assignment)
+        trained = self.train(train.assignment)
         now = self._queue.now
         if trained is None:
             self._perform(self.session.failed(train.lease_id, now))
         else:
             self._perform(self.session.trained(train.lease_id, trained, now))
 
-    def _train(self, assignment: Assignment) -> Trained | None:
+    def train(self, assignment: Assignment) -> Trained | None:
+        """Train at once; None if that failed."""
         try:
             return self._trainer.train(assignment)
         except TrainingError:

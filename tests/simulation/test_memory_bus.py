@@ -84,7 +84,7 @@ def test_a_message_landed_by_hand_overtakes(bus: MemoryBus) -> None:
 
 
 def test_a_route_decides_about_every_copy(bus: MemoryBus) -> None:
-    def route(client_id: str, message: Message) -> list[float]:
+    def route(_client_id: str, message: Message) -> list[float]:
         return {b"lost": [], b"twice": [0.001, 0.002]}.get(message.payload, [0.003])
 
     bus.broker.route = route
