@@ -68,9 +68,11 @@ class Device:
         self._trainer = trainer
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
+        self._boot = uuid.UUID(bytes=nacl.utils.random(16)).hex
+        self._is_born = self._has_twin = False
         self._loop = Loop()
-        self._transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
-        self._training = TrainingThread(trainer, self._loop.wake)
+        self._transport = self._new_transport()
+        self._training = TrainingThread(trainer, self._trained)
         self._session = self._new_session()
         self._stopping = False
         self._began_anew_at = float("inf")
@@ -103,6 +105,11 @@ class Device:
         self._stopping = True
         self._loop.wake()
 
+    def _trained(self) -> None:
+        """Called in the training's thread, which may outlive the loop."""
+        if not self._stopping:
+            self._loop.wake()
+
     # --- one turn of the loop ----------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -133,9 +140,15 @@ class Device:
     def _handle(self, event: Event) -> None:
         now = time.monotonic()
         match event:
+            case Message(topic) if topic == self.topics.info(self.config.device):
+                self._hear_birth(event)
+                self._transport.acknowledge(event)
             case Message():
+                before = self._session.turned_away
                 self._perform(self._session.message(event.topic, event.payload, now))
                 self._transport.acknowledge(event)
+                if self._session.turned_away != before:
+                    _log.error("turned away: %s", self._session.turned_away)
             case Connected():
                 _log.info("connected, MQTT %s", event.protocol)
                 self._telemetry_at = now
@@ -143,7 +156,7 @@ class Device:
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
                 self._perform(self._session.disconnected())
-                if event.taken_over:
+                if event.taken_over and self._has_twin:
                     self._step_aside(now)
             case Refused():
                 _log.error("the broker refuses this device: %s", event.reason)
@@ -183,6 +196,16 @@ class Device:
         except (PacketTooLargeError, QueueFullError) as error:
             _log.error("not sent: %s", error)
 
+    def _hear_birth(self, message: Message) -> None:
+        """Note a twin: after our own birth was said, another one is retained in its place.
+
+        Without that, connections that end quickly again and again are a broker that keeps dying.
+        """
+        ours = self._boot.encode() in message.payload
+        if message.retain:
+            self._has_twin = self._is_born and not ours
+        self._is_born = self._is_born or ours
+
     def _step_aside(self, now: float) -> None:
         """A copy of this medium is connected: two that fight over one id would never end."""
         _log.error(
@@ -193,7 +216,7 @@ class Device:
         )
         self._loop.remove(self._transport)
         self._transport.close(0.0)
-        self._transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
+        self._transport = self._new_transport()
         self._return_at = now + STEP_ASIDE_S
 
     # --- making and remaking -----------------------------------------------------------------
@@ -208,9 +231,14 @@ class Device:
             actions += self._session.connected(self._transport.max_packet_bytes, now)
         self._perform(actions)
 
+    def _new_transport(self) -> PahoTransport:
+        transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
+        transport.subscribe([self.topics.info(self.config.device)])
+        return transport
+
     def _new_session(self) -> Session:
         birth = {
-            "boot": uuid.UUID(bytes=nacl.utils.random(16)).hex,
+            "boot": self._boot,
             "sdk": SDK_VERSION,
             "wire": WIRE_VERSION,
             "hardware": hardware_class(),
@@ -275,8 +303,8 @@ class Device:
         self._perform(self._session.asleep())
         self._loop.remove(self._transport)
         self._transport.close()
-        self._loop.close()
         self._training.stop(timeout_s=0.2)
+        self._loop.close()
 
 
 def make_trainer(config: DeviceConfig) -> Trainer:
