@@ -48,7 +48,7 @@ def test_killed_at_every_boundary_of_its_store_it_counts_every_update_once(tmp_p
             first = 1 if point in {"journal:created", "segment:deleted"} else moments.randint(2, 40)
             for nth in {1, first}:
                 federation.kill("aggregator")
-                federation.start_aggregator(point, str(nth))
+                federation.start_aggregator("--kill-at", point, str(nth))
                 federation.until(
                     lambda: not federation.is_running("aggregator"), f"never passed {point} {nth}"
                 )

@@ -65,6 +65,15 @@ def audit(federation: Federation) -> Audit:
     return Audit(len(counted), len(hashes) - 1, len(waiting))
 
 
+def counted_ids(federation: Federation) -> list[bytes]:
+    """Return every id that the store has counted, in order. The aggregator has ended."""
+    store = _open(federation.config)
+    try:
+        return [lease_id for _, lease_id in store.counted_ids()]
+    finally:
+        store.close()
+
+
 def replayed(
     task: TaskConfig, store: Store, updates: Mapping[bytes, bytes]
 ) -> Iterator[tuple[int, bytes]]:

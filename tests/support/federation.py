@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -53,7 +54,7 @@ class Monitor:
             self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         self._read = 0
         self._latest: dict[str, bytes] = {}
-        self.seen: list[tuple[str, bytes]] = []
+        self._seen: list[tuple[str, bytes]] = []
 
     def report(self, what: str) -> dict[str, Any]:
         """Return the newest report on ``mon/<what>``; empty before the first."""
@@ -64,6 +65,12 @@ class Monitor:
         """Return what came last on a topic."""
         self._take()
         return self._latest.get(topic, b"")
+
+    @property
+    def seen(self) -> list[tuple[str, bytes]]:
+        """Every topic and payload that came, in order."""
+        self._take()
+        return self._seen
 
     def close(self) -> None:
         self._process.kill()
@@ -78,7 +85,7 @@ class Monitor:
                 self._read += len(line)
                 topic, _, payload = line.rstrip(b"\n").partition(b" ")
                 self._latest[topic.decode()] = payload
-                self.seen.append((topic.decode(), payload))
+                self._seen.append((topic.decode(), payload))
 
 
 class Federation:
@@ -150,20 +157,28 @@ class Federation:
         """Wait until it holds; fail, saying what did not happen."""
         deadline = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < deadline, f"within {patience_s:g} s: {what}"
+            assert time.monotonic() < deadline, f"{patience_s:g} s: {what}"
+            for name, process in self._processes.items():
+                assert process.poll() in (None, -signal.SIGKILL), f"{name} failed: {what}"
             time.sleep(_POLL_S)
 
     # --- one process -------------------------------------------------------------------------
 
-    def start_aggregator(self, *fault: str, file_bytes: int | None = None) -> None:
-        """Start it; ``fault`` is a point of the store and the how-manieth pass kills it."""
+    def start_aggregator(self, *options: str) -> None:
+        """Start it; options are those of `tests.support.run_aggregator`."""
         module = "tests.support.run_aggregator"
-        self._start("aggregator", [module, str(self.config_path("aggregator")), *fault], file_bytes)
+        self._start("aggregator", module, str(self.config_path("aggregator")), *options)
 
-    def start_device(self, name: str, *options: str, file_bytes: int | None = None) -> None:
+    def start_device(self, name: str, *options: str) -> None:
         """Start a device; options are those of `tests.support.run_device`."""
         files = [str(self.config_path(name)), str(self.folder / f"{name}.record")]
-        self._start(name, ["tests.support.run_device", *files, *options], file_bytes)
+        self._start(name, "tests.support.run_device", *files, *options)
+
+    def limit_files(self, name: str, num_bytes: int | None) -> None:
+        """Let no file of a running process grow beyond ``num_bytes``; None: lift the limit."""
+        soft = resource.RLIM_INFINITY if num_bytes is None else num_bytes
+        limits = (soft, resource.RLIM_INFINITY)
+        resource.prlimit(self._processes[name].pid, resource.RLIMIT_FSIZE, limits)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process."""
@@ -300,12 +315,11 @@ class Federation:
         lines = [f"{key} = {_toml(value)}\n" for key, value in table.items()]
         self.config_path(name).write_text("".join(lines))
 
-    def _start(self, name: str, module: Sequence[str], file_bytes: int | None) -> None:
+    def _start(self, name: str, *module: str) -> None:
         assert not self.is_running(name), f"{name} runs already"
-        limit = [] if file_bytes is None else ["prlimit", f"--fsize={file_bytes}", "--"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*limit, sys.executable, "-m", *module],
+                [sys.executable, "-m", *module],
                 cwd=ROOT,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,

@@ -12,9 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +25,7 @@ from device_sdk.actions import Action, Delete, Store
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.pending import PENDING, unpack_pending
 from device_sdk.trainer import Assignment, Trained
+from tests.support import wrong_clock
 
 STORED, RECEIPT, REFUSAL = "stored", "receipt", "refusal"
 
@@ -54,16 +54,23 @@ class DeviceRecord:
 
 
 class Nudge(Trainer):
-    """Takes ``train_s`` seconds and moves every param a little, as the seed decides."""
+    """Computes for ``train_s`` seconds and moves every param a little, as the seed decides.
 
-    def __init__(self, train_s: float) -> None:
+    ``busy``: in pure Python, which leaves the network's thread what it must take; else asleep.
+    """
+
+    def __init__(self, train_s: float, *, busy: bool) -> None:
         self._train_s = train_s
+        self._busy = busy
 
     def num_samples(self) -> int:
         return 10
 
     def train(self, assignment: Assignment) -> Trained:
-        time.sleep(self._train_s)
+        until = time.monotonic() + self._train_s
+        while self._busy and time.monotonic() < until:
+            pass
+        time.sleep(max(0.0, until - time.monotonic()))
         drawn = np.random.default_rng(list(assignment.seed)).standard_normal(assignment.params.size)
         params = assignment.params + np.float32(0.001) * drawn.astype(np.float32)
         return Trained(params.astype(np.float32), num_samples=10, metrics={})
@@ -104,29 +111,25 @@ class WatchedDevice(Device):
         os.write(self._record, msgpack.packb([what, self._lease_id, update]))
 
 
-def jumping_clock(offset_s: float) -> Callable[[], float]:
-    """Return a wall clock that is wrong by ``offset_s``, now ahead and now behind."""
-    right, calls = time.time, count()
-    return lambda: right() + (offset_s if next(calls) % 2 else -offset_s)
-
-
 def main(argv: Sequence[str]) -> None:
     """Take part until SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("record", type=Path)
     parser.add_argument("--train-s", type=float, default=0.05)
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("--die-after-storing", type=int, default=0)
     parser.add_argument("--clock-wrong-by-s", type=float, default=0.0)
     options = parser.parse_args(argv)
     if options.clock_wrong_by_s:
-        vars(time)["time"] = jumping_clock(options.clock_wrong_by_s)
+        wrong_clock.install(options.clock_wrong_by_s)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    wrong_clock.log_the_year()
     device = WatchedDevice(
         load_config(options.config),
-        Nudge(options.train_s),
+        Nudge(options.train_s, busy=options.busy),
         options.record,
         die_after=options.die_after_storing,
     )
