@@ -3,7 +3,8 @@
 Twenty devices with real digits, dealt out by Dirichlet(0.3) over labels: 8 train for U(1, 2), 6 for
 U(3, 5) and 6 for U(20, 40) virtual seconds, and the slow ones hold most of the digits 7 to 9.
 FedBuff takes 5 updates a version from all twenty, weighed by staleness; FedAvg takes rounds of 10
-and waits for every one. Sessions, coordinator, engine and wire are the product's; only time is simulated.
+and waits for every one. Sessions, coordinator, engine and wire are the product's; only time is
+simulated.
 """
 
 import math
