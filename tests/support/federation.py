@@ -228,7 +228,7 @@ class Federation:
 
     def grows(self, num_versions: int = 3, patience_s: float = PATIENCE_S) -> None:
         """Wait until there are some versions more than now."""
-        goal = self.version + num_versions
+        goal = max(0, self.version) + num_versions
         self.until(lambda: self.version >= goal, f"no version {goal}", patience_s)
 
     def log(self, name: str) -> str:
