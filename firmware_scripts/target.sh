@@ -95,9 +95,14 @@ interpreter() {
 
 # --- bringing in: needs space -----------------------------------------------------------------
 
-# a flash that failed before its renames leaves nothing in its folder
+# a flash that failed before its renames leaves nothing behind, on a full disk above all
 clean() {
-    rm -rf "$incoming"
+    [ ! -f "$incoming/sums" ] || while read -r _ name; do
+        at "/$name"
+        rm -f "$place.fedbus-new"
+    done <"$incoming/sums"
+    inside "$opt/releases"
+    rm -rf "$place"/.*.partial "$incoming"
 }
 
 # folder PATH: make it if it is missing
@@ -134,7 +139,8 @@ stage() {
     at "$2"
     [ ! -d "$place" ] || [ -L "$place" ] || die "$2: is a folder"
     rm -f "$place.fedbus-new"
-    (umask 077 && cp "$incoming$2" "$place.fedbus-new")
+    mv "$incoming$2" "$place.fedbus-new"
+    touch "$place.fedbus-new"
     chmod "$1" "$place.fedbus-new"
 }
 

@@ -1,7 +1,7 @@
 """What the tests of flashing share: small releases, a target to flash, the command line."""
 
+import hashlib
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -76,20 +76,10 @@ def current(root: Path) -> str:
     link = root / "opt/fedbus/current"
     assert (link / MANIFEST).is_file(), "current leads to no release"
     release = link.resolve()
-    done = subprocess.run(
-        ["sha256sum", "--check", "--quiet"],
-        input=_sums(release),
-        cwd=release,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return release.name
-
-
-def _sums(release: Path) -> bytes:
     manifest = json.loads((release / MANIFEST).read_bytes())
-    return "".join(f"{sha}  {path}\n" for path, sha in manifest["files"].items()).encode()
+    for path, sha in manifest["files"].items():
+        assert hashlib.sha256((release / path).read_bytes()).hexdigest() == sha, path
+    return release.name
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
