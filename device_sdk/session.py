@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Delete, Store, Train
-from device_sdk.fetch import Fetch
+from device_sdk.fetch import RETRY_S, Fetch
 from device_sdk.pending import (
     BOOTS,
     PENDING,
@@ -183,6 +183,8 @@ class Session:
         actions: list[Action] = [Subscribe(filters), *self._announce()]
         if self._fetch is not None:
             return [*actions, *self._ask_for_model(self._fetch, now)]
+        if self.state is State.FETCHING:
+            return [*actions, *self._ask_for_plan(now)]
         if self.state is State.AWAY:
             self.timer_at = self._away_until
         return [*actions, *self._speak(now)]
@@ -265,6 +267,8 @@ class Session:
             return [*self._give_up(), *self._speak(now)]
         if self._fetch is not None:
             return self._ask_for_model(self._fetch, now)
+        if self.state is State.FETCHING:
+            return self._ask_for_plan(now)
         return self._speak(now)
 
     def _speak(self, now: float) -> list[Action]:
@@ -326,6 +330,11 @@ class Session:
         self.timer_at = now + fetch.next_retry_s() * self._jitter()
         return [Subscribe((self.topics.model_filter(self._current_lease().version),))]
 
+    def _ask_for_plan(self, now: float) -> list[Action]:
+        """The model is here and the plan, or one that fits, is not: it is retained somewhere."""
+        self.timer_at = now + RETRY_S * self._jitter()
+        return [Subscribe((self.topics.plan(),))]
+
     def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
         if self._fetch is None or chunk.version != self._current_lease().version:
             return []
@@ -336,6 +345,7 @@ class Session:
         lease = self._current_lease()
         self._held = (lease.version, lease.model_hash, params)
         self._fetch = None
+        self.timer_at = now + RETRY_S * self._jitter()
         return [Unsubscribe((self.topics.model_filter(lease.version),)), *self._train()]
 
     def _train(self) -> list[Action]:

@@ -135,6 +135,17 @@ def test_a_plan_that_comes_after_the_model_still_leads_to_training() -> None:
     assert device.training is not None
 
 
+def test_a_plan_that_got_lost_is_asked_for_again() -> None:
+    device = Handset()
+    device.connect()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    device.subscribed.clear()
+    device.wait()
+    assert device.topics.plan() in device.subscribed
+
+
 def test_a_newer_manifest_does_not_interrupt_training() -> None:
     device = Handset()
     device.connect()
