@@ -52,9 +52,9 @@ class SlowLink:
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 client, _ = self._listener.accept()
-                with client, socket.create_connection(("127.0.0.1", self._broker_port)) as broker:
-                    with suppress(OSError):
-                        self._forward(client, broker)
+                broker = socket.create_connection(("127.0.0.1", self._broker_port))
+                with client, broker, suppress(OSError):
+                    self._forward(client, broker)
 
     def _forward(self, client: socket.socket, broker: socket.socket) -> None:
         """Return when either side has closed."""
