@@ -137,4 +137,4 @@ class Audit:
 
 
 def _vector(values: bytes) -> Float64:
-    return np.frombuffer(values, "<f4").astype(np.float64)
+    return np.frombuffer(values, "<f4").astype(np.float64) if values else np.zeros(SIZE)

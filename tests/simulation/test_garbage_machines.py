@@ -5,6 +5,7 @@ the session. A mutation that happens to be a sound update of an open lease is no
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
@@ -56,19 +57,25 @@ SERVER_STATES: dict[str, Settled] = {
     "buffer nearly full": lambda world: len(coordinator_of(world).buffer) == 2,
     "just stepped": lambda world: coordinator_of(world).version == 2,
 }
-SESSION_STATES: dict[str, Settled] = {
-    **{
-        state.value: lambda world, state=state: session_of(world).state is state
-        for state in (State.IDLE, State.FETCHING, State.TRAINING, State.REPORTING)
-    },
-    "served": lambda world: session_of(world).counts["receipts"] > 0,
-}
 
 
 def session_of(world: World) -> Session:
     session = world.devices["a"].session
     assert session is not None
     return session
+
+
+def is_in(state: State, world: World) -> bool:
+    return session_of(world).state is state
+
+
+SESSION_STATES: dict[str, Settled] = {
+    "idle": partial(is_in, State.IDLE),
+    "fetching": partial(is_in, State.FETCHING),
+    "training": partial(is_in, State.TRAINING),
+    "reporting": partial(is_in, State.REPORTING),
+    "served": lambda world: session_of(world).counts["receipts"] > 0,
+}
 
 
 def stopped(mode: str, condition: Settled, seed: int) -> World:
