@@ -42,6 +42,8 @@ def up(
 
     def say(running: Broker) -> None:
         typer.echo(f"{running.name} listens on {running.host}:{running.port}")
+        if running.embedded:
+            typer.echo('for trying things out; clients need: broker.protocol = "3.1.1"')
         typer.echo(f"passwords: {running.files.secret(AGGREGATOR).parent}/<account>")
         typer.echo(f"accounts:  {', '.join([AGGREGATOR, MONITOR, *(device or [])])}")
 

@@ -17,8 +17,7 @@ from transport.paho import PahoTransport
 from transport.settings import AUTO
 
 ACCOUNT: Final = "monitor"
-#: Some old brokers do not even refuse MQTT 5: so long they get before we try 3.1.1.
-CONNECT_TIMEOUT_S: Final = 1.5
+_CONNECT_TIMEOUT_S: Final = 2.0
 _SLICE_S: Final = 0.25
 
 
@@ -91,7 +90,7 @@ class Listener:
             why = self.problem or "no answer"
             raise Unreachable(
                 f"no way in at the broker {self.address}: {why}; "
-                "check --host, --port, --username and --password-file"
+                "check --host, --port, --username, --password-file and --protocol"
             )
         raise Unreachable(
             f"the broker at {self.address} knows nothing of a task {self._topics.task!r} below "
@@ -131,7 +130,7 @@ def _settings(
             protocol=protocol,
             clean_start=True,
             session_expiry_s=0,
-            connect_timeout_s=CONNECT_TIMEOUT_S,
+            connect_timeout_s=_CONNECT_TIMEOUT_S,
             backoff_first_s=0.2,
             backoff_cap_s=5.0,
         )

@@ -70,6 +70,10 @@ def print_summary(
     console: Console, outcome: Outcome, num_held_out: int, result: Mapping[str, object]
 ) -> None:
     """Say how it ended, what it cost, and what to try next."""
+    if outcome.problem:
+        console.print(
+            f"\n{outcome.problem}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
     console.print(_verdict(outcome, num_held_out))
     console.print(_figures(outcome, result))
     console.print("[dim]what to try next[/dim]")
@@ -90,10 +94,10 @@ def _verdict(outcome: Outcome, num_held_out: int) -> Text:
             f"after {outcome.seconds:.1f} s\n",
             style="bold green",
         )
-    why = outcome.problem or ("stopped" if outcome.interrupted else "time is up")
+    why = "stopped" if outcome.interrupted else "time is up"
     return Text(
         f"\nnot reached: accuracy {accuracy}, target {outcome.target:g}, "
-        f"after {outcome.seconds:.1f} s; {why}\n",
+        f"after {outcome.seconds:.1f} s; {'it could not go on' if outcome.problem else why}\n",
         style="bold red",
     )
 

@@ -3,7 +3,7 @@
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +15,8 @@ from fedbus.status import status_lines
 from protocol.topics import DEFAULT_PREFIX
 
 REFRESH_S: Final = 0.25
+#: A task that has just begun has not said everything yet: no need to wait for long.
+COMPLETE_S: Final = 2.0
 
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="The task to look at.")]
 HostOption = Annotated[str, typer.Option(help="The broker's address.")]
@@ -25,6 +27,10 @@ NameOption = Annotated[
 ]
 PasswordOption = Annotated[
     Path | None, typer.Option("--password-file", help="A file with the password alone.")
+]
+ProtocolOption = Annotated[
+    Literal["auto", "5", "3.1.1"],
+    typer.Option(help="MQTT version; 3.1.1 for a broker that leaves MQTT 5 without an answer."),
 ]
 DeadlineOption = Annotated[
     float, typer.Option(min=0.1, help="Seconds to wait for the broker and the task.")
@@ -39,6 +45,7 @@ def watch(
     prefix: PrefixOption = DEFAULT_PREFIX,
     username: NameOption = "",
     password_file: PasswordOption = None,
+    protocol: ProtocolOption = "auto",
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Show a running task, live, until Ctrl-C."""
@@ -50,6 +57,7 @@ def watch(
         task=task,
         username=username,
         password_file=password_file,
+        protocol=protocol,
     )
     with suppress(KeyboardInterrupt), listener:
         _await(listener, deadline)
@@ -66,6 +74,7 @@ def status(
     prefix: PrefixOption = DEFAULT_PREFIX,
     username: NameOption = "",
     password_file: PasswordOption = None,
+    protocol: ProtocolOption = "auto",
     deadline: DeadlineOption = 5.0,
 ) -> None:
     """Say what a task is waiting for and why. Exit status 0 if its aggregator is online, else 1."""
@@ -76,21 +85,23 @@ def status(
         task=task,
         username=username,
         password_file=password_file,
+        protocol=protocol,
     )
     with listener:
         _await(listener, deadline)
-        listener.listen_until(lambda: listener.view.complete, deadline)
         for line in status_lines(listener.view):
             typer.echo(line)
         raise typer.Exit(0 if listener.view.online else 1)
 
 
 def _await(listener: Listener, deadline_s: float) -> None:
+    """Hear the task, and then what else the broker has retained of it."""
     try:
         listener.await_task(deadline_s)
     except Unreachable as error:
         sys.stderr.write(f"fedbus: {error}\n")
         raise typer.Exit(1) from None
+    listener.listen_until(lambda: listener.view.complete, min(deadline_s, COMPLETE_S))
 
 
 def _show(listener: Listener, console: Console) -> None:

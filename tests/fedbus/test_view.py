@@ -134,9 +134,15 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = """state mqtt version accuracy refused training late alerts waiting_for devices_training
-    late_count offline_names evaluated_version bytes_up""".split()
-keys = st.sampled_from(KEYS)
+READ = {
+    "aggregator": ("state", "mqtt"),
+    "rounds": ("version", "waiting_for", "devices_training", "mode"),
+    "metrics": ("accuracy", "refused", "evaluated_version"),
+    "devices": ("training", "late", "late_count", "offline_names"),
+    "alerts": ("alerts",),
+    "tele": ("bytes_up", "receipts", "turned_away"),
+}
+keys = st.sampled_from([key for some in READ.values() for key in some])
 payloads = st.binary(max_size=40) | st.dictionaries(keys, json_values).map(
     lambda report: json.dumps(report).encode()
 )
