@@ -8,7 +8,7 @@ from typing import Any
 from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
 from protocol import refusals
-from protocol.errors import RemoteProtocolError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import Plan
 from protocol.vectors.layout import Layout
 
@@ -26,10 +26,15 @@ class TrainingPlan:
 def read_plan(plan: Plan) -> TrainingPlan:
     """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
     try:
-        model, training = json.loads(plan.model), json.loads(plan.training)
+        model, training = _json_object(plan.model), _json_object(plan.training)
         layout = Model(parse_spec(model)).layout
     except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
         raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
-    if not isinstance(training, dict):
-        raise RemoteProtocolError(refusals.MALFORMED, "plan: training is no JSON object")
     return TrainingPlan(model, training, layout, float(plan.check_in_s))
+
+
+def _json_object(text: str) -> Mapping[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ConfigError("not a JSON object")
+    return value

@@ -49,4 +49,4 @@ MEANING: Final[dict[str, str]] = {
 }
 
 #: After these the device keeps the delta, as residual.
-FOLDED: Final[frozenset[str]] = frozenset({TOO_STALE, INCOMPLETE, RECOVERY_FAILED})
+FOLDED: Final[frozenset[str]] = frozenset({TOO_STALE, INCOMPLETE, SUPERSEDED, RECOVERY_FAILED})
