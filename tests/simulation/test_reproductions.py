@@ -14,6 +14,7 @@ from tests.simulation.history import (
     Duplicate,
     History,
     Join,
+    Operation,
     RestartBroker,
     RestartDevice,
 )
@@ -56,7 +57,7 @@ def test_a_late_copy_of_a_used_lease_is_not_trained_again() -> None:
     seconds = (4.39, 0.27, 0.35, 0.19, 1.62)
     passing = tuple(AdvanceTime(each) for each in seconds)
     late = (Duplicate(0, 5.61), AdvanceTime(1.12))
-    operations = (Join("a"), Join("b"), *passing, *late)
+    operations: tuple[Operation, ...] = (Join("a"), Join("b"), *passing, *late)
     play(History(818, "rounds", "dense/float32", 1 << 16, operations))
 
 
