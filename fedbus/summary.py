@@ -77,7 +77,7 @@ def print_summary(
     console.print(_verdict(outcome, num_held_out))
     console.print(_figures(outcome, result))
     console.print("[dim]what to try next[/dim]")
-    for command, what in _NEXT if outcome.reached else _IF_NOT:
+    for command, what in _advice(outcome):
         console.print(f"  [bold]{command:<38}[/bold] {what}", highlight=False)
 
 
@@ -94,12 +94,18 @@ def _verdict(outcome: Outcome, num_held_out: int) -> Text:
             f"after {outcome.seconds:.1f} s\n",
             style="bold green",
         )
-    why = "stopped" if outcome.interrupted else "time is up"
+    why = "" if outcome.problem else "; stopped" if outcome.interrupted else "; time is up"
     return Text(
         f"\nnot reached: accuracy {accuracy}, target {outcome.target:g}, "
-        f"after {outcome.seconds:.1f} s; {'it could not go on' if outcome.problem else why}\n",
+        f"after {outcome.seconds:.1f} s{why}\n",
         style="bold red",
     )
+
+
+def _advice(outcome: Outcome) -> tuple[tuple[str, str], ...]:
+    if outcome.reached:
+        return _NEXT
+    return _IF_NOT[-1:] if outcome.problem else _IF_NOT
 
 
 def _figures(outcome: Outcome, result: Mapping[str, object]) -> Table:
