@@ -13,6 +13,7 @@ time between two manifests (of the bare side: two counts), the first and last fe
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -51,6 +52,22 @@ NUM_BODIES: Final = 32  # different deltas; every update has an id of its own
 SKIPPED: Final = 2  # versions at the start, before everything is under way
 
 Mark = tuple[int, float]  # updates consumed, and when
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What consumes: its process, and what it says of its progress."""
+
+    pid: int
+    marks: Iterator[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """One window: updates a second, and the consumer's CPU time for each."""
+
+    per_s: float
+    cpu_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +114,25 @@ def measure(*, quick: bool) -> Report:
 
 
 def _compare(case: Case) -> Report:
-    ours, bare = [], []
+    ours, theirs = [], []
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(case, Path(folder))
         for _ in range(case.pairs):
-            ours.append(rate(prepared, aggregator_marks))
-            bare.append(rate(prepared, bare_marks))
+            ours.append(rate(prepared, aggregator))
+            theirs.append(rate(prepared, bare))
+    per_s = [pace.per_s for pace in ours]
+    bare_per_s = [pace.per_s for pace in theirs]
     return {
-        "ratio_to_bare_paho": ratio_of_medians(ours, bare),
-        "updates_per_s": median(ours),
-        "updates_per_s_range": spread(ours),
-        "bare_per_s": median(bare),
-        "bare_per_s_range": spread(bare),
-        "pair_ratios": [figure(our / their, 3) for our, their in zip(ours, bare, strict=True)],
+        "ratio_to_bare_paho": ratio_of_medians(per_s, bare_per_s),
+        "updates_per_s": median(per_s),
+        "updates_per_s_range": spread(per_s),
+        "bare_per_s": median(bare_per_s),
+        "bare_per_s_range": spread(bare_per_s),
+        "pair_ratios": [
+            figure(our / other, 3) for our, other in zip(per_s, bare_per_s, strict=True)
+        ],
+        "cpu_us_per_update": median([pace.cpu_us for pace in ours]),
+        "bare_cpu_us_per_update": median([pace.cpu_us for pace in theirs]),
         "codec": case.codec,
         "params": case.size,
         "goal": case.goal,
@@ -194,42 +217,50 @@ def _messages(device: str, lease_id: bytes, update: bytes) -> Iterator[tuple[str
 # --- one window ----------------------------------------------------------------------------------
 
 Process = subprocess.Popen[str]
-Marks = Callable[[Prepared, Path, Broker], AbstractContextManager[Iterator[Mark]]]
+Attach = Callable[[Prepared, Path, Broker], AbstractContextManager[Attached]]
 
 
-def rate(prepared: Prepared, attach: Marks) -> float:
-    """Run one window with what ``attach`` attaches; return updates a second."""
-    case = prepared.case
+def rate(prepared: Prepared, attach: Attach) -> Pace:
+    """Run one window with what ``attach`` attaches."""
     with tempfile.TemporaryDirectory(dir=prepared.directory) as name:
         window = Path(name)
         shutil.copytree(prepared.directory / "broker", window / "broker")
         with (
             running_broker(window / "broker", engine="mosquitto") as broker,
-            attach(prepared, window, broker) as marks,
+            attach(prepared, window, broker) as attached,
         ):
-            if next(marks)[0] != 0:
+            if next(attached.marks)[0] != 0:
                 raise RuntimeError("something was there before anything was published")
             with _publisher(prepared, broker) as publisher:
-                times = _drive(case, marks, publisher)
-    first, last = SKIPPED * case.goal, (case.versions - case.ahead) * case.goal
-    return (last - first) / (times[last] - times[first])
+                return _drive(prepared.case, attached, publisher)
 
 
-def _drive(case: Case, marks: Iterator[Mark], publisher: Process) -> dict[int, float]:
-    """Publish a little ahead of what is consumed, to the end; return when each version came."""
+def _drive(case: Case, attached: Attached, publisher: Process) -> Pace:
+    """Publish a little ahead of what is consumed, to the end; return the pace in between."""
     if next(lines(publisher)) != "ready":
         raise RuntimeError("the publisher did not start")
-    times = {0: time.monotonic()}
+    times, cpu_s = {}, {}
     allowed = case.ahead * case.goal
     tell(publisher, str(allowed))
-    for count, at in marks:
-        times[count] = at
+    for count, at in attached.marks:
+        times[count], cpu_s[count] = at, _cpu_s(attached.pid)
         if count == case.num_updates:
             break
         if allowed < case.num_updates:  # else the publisher may be through, and gone
             allowed = min(case.num_updates, count + case.ahead * case.goal)
             tell(publisher, str(allowed))
-    return times
+    first, last = SKIPPED * case.goal, (case.versions - case.ahead) * case.goal
+    num_updates = last - first
+    return Pace(
+        num_updates / (times[last] - times[first]),
+        1e6 * (cpu_s[last] - cpu_s[first]) / num_updates,
+    )
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process so far, in steps of a hundredth of a second."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _publisher(prepared: Prepared, broker: Broker) -> AbstractContextManager[Process]:
@@ -242,7 +273,7 @@ def _publisher(prepared: Prepared, broker: Broker) -> AbstractContextManager[Pro
 
 
 @contextmanager
-def bare_marks(prepared: Prepared, _window: Path, broker: Broker) -> Iterator[Iterator[Mark]]:
+def bare(prepared: Prepared, _window: Path, broker: Broker) -> Iterator[Attached]:
     """Attach the bare subscriber; give its counts."""
     every = prepared.case.goal * prepared.packets_per_update
     account = "aggregator"  # it may read updates
@@ -250,17 +281,21 @@ def bare_marks(prepared: Prepared, _window: Path, broker: Broker) -> Iterator[It
     topics = f"fedbus/1/{TASK}/up/+/+"
     with running("benchmarks.bare_subscriber", *arguments, topics, str(every)) as process:
         words = (line.split() for line in lines(process))
-        yield ((int(count) // prepared.packets_per_update, float(at)) for count, at in words)
+        parts = prepared.packets_per_update
+        yield Attached(process.pid, ((int(count) // parts, float(at)) for count, at in words))
 
 
 @contextmanager
-def aggregator_marks(prepared: Prepared, window: Path, broker: Broker) -> Iterator[Iterator[Mark]]:
+def aggregator(prepared: Prepared, window: Path, broker: Broker) -> Iterator[Attached]:
     """Attach the aggregator; give how many updates its manifests say are counted."""
     shutil.copytree(prepared.directory / "state", window / "state")
     config = window / "fed.toml"
     config.write_text(_config(prepared.case, window, broker.files, broker.port), encoding="utf-8")
-    with running("benchmarks.aggregator_process", config), Watcher(TASK, broker) as watcher:
-        yield _counted(watcher)
+    with (
+        running("benchmarks.aggregator_process", config) as process,
+        Watcher(TASK, broker) as watcher,
+    ):
+        yield Attached(process.pid, _counted(watcher))
 
 
 def _counted(watcher: Watcher) -> Iterator[Mark]:

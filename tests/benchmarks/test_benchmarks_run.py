@@ -61,3 +61,8 @@ def test_learning_runs_the_demo_and_the_wearables(tmp_path: Path) -> None:
     report = report_of("learning", tmp_path / "out.json")
     assert has_numbers(report["demo"]["buffered"], ["accuracy_min"])
     assert report["wearables"].keys() == {"phone", "watch"}
+
+
+def test_async_compares_times_to_an_accuracy(tmp_path: Path) -> None:
+    report = report_of("async", tmp_path / "out.json")
+    assert has_numbers(report, ["fedbuff_s", "fedavg_s", "ratio_fedbuff_to_fedavg"])
