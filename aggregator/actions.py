@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from aggregator.records import Record
-from protocol.actions import Publish, Subscribe
+from protocol.actions import Publish, Subscribe, Unsubscribe
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +21,4 @@ class Recall:
     device: str
 
 
-Action = Store | Publish | Subscribe | Recall
+Action = Store | Publish | Subscribe | Unsubscribe | Recall

@@ -17,11 +17,13 @@ from aggregator.staleness import StalenessWeight, constant, hinge, polynomial
 from aggregator.strategy import Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.fedavg import fedavg, fedavgm
+from device_sdk.engine.model import Model
 from device_sdk.engine.spec import ModelSpec, parse_spec
 from protocol.errors import ConfigError
+from protocol.messages import MAX_DOCUMENT_CHARS
 from protocol.settings import build
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
-from protocol.vectors.packing import parse_codec
+from protocol.vectors.packing import max_body_bytes, parse_codec
 from transport.config import BrokerConfig
 
 _STRATEGIES = {
@@ -98,6 +100,7 @@ class TaskConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     normalise: str = "weights"
     weigh_by_samples: bool = True
+    samples_cap: int = 1_000_000
     max_staleness: int = -1
     lease_ttl_s: int = 600
     chunk_patience_s: float = 20.0
@@ -115,9 +118,13 @@ class TaskConfig:
             raise ConfigError(f"mode {self.mode!r}: use buffered or rounds")
         if self.normalise not in {"weights", "goal"}:
             raise ConfigError(f"normalise {self.normalise!r}: use weights or goal")
-        for name, low in _AT_LEAST.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.normalise == "goal" and self.weigh_by_samples:
+            raise ConfigError(
+                'normalise = "goal" divides by the number of updates: set weigh_by_samples = false'
+            )
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
 
     @property
     def scheduling(self) -> Buffered | Rounds:
@@ -135,6 +142,19 @@ class TaskConfig:
         """Return the model; raises ConfigError that names the layer."""
         return parse_spec(self.model)
 
+    def check(self) -> None:
+        """Check what depends on the model. Raises ConfigError that names the key."""
+        layout = Model(self.model_spec()).layout
+        budget = max_body_bytes(parse_codec(self.codec), layout)
+        if self.max_assembly_bytes < 2 * budget:
+            raise ConfigError(
+                f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
+            )
+        if max(len(document) for document in self.documents()) > MAX_DOCUMENT_CHARS:
+            raise ConfigError(
+                f"model and training must fit {MAX_DOCUMENT_CHARS} characters of JSON"
+            )
+
     def documents(self) -> tuple[str, str]:
         """Return the plan's two JSON documents: model and training."""
         return (
@@ -143,15 +163,16 @@ class TaskConfig:
         )
 
 
-_AT_LEAST = {
-    "max_staleness": -1,
-    "lease_ttl_s": 1,
-    "chunk_patience_s": 0.01,
-    "max_devices": 1,
-    "max_assembly_bytes": 1 << 16,
-    "keep_versions": 1,
-    "check_in_s": 1,
-    "init_seed": 0,
+_RANGES: dict[str, tuple[float, float]] = {
+    "samples_cap": (1, 1 << 40),
+    "max_staleness": (-1, 1_000_000),
+    "lease_ttl_s": (1, 1 << 31),
+    "chunk_patience_s": (0.01, 86_400),
+    "max_devices": (1, 10_000_000),
+    "max_assembly_bytes": (1 << 16, 1 << 40),
+    "keep_versions": (1, 10_000),
+    "check_in_s": (1, 1 << 31),
+    "init_seed": (0, (1 << 63) - 1),
 }
 
 
@@ -174,6 +195,10 @@ class AggregatorConfig:
     database: str = ""
     monitor_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0.05 <= self.monitor_s <= 86_400:  # noqa: PLR2004 - 20 a second; once a day
+            raise ConfigError(f"monitor_s must be from 0.05 to 86400, not {self.monitor_s}")
+
 
 def load_config(path: Path) -> AggregatorConfig:
     """Read a TOML file. Raises ConfigError that names the file and the key."""
@@ -185,7 +210,7 @@ def load_config(path: Path) -> AggregatorConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         config = build(AggregatorConfig, table)
-        config.task.model_spec()
+        config.task.check()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return config

@@ -41,11 +41,12 @@ from aggregator.scheduling import View
 from aggregator.versions import Versions
 from device_sdk.engine.model import Model
 from protocol import refusals
-from protocol.actions import Publish, Subscribe
+from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
-from protocol.codec import decode
+from protocol.codec import decode, open_envelope
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
+    COUNTER_START_BITS,
     LEASE_ID_BYTES,
     CheckIn,
     ChunksMissing,
@@ -65,8 +66,10 @@ from protocol.vectors.support import support_seed
 
 #: What an encoded update holds beside its body.
 UPDATE_OVERHEAD_BYTES: Final = 64
-#: A retained chunk that a crash left behind is looked for this many versions back.
-LEFTOVER_VERSIONS: Final = 16
+#: How long after a connect retained chunks are looked through for left-over ones.
+SWEEP_S: Final = 30.0
+#: The one partition that this process serves.
+PARTITION: Final = 0
 #: How long an installation that was turned away at check-in is asked to stay away.
 TURNED_AWAY_S: Final = 3600
 #: How many alerts are kept to be shown.
@@ -91,7 +94,8 @@ class Coordinator:
         self.buffer = Buffer(self.model.layout.size)
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)
         self.opened_at: float | None = None
-        self._publication = Publication(self.topics, self.counts["starts"] << 32)
+        self._sweep_until = math.inf
+        self._publication = Publication(self.topics, self.counts["starts"] << COUNTER_START_BITS)
         self._seed = seed
         self._num_leases = 0
         self._sequence = snapshot.next_sequence
@@ -142,24 +146,30 @@ class Coordinator:
         first, self._first = self._first, []
         return [*first, *self._advance(now)]
 
-    def connected(self, max_packet_bytes: int) -> list[Action]:
-        """The bus is there (again): brokers forget, so all that is retained is said again."""
+    def connected(self, max_packet_bytes: int, now: float) -> list[Action]:
+        """The bus is there (again): brokers forget, so all that is retained is said again.
+
+        For a while the aggregator also listens to its own model chunks, to clear the retained ones
+        that a crash or another packet limit left behind.
+        """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, 1 << 16))
+        self._sweep_until = now + SWEEP_S
+        own = self.topics.own_model_filter()
         return [
-            Subscribe(self.topics.aggregator_filters()),
+            Subscribe((*self.topics.aggregator_filters(), own)),
             *self._publication.everything(self._plan(), self._manifest()),
-            *self._leftovers(),
         ]
 
-    def _leftovers(self) -> list[Publish]:
-        chunks = range(self._publication.num_chunks(len(self.versions.newest.params)))
-        oldest = max(0, self.version - self.config.keep_versions - LEFTOVER_VERSIONS)
-        return [
-            Publish(self.topics.model(version, index), b"", retain=True)
-            for version in range(oldest, self.version)
-            if not self._publication.is_live(version)
-            for index in chunks
-        ]
+    def _sweep(self, address: Address, payload: bytes) -> list[Action]:
+        if not payload or self._publication.is_current(address.version, address.index):
+            return []
+        return [Publish(self.topics.model(address.version, address.index), b"", retain=True)]
+
+    def _end_sweep(self, now: float) -> list[Action]:
+        if now < self._sweep_until:
+            return []
+        self._sweep_until = math.inf
+        return [Unsubscribe((self.topics.own_model_filter(),))]
 
     # --- events ------------------------------------------------------------------------------
 
@@ -177,36 +187,39 @@ class Coordinator:
     def _dispatch(self, address: Address, payload: bytes, now: float) -> list[Action]:
         task, device = self.topics.task, address.device
         match address.kind:
-            case Kind.UPDATE:
+            case Kind.UPDATE if address.part == PARTITION:
                 chunk = decode(payload, (UpdateChunk,), task=task, sender=device)
                 return self._chunk(device, chunk, now)
             case Kind.OUT:
                 check_in = decode(payload, (CheckIn,), task=task, sender=device)
+                if self.fleet.is_old(device, open_envelope(payload).counter):
+                    self.counts["duplicates"] += 1
+                    return []
                 return self._check_in(device, check_in, now)
             case Kind.STATE:
                 self.fleet.see(device, payload)
                 return []
-            case Kind.INFO:
-                return []
+            case Kind.MODEL:
+                return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
 
     def timer(self, now: float) -> list[Action]:
         """Time passed: leases run out, chunks are asked for, buffers close."""
         actions: list[Action] = []
         self.counts["leases_expired"] += len(self.leases.expire(now))
-        for lease_id, partial in self.partials.overdue(now):
-            if self.partials.get(lease_id) is None:
-                self._count_refusal(partial.device, refusals.INCOMPLETE)
-                continue
+        for lease_id, partial in self.partials.to_ask_for(now):
             missing = ChunksMissing(lease_id, tuple(partial.assembly.missing()))
             actions.append(self._publication.to_device(partial.device, missing))
-        return [*actions, *self._advance(now)]
+        for _, partial in self.partials.give_up(now):
+            self._count_refusal(partial.device, refusals.INCOMPLETE)
+        return [*actions, *self._end_sweep(now), *self._advance(now)]
 
     def timer_at(self, now: float) -> float:
         """Return when `timer` should be called next."""
         times = (
             self.leases.next_expiry(),
             self.partials.next_deadline(),
+            self._sweep_until,
             self._scheduling.next_deadline(self.view(now)),
         )
         return min((at for at in times if at is not None), default=math.inf)
@@ -225,9 +238,10 @@ class Coordinator:
         if not {self._codec.support, self._codec.dtype} <= set(check_in.codecs):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
-        if lease is not None and lease.state is LeaseState.JOURNALLED:
+        if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
         if lease is not None and self.leases.is_running(lease):
+            self.partials.drop(lease.lease_id)  # it will train again: these are of another update
             return [*registered, self._lease_message(lease, check_in.install_id, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
@@ -273,7 +287,7 @@ class Coordinator:
             self._publication.num_chunks(len(model.params)),
             lease.record.codec,
             self._budget_bytes,
-            partition=0,
+            partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
         )
         return self._publication.to_device(lease.record.device, message)
@@ -328,7 +342,7 @@ class Coordinator:
         )
         weight = self._weigh(staleness)
         if self.config.weigh_by_samples:
-            weight *= max(1, update.num_samples)
+            weight *= min(max(1, update.num_samples), self.config.samples_cap)
         self.buffer.add(lease.lease_id, lease.record.device, delta, weight)
 
     def _journal(self, lease: Lease, data: bytes) -> list[Action]:
@@ -350,8 +364,8 @@ class Coordinator:
                 answer = Receipt(lease_id, int(record.outcome))
                 return [self._publication.to_device(device, answer)]
             case LeaseState.REFUSED:
-                self._count_refusal(device, record.outcome)
-                refusal = Refusal(lease_id, record.outcome, refusals.MEANING[record.outcome])
+                meaning = refusals.MEANING.get(record.outcome, record.outcome)
+                refusal = Refusal(lease_id, record.outcome, meaning)
                 return [self._publication.to_device(device, refusal)]
         raise LocalProtocolError(f"a lease that is {record.state.value} was forgotten")
 
@@ -414,13 +428,14 @@ class Coordinator:
             return self._abandon(refusals.NOT_FINITE)
         self.leases.close(counted)
         self._empty_buffer()
-        stale = [lease for lease in self.leases if self._is_too_stale(lease)]
+        stale = self.leases.below(self.version - self.config.staleness_limit)
+        kept = self.leases.open_versions()
         return [
             Store(record),
             Store(CounterRecord(dict(self.counts))),
             *[action for lease in stale for action in self._forget(lease, refusals.TOO_STALE)],
             *self._publication.version(record, self._manifest()),
-            *self._publication.clear(self._is_kept),
+            *self._publication.clear(lambda version: self._is_newest(version) or version in kept),
         ]
 
     def _abandon(self, reason: str) -> list[Action]:
@@ -439,9 +454,8 @@ class Coordinator:
         self.leases.close([lease.lease_id])
         return [Store(RefusalRecord(lease.lease_id, reason))]
 
-    def _is_kept(self, version: int) -> bool:
-        newest = version > self.version - self.config.keep_versions
-        return newest or version in self.leases.open_versions()
+    def _is_newest(self, version: int) -> bool:
+        return version > self.version - self.config.keep_versions
 
     def _plan(self) -> Plan:
         model, training = self.config.documents()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aggregator.records import DeviceRecord
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import CheckIn
+from protocol.messages import COUNTER_START_BITS, CheckIn
 
 STATES = frozenset({"online", "sleeping", "offline"})
 
@@ -31,6 +31,7 @@ class Fleet:
         self._max_devices = max_devices
         self._install_ids = {record.device: record.install_id for record in known}
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._counters: dict[str, int] = {}
         self.presence: dict[str, str] = {}
 
     @property
@@ -66,6 +67,18 @@ class Fleet:
         self._install_ids[device] = install_id
         return DeviceRecord(device, install_id)
 
+    def is_old(self, device: str, counter: int) -> bool:
+        """Whether a check-in was delivered again, by the counter in its envelope.
+
+        Only within one start of the device: one that lost its memory may count from the beginning.
+        """
+        last = self._counters.get(device, 0)
+        if counter >> COUNTER_START_BITS == last >> COUNTER_START_BITS and counter <= last:
+            return True
+        if device in self._install_ids or len(self._counters) < self._max_devices:
+            self._counters[device] = counter
+        return False
+
     def wait(self, device: str, check_in: CheckIn, now: float) -> None:
         """Queue a device for a lease; one that waits already keeps its place."""
         place = self._waiting.get(device)
@@ -88,7 +101,7 @@ class Fleet:
             raise RemoteProtocolError(refusals.MALFORMED, f"state {state!r}")
         if device in self.presence or len(self.presence) < self._max_devices:
             self.presence[device] = state
-        if state == "offline":
+        if state != "online":
             self._waiting.pop(device, None)
 
     def in_state(self, state: str) -> list[str]:

@@ -31,6 +31,7 @@ class LeaseBook:
     def __init__(self) -> None:
         self._by_id: dict[bytes, Lease] = {}
         self._by_device: dict[str, Lease] = {}
+        self._by_version: dict[int, dict[bytes, Lease]] = {}
         self._running: OrderedDict[bytes, Lease] = OrderedDict()
         self.expired: dict[bytes, Lease] = {}
 
@@ -58,6 +59,7 @@ class LeaseBook:
         lease = Lease(record, expires_at)
         self._by_id[record.lease_id] = lease
         self._by_device[record.device] = lease
+        self._by_version.setdefault(record.version, {})[record.lease_id] = lease
         self._running[record.lease_id] = lease
         return lease
 
@@ -73,6 +75,7 @@ class LeaseBook:
             if lease is None:
                 continue
             self._free(lease_id)
+            self._leave_version(lease)
             if self._by_device.get(lease.record.device) is lease:
                 del self._by_device[lease.record.device]
 
@@ -92,9 +95,18 @@ class LeaseBook:
         """Return when the next lease runs out."""
         return next(iter(self._running.values())).expires_at if self._running else None
 
+    def below(self, version: int) -> list[Lease]:
+        """Return the leases for versions older than this one."""
+        older = [number for number in self._by_version if number < version]
+        return [lease for number in older for lease in self._by_version[number].values()]
+
     def open_versions(self) -> set[int]:
         """Return the versions that a device may still want to fetch."""
-        return {lease.record.version for lease in self._running.values()}
+        return {
+            version
+            for version, leases in self._by_version.items()
+            if any(lease_id in self._running for lease_id in leases)
+        }
 
     def is_running(self, lease: Lease) -> bool:
         """The lease still holds a slot."""
@@ -103,6 +115,12 @@ class LeaseBook:
     def running(self) -> Iterator[Lease]:
         """Iterate over the leases that hold a slot, oldest first."""
         return iter(self._running.values())
+
+    def _leave_version(self, lease: Lease) -> None:
+        leases = self._by_version[lease.record.version]
+        del leases[lease.lease_id]
+        if not leases:
+            del self._by_version[lease.record.version]
 
     def _free(self, lease_id: bytes) -> None:
         self._running.pop(lease_id, None)

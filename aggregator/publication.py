@@ -77,13 +77,10 @@ class Publication:
             ]
         return cleared
 
-    def is_live(self, version: int) -> bool:
-        """Whether devices can fetch this version."""
-        return version in self._live
-
-    def live_versions(self) -> list[int]:
-        """Return the versions that can be fetched, oldest first."""
-        return sorted(self._live)
+    def is_current(self, version: int, index: int) -> bool:
+        """Whether this chunk is one of a live version, as it is cut now."""
+        live = self._live.get(version)
+        return live is not None and index < self.num_chunks(len(live.params))
 
     def live(self, version: int) -> LiveVersion:
         """Return a version that can be fetched."""

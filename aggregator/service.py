@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import nacl.utils
 
@@ -20,9 +20,11 @@ from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator
 from aggregator.evaluation import Evaluator
 from aggregator.monitor import status
-from aggregator.records import Record
+from aggregator.monitor.board import Board
+from aggregator.records import CounterRecord, Record
 from aggregator.store import StoreError, no_fault, open_store
-from protocol.actions import Publish, Subscribe
+from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.chunks import MIN_PACKET_BYTES
 from protocol.topics import Topics
 from transport import (
     Connected,
@@ -46,6 +48,7 @@ TICK_S: Final = 1.0
 WINDOW: Final = 2_000
 QUEUE: Final = 100_000
 STORE_RETRY_S: Final = 5.0
+COUNTS_S: Final = 10.0
 
 
 class Service:
@@ -57,16 +60,16 @@ class Service:
         self.config = config
         self._fault = fault
         self._stopping = False
-        self._turn: _Turn | None = None
+        self._tenure: _Tenure | None = None
 
     def run(self) -> None:
         """Serve until `stop`. Raises StoreError if the store cannot be opened at the start."""
         first = True
         while not self._stopping:
             try:
-                with _Turn(self.config, self._fault) as self._turn:
+                with _Tenure(self.config, self._fault) as self._tenure:
                     first = False
-                    self._turn.serve(lambda: self._stopping)
+                    self._tenure.serve(lambda: self._stopping)
             except StoreError as error:
                 if first:
                     raise
@@ -76,8 +79,8 @@ class Service:
     def stop(self) -> None:
         """Make `run` return soon. From any thread, or a signal handler."""
         self._stopping = True
-        if self._turn is not None:
-            self._turn.loop.wake()
+        if self._tenure is not None:
+            self._tenure.loop.wake()
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -85,7 +88,7 @@ class Service:
             time.sleep(0.1)
 
 
-class _Turn:
+class _Tenure:
     """From opening the store to closing it: what a store failure throws away."""
 
     def __init__(self, config: AggregatorConfig, fault: Callable[[str], None]) -> None:
@@ -110,7 +113,10 @@ class _Turn:
             raise
         self._evaluated = -1
         self._monitor_at = 0.0
-        self._shown: dict[str, bytes] = {}
+        self._counts_at = 0.0
+        self._kept: dict[str, int] = {}
+        self._incomplete = False
+        self._board = Board(self._topics)
         self._mqtt = ""
 
     def __enter__(self) -> Self:
@@ -144,19 +150,29 @@ class _Turn:
     # --- the loop ----------------------------------------------------------------------------
 
     def serve(self, stopping: Callable[[], bool]) -> None:
-        """Turn until ``stopping()``."""
+        """Turn until ``stopping()``. Raises StoreError, having said so on ``mon/``."""
         self._perform(self._coordinator.start(time.monotonic()))
         self.loop.add(self._transport)
         self._transport.connect()
-        while not stopping():
-            now = time.monotonic()
-            due = min(self._coordinator.timer_at(now), self._monitor_at, now + TICK_S)
-            events = [event for _, some in self.loop.wait(max(0.0, due - now)) for event in some]
-            self._take(events)
-            self._evaluate()
-            if time.monotonic() >= self._monitor_at:
-                self._show()
+        try:
+            while not stopping():
+                self._turn()
+        except StoreError as error:
+            self._say_state("store failed", str(error))
+            raise
         self._say_state("offline")
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        due = min(self._coordinator.timer_at(now), self._monitor_at, now + TICK_S)
+        events = [event for _, some in self.loop.wait(max(0.0, due - now)) for event in some]
+        self._take(events)
+        self._evaluate()
+        now = time.monotonic()
+        if now >= self._monitor_at:
+            self._show(now)
+        if now >= self._counts_at:
+            self._keep_counts(now)
 
     def _take(self, events: Sequence[Event]) -> None:
         """Decide everything, commit once, publish, acknowledge."""
@@ -181,12 +197,14 @@ class _Turn:
 
     def _link(self, event: Event) -> list[Action]:
         match event:
+            case Connected() if event.max_packet_bytes < MIN_PACKET_BYTES:
+                _log.error("the broker takes %d bytes a packet: too few", event.max_packet_bytes)
             case Connected():
                 _log.info("connected, MQTT %s", event.protocol)
                 self._mqtt = event.protocol
-                self._shown.clear()
+                self._board.forget()
                 self._say_state("online")
-                return self._coordinator.connected(event.max_packet_bytes)
+                return self._coordinator.connected(event.max_packet_bytes, time.monotonic())
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
             case Refused():
@@ -206,6 +224,8 @@ class _Turn:
                     self._publish(action)
                 case Subscribe(filters):
                     self._transport.subscribe(filters)
+                case Unsubscribe(filters):
+                    self._transport.unsubscribe(filters)
                 case Recall(lease_id, device):
                     record = self._store.lease(lease_id)
                     self._perform(self._coordinator.recalled(device, lease_id, record))
@@ -215,8 +235,11 @@ class _Turn:
             self._transport.publish(
                 publish.topic, publish.payload, qos=publish.qos, retain=publish.retain
             )
-        except (PacketTooLargeError, QueueFullError) as error:
+        except PacketTooLargeError as error:
             _log.error("not sent: %s", error)
+        except QueueFullError as error:
+            _log.warning("not sent yet: %s", error)
+            self._incomplete = self._incomplete or publish.retain
 
     # --- evaluation and monitoring -----------------------------------------------------------
 
@@ -228,29 +251,35 @@ class _Turn:
         self._evaluated = version
         self._evaluator.evaluate(version, self._coordinator.versions.params)
 
-    def _show(self) -> None:
-        """Publish those monitoring topics whose content has changed."""
-        now = time.monotonic()
+    def _show(self, now: float) -> None:
+        """Publish what has changed on ``mon/``, and what a full queue kept back."""
         self._monitor_at = now + self._config.monitor_s
         if not self._transport.connected:
             return
+        if self._incomplete:
+            self._incomplete = False
+            self._perform(self._coordinator.connected(self._transport.max_packet_bytes, now))
         counters = self._transport.counters
         traffic = {"bytes_up": counters.bytes_down, "bytes_down": counters.bytes_up}
         evaluation = {} if self._evaluator is None else self._evaluator.report
         metrics = {**status.metrics_report(self._coordinator, evaluation), **traffic}
-        self._show_one("rounds", status.rounds_report(self._coordinator, now))
-        self._show_one("metrics", metrics)
-        self._show_one("devices", status.devices_report(self._coordinator, now))
-        self._show_one("alerts", status.alerts_report(self._coordinator))
+        reports: dict[str, status.Report] = {
+            "rounds": status.rounds_report(self._coordinator, now),
+            "metrics": metrics,
+            "devices": status.devices_report(self._coordinator, now),
+            "alerts": status.alerts_report(self._coordinator),
+        }
+        for what, report in reports.items():
+            self._perform(self._board.show(what, report))
 
-    def _show_one(self, what: str, report: status.Report) -> None:
-        payload = status.encode(report)
-        if self._shown.get(what) == payload:
-            return
-        self._shown[what] = payload
-        self._publish(Publish(self._topics.monitor(what), payload, retain=True))
+    def _keep_counts(self, now: float) -> None:
+        """Store the counters now and then, as refusals alone make no version."""
+        self._counts_at = now + COUNTS_S
+        totals = dict(self._coordinator.counts)
+        if totals != self._kept:
+            self._kept = totals
+            self._store.commit([CounterRecord(totals)])
 
-    def _say_state(self, state: str) -> None:
-        report: dict[str, Any] = dict(status.aggregator_report(state, self._mqtt))
-        payload = status.encode(report)
-        self._publish(Publish(self._topics.monitor("aggregator"), payload, retain=True))
+    def _say_state(self, state: str, why: str = "") -> None:
+        report = status.aggregator_report(state, mqtt=self._mqtt, why=why)
+        self._publish(self._board.say("aggregator", report))

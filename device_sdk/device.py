@@ -25,6 +25,7 @@ from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
 from device_sdk.training import TrainingThread
 from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.chunks import MIN_PACKET_BYTES
 from protocol.errors import ConfigError
 from protocol.messages import INSTALL_ID_BYTES, WIRE_VERSION
 from protocol.topics import Topics
@@ -75,8 +76,7 @@ class Device:
         self._training = TrainingThread(trainer, self._trained)
         self._session = self._new_session()
         self._stopping = False
-        self._began_anew_at = float("inf")
-        self._return_at = float("inf")
+        self._come_at = 0.0
         self._telemetry_at = 0.0
 
     @classmethod
@@ -91,9 +91,6 @@ class Device:
     def run(self) -> None:
         """Take part until `stop`; then leave with the state ``sleeping``."""
         _log.info("device %s joins task %s", self.config.device, self.config.task)
-        self._perform(self._session.start(time.monotonic()))
-        self._loop.add(self._transport)
-        self._transport.connect()
         try:
             while not self._stopping:
                 self._turn()
@@ -114,7 +111,9 @@ class Device:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        due = min(self._session.timer_at, self._telemetry_at, self._began_anew_at, now + TICK_S)
+        if now >= self._come_at:
+            self._come(now)
+        due = min(self._session.timer_at, self._telemetry_at, self._come_at, now + TICK_S)
         arrived = self._loop.wait(max(0.0, due - now))
         for _, events in arrived:
             for event in events:
@@ -126,12 +125,6 @@ class Device:
             else:
                 self._perform(self._session.trained(result.lease_id, result.trained, now))
         now = time.monotonic()
-        if now >= self._began_anew_at:
-            self._begin_anew()
-        if now >= self._return_at:
-            self._return_at = float("inf")
-            self._loop.add(self._transport)
-            self._transport.connect()
         if now >= self._session.timer_at:
             self._perform(self._session.timer(now))
         if now >= self._telemetry_at:
@@ -144,11 +137,9 @@ class Device:
                 self._hear_birth(event)
                 self._transport.acknowledge(event)
             case Message():
-                before = self._session.turned_away
-                self._perform(self._session.message(event.topic, event.payload, now))
-                self._transport.acknowledge(event)
-                if self._session.turned_away != before:
-                    _log.error("turned away: %s", self._session.turned_away)
+                self._hear(event, now)
+            case Connected() if event.max_packet_bytes < MIN_PACKET_BYTES:
+                _log.error("the broker takes %d bytes a packet: too few", event.max_packet_bytes)
             case Connected():
                 _log.info("connected, MQTT %s", event.protocol)
                 self._telemetry_at = now
@@ -157,21 +148,34 @@ class Device:
                 _log.warning("disconnected: %s", event.reason)
                 self._perform(self._session.disconnected())
                 if event.taken_over and self._has_twin:
-                    self._step_aside(now)
+                    self._step_aside()
             case Refused():
-                _log.error("the broker refuses this device: %s", event.reason)
-            case PublishRefused():
-                _log.error("the broker refused a publish to %s: %s", event.topic, event.reason)
-            case SubscribeRefused():
-                _log.error("the broker refused %s: %s", event.topic_filter, event.reason)
+                _log.error("the broker refuses this device: %s; see [broker]", event.reason)
+            case PublishRefused() | SubscribeRefused():
+                _log.error("the broker refused: %s", event)
 
-    def _perform(self, actions: Sequence[Action]) -> None:
+    def _hear(self, message: Message, now: float) -> None:
+        before = self._session.turned_away
+        if self._perform(self._session.message(message.topic, message.payload, now)):
+            self._transport.acknowledge(message)
+        if self._session.turned_away != before:
+            _log.error("turned away: %s", self._session.turned_away)
+
+    def _perform(self, actions: Sequence[Action]) -> bool:
+        """Do what the session decided; return False if the medium did not take a write.
+
+        Then memory is ahead of the medium, and nothing of it may be said: the session is dropped,
+        the bus is left, and after a while the device comes back as the medium knows it.
+        """
         try:
             for action in actions:
                 self._act(action)
         except StorageError as error:
-            _log.error("%s", error)
-            self._began_anew_at = time.monotonic() + STORAGE_RETRY_S
+            _log.error("%s; trying again in %.0f s", error, STORAGE_RETRY_S)
+            self._go(STORAGE_RETRY_S)
+            self._session = self._new_session()
+            return False
+        return True
 
     def _act(self, action: Action) -> None:
         match action:
@@ -206,7 +210,7 @@ class Device:
             self._has_twin = self._is_born and not ours
         self._is_born = self._is_born or ours
 
-    def _step_aside(self, now: float) -> None:
+    def _step_aside(self) -> None:
         """A copy of this medium is connected: two that fight over one id would never end."""
         _log.error(
             "another device is connected as %s: give one of them a medium of its own and a"
@@ -214,22 +218,31 @@ class Device:
             self.config.device,
             STEP_ASIDE_S,
         )
-        self._loop.remove(self._transport)
-        self._transport.close(0.0)
-        self._transport = self._new_transport()
-        self._return_at = now + STEP_ASIDE_S
+        self._go(STEP_ASIDE_S)
 
     # --- making and remaking -----------------------------------------------------------------
 
-    def _begin_anew(self) -> None:
-        """A write failed: memory may be ahead of the medium, so start from the medium."""
-        self._began_anew_at = float("inf")
-        self._session = self._new_session()
-        now = time.monotonic()
-        actions = self._session.start(now)
-        if self._transport.connected:
-            actions += self._session.connected(self._transport.max_packet_bytes, now)
-        self._perform(actions)
+    def _come(self, now: float) -> None:
+        """Begin, or begin again after `_go`."""
+        self._come_at = float("inf")
+        if self._perform(self._session.start(now)):
+            self._loop.add(self._transport)
+            self._transport.connect()
+
+    def _go(self, seconds: float) -> None:
+        """Leave the bus without a word for so long; a new connection comes back."""
+        self._loop.remove(self._transport)
+        self._transport.close(0.0)
+        self._transport = self._new_transport()
+        self._session.disconnected()
+        self._come_at = time.monotonic() + seconds
+
+    def _num_samples(self) -> int:
+        try:
+            return max(0, int(self._trainer.num_samples()))
+        except Exception:  # noqa: BLE001 - a user's trainer may raise anything
+            _log.exception("the trainer cannot say how many samples it has")
+            return 0
 
     def _new_transport(self) -> PahoTransport:
         transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
@@ -253,7 +266,7 @@ class Device:
             stored=self._storage.load(),
             seed=nacl.utils.random(32),
             birth=birth,
-            num_samples=self._trainer.num_samples,
+            num_samples=self._num_samples,
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
         )

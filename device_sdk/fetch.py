@@ -41,20 +41,20 @@ class Fetch:
         return self._retry_s
 
     def add(self, chunk: ModelChunk) -> Float32 | None:
-        """Take a chunk; return the params when it was the last one.
+        """Take a chunk, the newest of its index; return the params when it was the last one.
 
-        Raises RemoteProtocolError (``malformed``, ``oversize``, ``wrong_shape``, ``not_finite``)
-        and starts from the beginning if the chunks do not make the model that the lease names.
+        A chunk beyond the lease's count is a leftover of another cut and ignored. Raises
+        RemoteProtocolError (``malformed``, ``oversize``, ``wrong_shape``, ``not_finite``); if the
+        chunks do not make the model that the lease names, it starts from the beginning.
         """
-        try:
-            self._assembly.add(chunk.index, chunk.data)
-            return self._params() if self._assembly.complete else None
-        except RemoteProtocolError:
-            self._assembly = Assembly(self._lease.num_chunks, self._lease.model_bytes)
-            raise
+        if chunk.index >= self._lease.num_chunks:
+            return None
+        self._assembly.replace(chunk.index, chunk.data)
+        return self._params(self._assembly) if self._assembly.complete else None
 
-    def _params(self) -> Float32:
-        data = self._assembly.join()
+    def _params(self, assembly: Assembly) -> Float32:
+        self._assembly = Assembly(self._lease.num_chunks, self._lease.model_bytes)
+        data = assembly.join()
         if hashlib.sha256(data).digest() != self._lease.model_hash:
             raise RemoteProtocolError(refusals.MALFORMED, "the model does not have its hash")
         return params_from_bytes(data, self._lease.model_bytes // 4)

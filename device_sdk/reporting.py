@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.pending import Pending, Residual
+from protocol import refusals
 from protocol.codec import decode_update, encode_update
-from protocol.errors import LocalProtocolError
+from protocol.errors import RemoteProtocolError
 from protocol.messages import Lease, Update
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import decode, encode, parse_codec
@@ -32,7 +33,7 @@ def make_pending(
 ) -> Pending:
     """Encode ``delta`` (float32, ``layout.size`` values, finite) as the lease's codec asks.
 
-    Raises LocalProtocolError if the update exceeds the lease's budget.
+    Raises RemoteProtocolError (``oversize``) if the lease does not allow what its codec needs.
     """
     codec = parse_codec(lease.codec)
     support = support_seed(task, lease.version)
@@ -42,7 +43,9 @@ def make_pending(
     body = encode(wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
     update = encode_update(Update(lease.version, lease.codec, num_samples, body))
     if len(update) > lease.budget_bytes:
-        raise LocalProtocolError(f"{len(update)} bytes, the lease allows {lease.budget_bytes}")
+        raise RemoteProtocolError(
+            refusals.OVERSIZE, f"{len(update)} bytes, the lease allows {lease.budget_bytes}"
+        )
     unsent = b""
     if codec.contractive:
         sent = decode(body, codec, layout, support_seed=support).dense()
@@ -50,18 +53,21 @@ def make_pending(
     return Pending(lease.lease_id, lease.version, lease.partition, update, unsent)
 
 
-def fold(task: str, pending: Pending, layout: Layout | None) -> Residual:
+def fold(task: str, pending: Pending, layout: Layout) -> Residual:
     """Return the residual with a refused update's delta taken back into it.
 
     If the model has changed its shape meanwhile, only what was never sent remains.
     """
     values = np.frombuffer(pending.residual, "<f4")
-    if layout is None or layout.size != values.size:
-        return Residual(pending.lease_id, pending.residual)
     update = decode_update(pending.update)
     support = support_seed(task, update.base_version)
     codec = parse_codec(update.codec)
-    sent = decode(update.body, codec, layout, support_seed=support).dense()
+    try:
+        sent = decode(update.body, codec, layout, support_seed=support).dense()
+    except RemoteProtocolError:
+        return Residual(pending.lease_id, pending.residual)
+    if layout.size != values.size:
+        return Residual(pending.lease_id, pending.residual)
     return Residual(pending.lease_id, (values + sent).astype("<f4").tobytes())
 
 

@@ -13,7 +13,7 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -39,11 +39,12 @@ from device_sdk.reporting import fold, is_sound, make_pending
 from device_sdk.trainer import Assignment, Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
-from protocol.chunks import cut, payload_bytes
+from protocol.chunks import checksum, cut, payload_bytes
 from protocol.codec import decode, encode, open_envelope
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
+    COUNTER_START_BITS,
     CheckIn,
     ChunksMissing,
     Held,
@@ -64,6 +65,8 @@ from protocol.vectors.packing import parse_codec
 CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
+#: Late copies of this many settled leases are known for what they are.
+CLOSED_LEASES: Final = 16
 #: When the aggregator starts, devices check in spread over this part of their interval.
 START_SPREAD: Final = 0.1
 
@@ -133,7 +136,7 @@ class Session:
         self._num_draws = 0
         self._aggregator_start = -1
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
-        self._counter = self._boots << 32
+        self._counter = self._boots << COUNTER_START_BITS
         self._chunk_bytes = payload_bytes(1 << 16)
         self._plan: TrainingPlan | None = None
         self._lease: Lease | None = None
@@ -144,11 +147,13 @@ class Session:
         self._base: Float32 | None = None
         self._pending: Pending | None = None
         self._residual: Residual | None = None
+        self._closed: deque[bytes] = deque(maxlen=CLOSED_LEASES)
         self._restore(stored)
 
     def _restore(self, stored: Mapping[str, bytes]) -> None:
         if RESIDUAL in stored:
             self._residual = unpack_residual(stored[RESIDUAL])
+            self._closed.append(self._residual.lease_id)
         if PENDING not in stored:
             return
         pending = unpack_pending(stored[PENDING])
@@ -281,10 +286,13 @@ class Session:
         else:
             wait_s = self._check_in_s
         self.timer_at = now + wait_s * self._jitter()
+        num_samples = self._num_samples()
+        if self.state is State.IDLE and num_samples == 0:
+            return []  # nothing to train on yet
         message = CheckIn(
             self.install_id,
             -1 if self._held is None else self._held[0],
-            self._num_samples(),
+            num_samples,
             CODECS,
             b"" if self._pending is None else self._pending.lease_id,
         )
@@ -304,7 +312,7 @@ class Session:
 
     def _notice_start(self, payload: bytes, now: float) -> None:
         """The aggregator (re)started if its counter did: what it has not stored, it forgot."""
-        started = open_envelope(payload).counter >> 32
+        started = open_envelope(payload).counter >> COUNTER_START_BITS
         if started == self._aggregator_start or not self.online:
             return
         self._aggregator_start = started
@@ -315,6 +323,8 @@ class Session:
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
             return []
+        if lease.lease_id in self._closed:
+            return []  # a late copy: its update has been settled
         try:
             parse_codec(lease.codec)
         except ConfigError as error:
@@ -399,19 +409,23 @@ class Session:
         delta = trained.params - self._base
         if not is_sound(delta):
             return self.failed(lease_id, now)
+        lease = self._current_lease()
+        try:
+            pending = make_pending(
+                self.topics.task,
+                lease,
+                delta,
+                trained.num_samples,
+                layout=plan.layout,
+                residual=self._residual,
+                rounding_seed=derive(self._seed, "rounding", lease.lease_id),
+            )
+        except RemoteProtocolError as error:
+            self.counts[f"refused_{error.reason}"] += 1
+            return self.failed(lease_id, now)
         self._step("trained")
         self.counts["trainings"] += 1
         self._base = None
-        lease = self._current_lease()
-        pending = make_pending(
-            self.topics.task,
-            lease,
-            delta,
-            trained.num_samples,
-            layout=plan.layout,
-            residual=self._residual,
-            rounding_seed=derive(self._seed, "rounding", lease.lease_id),
-        )
         self._pending = pending
         self._retry_s = self._retry_first_s
         self.timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
@@ -422,10 +436,13 @@ class Session:
         if not self.online:
             return []
         pieces = cut(pending.update, self._chunk_bytes)
+        whole = checksum(pending.update)
         topic = self.topics.update(pending.partition, self.device)
         wanted = [index for index in indices if index < len(pieces)] or range(len(pieces))
         return [
-            self._publish(topic, UpdateChunk(pending.lease_id, index, len(pieces), pieces[index]))
+            self._publish(
+                topic, UpdateChunk(pending.lease_id, whole, index, len(pieces), pieces[index])
+            )
             for index in wanted
         ]
 
@@ -436,27 +453,27 @@ class Session:
 
     def _counted(self, pending: Pending, now: float) -> list[Action]:
         self.counts["receipts"] += 1
-        residual = Residual(pending.lease_id, pending.residual) if pending.residual else None
-        return self._close("receipt", residual, now)
+        return self._close("receipt", Residual(pending.lease_id, pending.residual), now)
 
     def _refused(self, pending: Pending, reason: str, now: float) -> list[Action]:
         self.counts[f"update_refused_{reason}"] += 1
         if reason == refusals.BUSY:
             return []
-        residual = None
-        layout = None if self._plan is None else self._plan.layout
+        kept = b"" if self._residual is None else self._residual.values
+        residual = Residual(pending.lease_id, kept)
         if reason in refusals.FOLDED and pending.residual:
-            residual = fold(self.topics.task, pending, layout)
+            if self._plan is None:
+                return []  # folding needs the plan: asked again when it is here
+            residual = fold(self.topics.task, pending, self._plan.layout)
         return self._close("refusal", residual, now)
 
-    def _close(self, event: str, residual: Residual | None, now: float) -> list[Action]:
+    def _close(self, event: str, residual: Residual, now: float) -> list[Action]:
+        """Settle the pending update. The residual names it, so that it is never settled twice."""
         self._step(event)
         self._pending = None
-        actions: list[Action] = []
-        if residual is not None:
-            self._residual = residual
-            actions.append(Store(RESIDUAL, pack_residual(residual)))
-        return [*actions, Delete(PENDING), *self._speak(now)]
+        self._residual = residual
+        self._closed.append(residual.lease_id)
+        return [Store(RESIDUAL, pack_residual(residual)), Delete(PENDING), *self._speak(now)]
 
     # --- small things ------------------------------------------------------------------------
 

@@ -64,7 +64,16 @@ class Storage:
             raise StorageError(f"{self._path(key)}: {error.strerror}") from None
 
     def load(self) -> Mapping[str, bytes]:
-        """Return all whole keys. Rotten files are counted, kept aside and otherwise ignored."""
+        """Return all whole keys. Rotten files are counted, kept aside and otherwise ignored.
+
+        Raises StorageError if the medium cannot be read.
+        """
+        try:
+            return self._load()
+        except OSError as error:
+            raise StorageError(f"{self._directory}: {error.strerror}") from None
+
+    def _load(self) -> Mapping[str, bytes]:
         found = {}
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
             raw = path.read_bytes()

@@ -11,6 +11,7 @@ or the engine that comes with the SDK, which needs the data only::
     NumpyTrainer(data=(x, y))
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Trained:
             )
         if not np.isfinite(self.params).all():
             raise TrainingError("params hold NaN or infinity")
+        if not isinstance(self.num_samples, int):  # NumPy's integers are none
+            object.__setattr__(self, "num_samples", operator.index(self.num_samples))
         if self.num_samples < 1:
             raise TrainingError(f"num_samples must be at least 1, not {self.num_samples}")
 

@@ -59,7 +59,13 @@ class TrainingThread:
 
     def _attempt(self, train: Train) -> Trained | None:
         try:
-            return self._trainer.train(train.assignment)
+            return _checked(self._trainer.train(train.assignment))
         except Exception:  # noqa: BLE001 - a user's trainer may raise anything; the device must go on
             _log.exception("training of version %d failed", train.assignment.version)
             return None
+
+
+def _checked(result: object) -> Trained:
+    if not isinstance(result, Trained):
+        raise TypeError(f"a trainer's train must return a Trained, not {type(result).__name__}")
+    return result

@@ -4,6 +4,7 @@ Chunks may come in any order and more than once; what is missing can be asked fo
 trusted only when the whole is checked by its hash or its decoder.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,11 @@ def payload_bytes(max_packet_bytes: int) -> int:
     if max_packet_bytes < MIN_PACKET_BYTES:
         raise LocalProtocolError(f"a broker that takes {max_packet_bytes} bytes a packet only")
     return min(CHUNK_BYTES, max_packet_bytes - 256) - ENVELOPE_BYTES
+
+
+def checksum(data: bytes) -> int:
+    """Return the CRC-32 by which the chunks of one update know each other."""
+    return zlib.crc32(data)
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
@@ -51,11 +57,6 @@ class Assembly:
         """Every chunk is here."""
         return len(self._pieces) == self.num_chunks
 
-    @property
-    def num_received(self) -> int:
-        """How many different chunks are here."""
-        return len(self._pieces)
-
     def missing(self) -> Sequence[int]:
         """Return the indices that have not come, in order."""
         return [index for index in range(self.num_chunks) if index not in self._pieces]
@@ -79,6 +80,12 @@ class Assembly:
             raise RemoteProtocolError(refusals.OVERSIZE, f"more than {self._max_bytes} bytes")
         self._pieces[index] = data
         self.num_bytes += len(data)
+
+    def replace(self, index: int, data: bytes) -> None:
+        """Take a chunk in place of the one that is here, if any. Raises as `add`."""
+        known = self._pieces.pop(index, None)
+        self.num_bytes -= len(known or b"")
+        self.add(index, data)
 
     def join(self) -> bytes:
         """Return the whole. Raises LocalProtocolError while chunks are missing."""

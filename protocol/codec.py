@@ -9,7 +9,7 @@ decoding returns a message or raises RemoteProtocolError, never anything else.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import astuple, fields
+from dataclasses import fields
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -143,8 +143,13 @@ def encode(message: Message, *, task: str, sender: str, counter: int) -> bytes:
 
 
 def seal(envelope: Envelope) -> bytes:
-    """Return the bytes of an envelope."""
-    packed: bytes = msgpack.packb([WIRE_VERSION, *astuple(envelope)])
+    """Return the bytes of an envelope. Raises LocalProtocolError outside its limits."""
+    values = [getattr(envelope, name) for name in _ENVELOPE.names]
+    try:
+        _ENVELOPE.read(values)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"an envelope outside its limits: {error.detail}") from None
+    packed: bytes = msgpack.packb([WIRE_VERSION, *values])
     return packed
 
 

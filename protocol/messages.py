@@ -19,6 +19,8 @@ MAX_CHUNKS: Final = 20_000
 MAX_COUNTED: Final = 3_000
 MAX_VERSION: Final = 1 << 40
 MAX_SAMPLES: Final = 1 << 40
+MAX_DOCUMENT_CHARS: Final = 50_000
+COUNTER_START_BITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,16 @@ Hash = Annotated[bytes, Limit(HASH_BYTES, HASH_BYTES)]
 Version = Annotated[int, Limit(0, MAX_VERSION)]
 MaybeVersion = Annotated[int, Limit(-1, MAX_VERSION)]
 Count = Annotated[int, Limit(0, MAX_SAMPLES)]
+#: The upper bits count a sender's starts (``starts << COUNTER_START_BITS``).
+Counter = Annotated[int, Limit(0, (1 << 63) - 1)]
+Checksum = Annotated[int, Limit(0, (1 << 32) - 1)]
 ChunkCount = Annotated[int, Limit(1, MAX_CHUNKS)]
 ChunkIndex = Annotated[int, Limit(0, MAX_CHUNKS - 1)]
 ChunkIndices = Annotated[tuple[ChunkIndex, ...], Limit(0, MAX_CHUNKS)]
 Word = Annotated[str, Limit(1, 64)]
 Words = Annotated[tuple[Word, ...], Limit(0, 32)]
 Text = Annotated[str, Limit(0, 500)]
-Document = Annotated[str, Limit(2, 50_000)]
+Document = Annotated[str, Limit(2, MAX_DOCUMENT_CHARS)]
 Seconds = Annotated[int, Limit(0, 1 << 31)]
 Size = Annotated[int, Limit(0, MAX_MODEL_BYTES)]
 Chunk = Annotated[bytes, Limit(0, 1 << 20)]
@@ -129,9 +134,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class UpdateChunk:
-    """A piece of an encoded `Update`. One that fits one packet is chunk 0 of 1."""
+    """A piece of an encoded `Update`. One that fits one packet is chunk 0 of 1.
+
+    ``checksum`` is the CRC-32 of the whole update: chunks of two updates under one lease (a device
+    that lost the first one trained again) are never put together.
+    """
 
     lease_id: LeaseId
+    checksum: Checksum
     index: ChunkIndex
     num_chunks: ChunkCount
     data: Chunk
@@ -188,7 +198,7 @@ class Envelope:
     kind: int
     task: Word
     sender: Word
-    counter: Count
+    counter: Counter
     body: Body
     key_id: Annotated[bytes, Limit(0, 32)] = field(default=b"")
     signature: Annotated[bytes, Limit(0, 64)] = field(default=b"")

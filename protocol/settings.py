@@ -6,6 +6,7 @@ caller's.
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -59,6 +60,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - TOML h
     if get_origin(hint) is tuple:
         items = _check(value, list, where)
         return tuple(_convert(get_args(hint)[0], item, where) for item in items)
+    if hint is float and type(value) in (int, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, not {value!r}")
     if hint is float and type(value) is int:
         return float(value)
     return _check(value, get_origin(hint) or hint, where)

@@ -178,7 +178,7 @@ class Topics:
     def aggregator_filters(self) -> tuple[str, ...]:
         """What the aggregator subscribes to."""
         base = f"{self.prefix}/{self.task}"
-        return (f"{base}/dev/+/state", f"{base}/dev/+/info", f"{base}/dev/+/out", f"{base}/up/+/+")
+        return (f"{base}/dev/+/state", f"{base}/dev/+/out", f"{base}/up/+/+")
 
     def own_model_filter(self) -> str:
         """Every retained model chunk: to find the ones an earlier run left behind."""

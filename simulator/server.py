@@ -7,7 +7,7 @@ from aggregator.config import TaskConfig
 from aggregator.coordinator import Coordinator
 from aggregator.records import Record
 from aggregator.store_errors import StoreError
-from protocol.actions import Publish, Subscribe
+from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.stream import derive
 from simulator.broker import Broker
 from simulator.memory_store import MemoryStore
@@ -113,7 +113,7 @@ class SimulatedServer:
             case Message(topic, payload):
                 return coordinator.message(topic, payload, self._queue.now)
             case Connected(max_packet_bytes=limit):
-                return coordinator.connected(limit)
+                return coordinator.connected(limit, self._queue.now)
         return []
 
     def _act_on(self, actions: Sequence[Action], messages: Sequence[Message]) -> bool:
@@ -146,6 +146,8 @@ class SimulatedServer:
                     self.transport.publish(topic, payload, qos=qos, retain=retain)
                 case Subscribe(filters):
                     self.transport.subscribe(filters)
+                case Unsubscribe(filters):
+                    self.transport.unsubscribe(filters)
                 case Recall(lease_id, device):
                     record = self.store.lease(lease_id)
                     self._perform(self.coordinator.recalled(device, lease_id, record))

@@ -21,9 +21,10 @@ def encode(report: Report) -> bytes:
     return json.dumps(report, separators=(", ", ": ")).encode()
 
 
-def aggregator_report(state: str, broker: str = "") -> Report:
+def aggregator_report(state: str, *, mqtt: str = "", why: str = "") -> Report:
     """Whether the aggregator is there; its last will says ``offline``."""
-    return {"state": state, "mqtt": broker} if broker else {"state": state}
+    report = {"state": state, "mqtt": mqtt, "why": why}
+    return {key: value for key, value in report.items() if value}
 
 
 def rounds_report(coordinator: Coordinator, now: float) -> Report:

@@ -54,4 +54,10 @@ class Buffered:
 
     def waiting_for(self, view: View) -> str:
         """Return, for a person, what would close the buffer."""
-        return f"{self.goal - view.num_buffered} more updates ({view.num_buffered} of {self.goal})"
+        goal = f"{self.goal - view.num_buffered} more updates ({view.num_buffered} of {self.goal})"
+        if view.opened_at is None:
+            return goal
+        missing = self.min_contributors - view.num_contributors
+        if missing > 0:
+            return f"{goal}, among them from {missing} more devices"
+        return f"{goal}, or {max(0.0, view.opened_at + self.max_wait_s - view.now):.0f} s"

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from protocol.errors import ConfigError
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 #: What a strategy remembers from one version to the next: float64 vectors by name.
 State = Mapping[str, Float64]
+
+
+#: Server learning rates that make sense; FedBuff's authors used up to 40.9.
+LEARNING_RATES = (1e-6, 1e3)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless ``low <= value <= high``."""
+    if not low <= value <= high:
+        raise ConfigError(f"options.{name} must be from {low} to {high}, not {value}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from aggregator.strategy import Float32, Float64, State, Strategy
+from aggregator.strategy import (
+    LEARNING_RATES,
+    Float32,
+    Float64,
+    State,
+    Strategy,
+    check_range,
+)
 
 _SecondMoment = Callable[[Float64, Float64], Float64]
 
@@ -23,6 +30,7 @@ def fedadam(
     *, learning_rate: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
 ) -> Strategy:
     """``beta2 * v + (1 - beta2) * delta**2``: a moving average."""
+    check_range("beta2", beta2, 0.0, 0.999999)
     return _adaptive(
         learning_rate, beta1, tau, lambda v, squared: beta2 * v + (1 - beta2) * squared
     )
@@ -32,6 +40,7 @@ def fedyogi(
     *, learning_rate: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
 ) -> Strategy:
     """``v - (1 - beta2) * delta**2 * sign(v - delta**2)``: as Adam, with bounded change."""
+    check_range("beta2", beta2, 0.0, 0.999999)
     return _adaptive(
         learning_rate,
         beta1,
@@ -43,6 +52,10 @@ def fedyogi(
 def _adaptive(
     learning_rate: float, beta1: float, tau: float, second_moment: _SecondMoment
 ) -> Strategy:
+    check_range("learning_rate", learning_rate, *LEARNING_RATES)
+    check_range("beta1", beta1, 0.0, 0.9999)
+    check_range("tau", tau, 1e-9, 1e3)
+
     def init(size: int) -> State:
         return {"m": np.zeros(size), "v": np.full(size, tau**2)}
 

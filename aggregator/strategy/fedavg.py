@@ -9,11 +9,19 @@ for Federated Visual Classification", 2019: momentum over the mean deltas.
 
 import numpy as np
 
-from aggregator.strategy import Float32, Float64, State, Strategy
+from aggregator.strategy import (
+    LEARNING_RATES,
+    Float32,
+    Float64,
+    State,
+    Strategy,
+    check_range,
+)
 
 
 def fedavg(*, learning_rate: float = 1.0) -> Strategy:
     """``params + learning_rate * mean_delta``."""
+    check_range("learning_rate", learning_rate, *LEARNING_RATES)
 
     def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
         return params + learning_rate * mean_delta, state
@@ -23,6 +31,8 @@ def fedavg(*, learning_rate: float = 1.0) -> Strategy:
 
 def fedavgm(*, learning_rate: float = 1.0, momentum: float = 0.9) -> Strategy:
     """``velocity = momentum * velocity + mean_delta``; ``params + learning_rate * velocity``."""
+    check_range("learning_rate", learning_rate, *LEARNING_RATES)
+    check_range("momentum", momentum, 0.0, 0.999)
 
     def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
         velocity = momentum * state["velocity"] + mean_delta

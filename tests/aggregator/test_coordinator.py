@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from aggregator.records import CounterRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from protocol import refusals
-from protocol.chunks import cut
+from protocol.chunks import checksum, cut
 from protocol.codec import decode
 from protocol.messages import (
     AGGREGATOR,
+    CheckIn,
     ChunksMissing,
     Held,
     Lease,
@@ -19,7 +21,7 @@ from protocol.messages import (
     UpdateChunk,
 )
 from tests.aggregator.conftest import MakeDesk
-from tests.support.desk import Desk
+from tests.support.desk import CODECS, Desk, install_id
 
 ONE = [1.0, 0, 0, 0, 0, 0]
 TWO = [0, 2.0, 0, 0, 0, 0]
@@ -217,6 +219,42 @@ def rounds_of(size: int) -> Rounds:
     return Rounds(size=size)
 
 
+def test_a_check_in_delivered_again_is_old_news(make_desk: MakeDesk) -> None:
+    desk = make_desk(buffered=goal(5), lease_ttl_s=30)
+    message = CheckIn(install_id("a"), -1, 1, CODECS)
+    first = desk.sealed("a", message)
+    desk.hear(desk.coordinator.topics.out("a"), first)
+    lease = desk.last("a")
+    assert isinstance(lease, Lease)
+    desk.wait(31)
+    desk.hear(desk.coordinator.topics.out("a"), first)
+    desk.send("a", lease, ONE)
+    assert len(desk.coordinator.buffer) == 1
+
+
+def test_a_device_without_samples_gets_no_lease(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    message = CheckIn(install_id("a"), -1, 0, CODECS)
+    desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
+    assert desk.last("a") is None
+
+
+def test_the_weight_of_claimed_samples_is_capped(make_desk: MakeDesk) -> None:
+    desk = make_desk(buffered=goal(2), weigh_by_samples=True, samples_cap=1)
+    a, b = desk.lease("a"), desk.lease("b")
+    desk.send("a", a, ONE, num_samples=1 << 39)
+    desk.send("b", b, TWO)
+    np.testing.assert_allclose(desk.step[:2], [0.5, 1.0], rtol=1e-6)
+
+
+def test_it_outlives_a_million_starts(make_desk: MakeDesk) -> None:
+    """The counter in the envelope has room for more starts than a crash loop makes in a life."""
+    desk = make_desk()
+    desk.store.commit([CounterRecord({"starts": 1 << 20})])
+    desk.restart()
+    assert isinstance(desk.lease("a"), Lease)
+
+
 # --- refusals ----------------------------------------------------------------------------------
 
 
@@ -273,7 +311,7 @@ def test_another_devices_lease_is_unknown_and_unharmed(make_desk: MakeDesk) -> N
 
 def test_a_lease_nobody_gave_is_unknown(make_desk: MakeDesk) -> None:
     desk = make_desk()
-    desk.send_chunk("a", UpdateChunk(bytes(16), 0, 1, b"x"))
+    desk.send_chunk("a", UpdateChunk(bytes(16), 0, 0, 1, b"x"))
     refusal = desk.last("a")
     assert isinstance(refusal, Refusal)
     assert refusal.reason == refusals.UNKNOWN_LEASE
@@ -301,8 +339,11 @@ def test_a_step_that_would_not_be_finite_is_abandoned_and_its_members_told(
 
 
 def chunks_of(desk: Desk, lease: Lease) -> list[UpdateChunk]:
-    pieces = cut(desk.update(lease, ONE), 13)
-    return [UpdateChunk(lease.lease_id, i, len(pieces), piece) for i, piece in enumerate(pieces)]
+    update = desk.update(lease, ONE)
+    pieces = list(enumerate(cut(update, 13)))
+    return [
+        UpdateChunk(lease.lease_id, checksum(update), i, len(pieces), piece) for i, piece in pieces
+    ]
 
 
 def test_an_update_too_finely_cut_is_refused(make_desk: MakeDesk) -> None:
@@ -357,10 +398,21 @@ def test_old_versions_are_cleared_but_not_one_that_a_lease_names(make_desk: Make
     assert kept == {topics.model(0, 0), topics.model(4, 0), topics.model(5, 0)}
 
 
+def test_retained_chunks_left_behind_are_cleared_after_a_connect(make_desk: MakeDesk) -> None:
+    desk = make_desk(buffered=goal(1))
+    topics = desk.coordinator.topics
+    left_over = [topics.model(0, 7), topics.model(99, 0)]
+    for topic in (*left_over, topics.model(0, 0)):
+        desk.retained.setdefault(topic, b"x")
+        desk.hear(topic, desk.retained[topic])
+    assert not set(left_over) & set(desk.retained)
+    assert topics.model(0, 0) in desk.retained
+
+
 def test_a_broker_that_forgot_hears_everything_again(make_desk: MakeDesk) -> None:
     desk = make_desk(buffered=goal(1))
     desk.send("a", desk.lease("a"), ONE)
     before = set(desk.retained)
     desk.retained.clear()
-    desk._perform(desk.coordinator.connected(65_536))
+    desk._perform(desk.coordinator.connected(65_536, desk.now))
     assert set(desk.retained) == before

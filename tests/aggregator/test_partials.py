@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
-from protocol.chunks import cut
+from protocol.chunks import checksum, cut
 from protocol.messages import ChunksMissing, Lease, Receipt, UpdateChunk
 from tests.aggregator.conftest import MakeDesk
 from tests.support.desk import Desk
@@ -23,8 +23,14 @@ WIDE: dict[str, Any] = {
 
 def chunks(desk: Desk, lease: Lease) -> list[UpdateChunk]:
     delta = np.arange(402, dtype=np.float32)
-    pieces = cut(desk.update(lease, delta), 300)
-    return [UpdateChunk(lease.lease_id, i, len(pieces), piece) for i, piece in enumerate(pieces)]
+    return cut_at(desk.update(lease, delta), lease, 300)
+
+
+def cut_at(update: bytes, lease: Lease, size: int) -> list[UpdateChunk]:
+    pieces = list(enumerate(cut(update, size)))
+    return [
+        UpdateChunk(lease.lease_id, checksum(update), i, len(pieces), piece) for i, piece in pieces
+    ]
 
 
 def wide(make_desk: MakeDesk, **settings: Any) -> Desk:
@@ -62,7 +68,7 @@ def test_what_stays_incomplete_is_given_up_and_can_begin_again(make_desk: MakeDe
     desk = wide(make_desk, chunk_patience_s=5.0)
     lease = desk.lease("a")
     desk.send_chunk("a", chunks(desk, lease)[0])
-    desk.wait(20)
+    desk.wait(200)
     assert desk.refused(refusals.INCOMPLETE) == 1
     assert len(desk.coordinator.partials) == desk.coordinator.partials.num_bytes == 0
     desk.check_in("a", lease.lease_id)
@@ -90,7 +96,7 @@ def test_a_thousand_updates_that_never_complete_stay_within_memory(make_desk: Ma
         desk.send_chunk(device, chunks(desk, desk.lease(device))[0])
         assert desk.coordinator.partials.num_bytes <= 1 << 16
     assert desk.refused(refusals.BUSY) == 1_000 - (1 << 16) // 300
-    desk.wait(20)
+    desk.wait(200)
     assert len(desk.coordinator.partials) == 0
     last = desk.lease("late")
     for chunk in chunks(desk, last):
@@ -102,15 +108,52 @@ def test_an_update_cut_anew_replaces_the_half_that_came_before(make_desk: MakeDe
     desk = wide(make_desk)
     lease = desk.lease("a")
     desk.send_chunk("a", chunks(desk, lease)[0])
-    pieces = cut(desk.update(lease, np.arange(402, dtype=np.float32)), 500)
-    for index, piece in enumerate(pieces):
-        desk.send_chunk("a", UpdateChunk(lease.lease_id, index, len(pieces), piece))
+    for chunk in cut_at(desk.update(lease, np.arange(402, dtype=np.float32)), lease, 500):
+        desk.send_chunk("a", chunk)
     assert desk.coordinator.version == 1
 
 
 def test_more_bytes_than_the_lease_allows_are_refused(make_desk: MakeDesk) -> None:
     desk = wide(make_desk)
     lease = desk.lease("a")
-    desk.send_chunk("a", UpdateChunk(lease.lease_id, 0, 1, bytes(lease.budget_bytes + 1)))
+    desk.send_chunk("a", UpdateChunk(lease.lease_id, 0, 0, 1, bytes(lease.budget_bytes + 1)))
     assert desk.refused(refusals.OVERSIZE) == 1
+    assert desk.coordinator.version == 0
+
+
+def test_a_slow_uplink_completes_and_is_asked_once_at_most(make_desk: MakeDesk) -> None:
+    desk = wide(make_desk, chunk_patience_s=5.0, lease_ttl_s=10_000)
+    lease = desk.lease("a")
+    for chunk in chunks(desk, lease):
+        desk.send_chunk("a", chunk)
+        desk.wait(60)
+    assert desk.coordinator.version == 1
+    assert len([m for _, m in desk.said if isinstance(m, ChunksMissing)]) == 1
+
+
+def test_two_trainings_under_one_lease_are_never_mixed(make_desk: MakeDesk) -> None:
+    """A device that lost its update trains again: the first one's chunks are of no use."""
+    desk = wide(make_desk)
+    lease = desk.lease("a")
+    first = cut_at(desk.update(lease, np.ones(402, np.float32)), lease, 300)
+    second = cut_at(desk.update(lease, -np.ones(402, np.float32)), lease, 300)
+    for chunk in (first[0], first[3], *second):
+        desk.send_chunk("a", chunk)
+    np.testing.assert_allclose(desk.step, -1, rtol=1e-6)
+
+
+def test_an_idle_check_in_forgets_half_an_update(make_desk: MakeDesk) -> None:
+    desk = wide(make_desk)
+    lease = desk.lease("a")
+    desk.send_chunk("a", chunks(desk, lease)[0])
+    assert desk.lease("a").lease_id == lease.lease_id
+    assert len(desk.coordinator.partials) == 0
+
+
+def test_an_update_without_its_checksum_is_refused(make_desk: MakeDesk) -> None:
+    desk = wide(make_desk)
+    lease = desk.lease("a")
+    update = desk.update(lease, np.ones(402, np.float32))
+    desk.send_chunk("a", UpdateChunk(lease.lease_id, checksum(update) ^ 1, 0, 1, update))
+    assert desk.refused(refusals.MALFORMED) == 1
     assert desk.coordinator.version == 0

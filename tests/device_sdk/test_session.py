@@ -124,6 +124,26 @@ def test_a_model_with_another_hash_is_not_trained_and_is_asked_for_again() -> No
     assert device.training is not None
 
 
+def test_chunks_of_another_cut_do_not_spoil_a_download() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.hear(device.topics.model(1, 3), ModelChunk(1, 3, b"left over"))
+    device.hear(device.topics.model(1, 0), ModelChunk(1, 0, b"left over"))
+    device.deliver_model(lease, zeros())
+    assert device.training is not None
+
+
+def test_without_samples_it_does_not_ask_for_work() -> None:
+    device = Handset(num_samples=0)
+    device.connect()
+    assert device.said() == []
+    device.wait()
+    assert device.said() == []
+
+
 def test_a_plan_that_comes_after_the_model_still_leads_to_training() -> None:
     device = Handset()
     device.connect()
@@ -333,7 +353,7 @@ def test_any_other_refusal_discards_the_delta(reason: str) -> None:
     device = Handset()
     lease = device.reports(DELTA, codec="topk-0.3/float32")
     device.hear_in(Refusal(lease.lease_id, reason, ""))
-    assert RESIDUAL not in device.flash
+    assert residual_of(device) == []
     assert PENDING not in device.flash
 
 
@@ -354,7 +374,43 @@ def test_an_unbiased_codec_keeps_no_residual() -> None:
     lease = device.reports(DELTA, codec="dense/int8")
     assert unpack_pending(device.flash[PENDING]).residual == b""
     device.hear_in(Refusal(lease.lease_id, refusals.TOO_STALE, ""))
-    assert RESIDUAL not in device.flash
+    assert residual_of(device) == []
+
+
+def test_a_refusal_that_comes_before_the_plan_is_not_final() -> None:
+    """Folding needs the plan; the answer comes again when the device asks again."""
+    device = Handset()
+    lease = device.reports(DELTA, codec="topk-0.3/float32")
+    device.reboot()
+    device.connect()
+    device.hear_in(Refusal(lease.lease_id, refusals.TOO_STALE, ""))
+    assert PENDING in device.flash
+    device.hear_plan("topk-0.3/float32")
+    device.hear_in(Refusal(lease.lease_id, refusals.TOO_STALE, ""))
+    assert residual_of(device) == DELTA
+
+
+def test_a_late_copy_of_a_settled_lease_is_not_trained_again() -> None:
+    device = Handset()
+    lease = device.reports(DELTA)
+    device.hear_in(Receipt(lease.lease_id, 2))
+    device.reboot()
+    device.connect()
+    device.hear_plan()
+    device.hear_in(lease)
+    assert device.session.state is State.IDLE
+
+
+def test_a_lease_that_allows_too_few_bytes_is_a_training_that_failed() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = dataclasses.replace(device.lease(zeros()), budget_bytes=3)
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    device.trains(DELTA)
+    assert device.session.state is State.IDLE
+    assert device.session.counts["trainings_failed"] == 1
 
 
 # --- twins and garbage -------------------------------------------------------------------------

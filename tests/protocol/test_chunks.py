@@ -60,7 +60,7 @@ def test_an_index_outside_the_whole_is_refused() -> None:
 @pytest.mark.parametrize("packet_bytes", [1024, 5_000, 60_000, 65_536, 1 << 20])
 def test_a_full_chunk_fits_its_packet_with_the_longest_names(packet_bytes: int) -> None:
     data = bytes(payload_bytes(packet_bytes))
-    chunk = UpdateChunk(bytes(16), MAX_CHUNKS - 1, MAX_CHUNKS, data)
+    chunk = UpdateChunk(bytes(16), 0xFFFF_FFFF, MAX_CHUNKS - 1, MAX_CHUNKS, data)
     payload = encode(chunk, task="t" * 64, sender="d" * 64, counter=1 << 40)
     topic = len("a/b/c") + len("/up/65535/") + 2 * 64
     mqtt_header = 5 + 2 + 2 + 1 + 5  # fixed header, topic length, packet id, properties

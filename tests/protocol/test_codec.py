@@ -98,7 +98,7 @@ def test_another_wire_version_is_refused_as_such() -> None:
         Held(bytes(15)),
         Receipt(bytes(16), -1),
         Receipt(bytes(16), 1 << 60),
-        UpdateChunk(bytes(16), 0, 0, b""),
+        UpdateChunk(bytes(16), 0, 0, 0, b""),
         CheckIn(bytes(16), -2, 1, ()),
         CheckIn(bytes(16), 0, 1, ("x" * 65,)),
     ],

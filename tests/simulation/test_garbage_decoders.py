@@ -47,7 +47,7 @@ MESSAGES: tuple[Message, ...] = (
     Held(ID),
     Receipt(ID, 4),
     Refusal(ID, "too_stale", "late", 3, ID),
-    UpdateChunk(ID, 0, 2, b"chunk"),
+    UpdateChunk(ID, 1, 0, 2, b"chunk"),
     ModelChunk(3, 0, bytes(96)),
     Plan('{"input": [2]}', '{"epochs": 1}', "dense/float32", 60),
     Manifest(3, HASH, 96, 1, (ID,)),

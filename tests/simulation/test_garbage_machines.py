@@ -13,6 +13,7 @@ from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
 from device_sdk.actions import Train
 from device_sdk.session import Session, State
+from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
@@ -144,8 +145,10 @@ class Attacked:
                 Update(0, "dense/float32", 1, NAN_BODY),
             ]
             wrong = [encode_update(update) for update in updates] + [b"\xc1" * 50]
-            found += sealed([UpdateChunk(lease_id, 0, 1, data) for data in wrong], name)
-            found += sealed([UpdateChunk(lease_id, 7, 9000, b"x")], name)
+            found += sealed(
+                [UpdateChunk(lease_id, checksum(data), 0, 1, data) for data in wrong], name
+            )
+            found += sealed([UpdateChunk(lease_id, 0, 7, 9000, b"x")], name)
         return found
 
     def throw(self, payload: bytes) -> None:

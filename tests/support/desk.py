@@ -12,6 +12,7 @@ from aggregator.config import TaskConfig
 from aggregator.coordinator import Coordinator
 from aggregator.store import open_store
 from protocol.actions import Publish
+from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
 from protocol.errors import RemoteProtocolError
 from protocol.messages import AGGREGATOR, KINDS, CheckIn, Lease, Message, Update, UpdateChunk
@@ -52,6 +53,7 @@ class Desk:
         self.said: list[tuple[str, Message]] = []
         self._directory = directory
         self._starts = 0
+        self._counter = 1 << 32
         self._open()
 
     def _open(self) -> None:
@@ -62,7 +64,7 @@ class Desk:
         seed = self._starts.to_bytes(32, "little")
         self.coordinator = Coordinator(self.config, self.store.snapshot(), seed, self.now)
         self._perform(self.coordinator.start(self.now))
-        self._perform(self.coordinator.connected(65_536))
+        self._perform(self.coordinator.connected(65_536, self.now))
 
     def restart(self) -> None:
         """Crash, and come back from the store."""
@@ -119,9 +121,8 @@ class Desk:
 
     def send(self, device: str, lease: Lease, delta: Sequence[float], **other: Any) -> None:
         """A whole update arrives, in one packet."""
-        self.send_chunk(
-            device, UpdateChunk(lease.lease_id, 0, 1, self.update(lease, delta, **other))
-        )
+        update = self.update(lease, delta, **other)
+        self.send_chunk(device, UpdateChunk(lease.lease_id, checksum(update), 0, 1, update))
 
     def send_chunk(self, device: str, chunk: UpdateChunk) -> None:
         """One chunk arrives on the device's own topic."""
@@ -129,7 +130,8 @@ class Desk:
 
     def sealed(self, device: str, message: Message) -> bytes:
         """Return a message in its envelope."""
-        return encode(message, task=self.config.task, sender=device, counter=1)
+        self._counter += 1
+        return encode(message, task=self.config.task, sender=device, counter=self._counter)
 
     # --- what it said ------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ SIZE = 6
 class Handset:
     """One device ``a`` of task ``t``; `reboot` keeps only what was stored."""
 
-    def __init__(self, stored: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, stored: Mapping[str, bytes] | None = None, *, num_samples: int = 5) -> None:
+        self._num_samples = num_samples
         self.topics = Topics("fedbus/1", "t")
         self.now = 500.0
         self.flash: dict[str, bytes] = dict(stored or {})
@@ -56,7 +57,7 @@ class Handset:
             stored=dict(self.flash),
             seed=bytes(32),
             birth={"boot": "x"},
-            num_samples=lambda: 5,
+            num_samples=lambda: self._num_samples,
         )
         self.perform(session.start(self.now))
         return session

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgpack
 
 from protocol import refusals
+from protocol.chunks import checksum
 from protocol.codec import encode, encode_update
 from protocol.messages import (
     AGGREGATOR,
@@ -49,8 +50,8 @@ GOOD: list[tuple[str, Message]] = [
     (AGGREGATOR, Receipt(ID, 42)),
     (AGGREGATOR, Refusal(ID, refusals.TOO_STALE, "21 behind")),
     (AGGREGATOR, Refusal(b"", refusals.DUPLICATE_DEVICE, "cloned", 3600, INSTALL)),
-    (DEVICE, UpdateChunk(ID, 0, 1, encode_update(UPDATE))),
-    (DEVICE, UpdateChunk(ID, 6, 7, b"\xff" * 5)),
+    (DEVICE, UpdateChunk(ID, checksum(encode_update(UPDATE)), 0, 1, encode_update(UPDATE))),
+    (DEVICE, UpdateChunk(ID, 0xFFFF_FFFF, 6, 7, b"\xff" * 5)),
     (AGGREGATOR, ModelChunk(41, 0, b"\x00\x00\x80\x3f")),
     (AGGREGATOR, Plan('{"input": [2]}', "{}", "dense/float32", 60)),
     (AGGREGATOR, Manifest(42, HASH, 9640, 1, (ID, INSTALL))),
@@ -74,7 +75,8 @@ def _entry(name: str, sender: str, kind: str, data: bytes, expect: str) -> Entry
 
 def _good() -> Iterator[Entry]:
     for number, (sender, message) in enumerate(GOOD):
-        data = encode(message, task=TASK, sender=sender, counter=(1 << 32) + number)
+        starts = 1 << 20 if number % 2 else 1
+        data = encode(message, task=TASK, sender=sender, counter=(starts << 32) + number)
         kind = type(message).__name__
         yield _entry(f"good {number} {kind}", sender, kind, data, "ok")
 
