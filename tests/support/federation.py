@@ -84,8 +84,9 @@ class Monitor:
                     return
                 self._read += len(line)
                 topic, _, payload = line.rstrip(b"\n").partition(b" ")
-                self._latest[topic.decode()] = payload
-                self._seen.append((topic.decode(), payload))
+                name = topic.decode(errors="replace")  # a payload may hold anything, lines too
+                self._latest[name] = payload
+                self._seen.append((name, payload))
 
 
 class Federation:
@@ -103,7 +104,6 @@ class Federation:
         task: Settings | None = None,
         device: Settings | None = None,
         broker: str | None = None,
-        aggregator_dir: Path | None = None,
     ) -> None:
         self.folder = folder
         self.devices = tuple(devices)
@@ -112,7 +112,7 @@ class Federation:
         self._processes: dict[str, Process] = {}
         self._monitors: list[Monitor] = []
         self._device_settings = device or {}
-        self._write("aggregator", self._aggregator_table(task or {}, aggregator_dir))
+        self._write("aggregator", self._aggregator_table(task or {}))
         for name in self.devices:
             self.write_device(name)
 
@@ -252,7 +252,7 @@ class Federation:
         return self.folder / f"{name}.toml"
 
     def state_dir(self, name: str) -> Path:
-        """Return where a device keeps what must survive."""
+        """Return where a process keeps what must survive."""
         return self.folder / f"{name}.state"
 
     def write_device(self, name: str, *, copy: str = "", **settings: object) -> None:
@@ -271,9 +271,9 @@ class Federation:
         broker = {**self._broker_table(name), **_table(table["broker"])}
         self._write(process, {**table, "broker": broker})
 
-    def _aggregator_table(self, task: Settings, state_dir: Path | None) -> Settings:
+    def _aggregator_table(self, task: Settings) -> Settings:
         return {
-            "state_dir": str(state_dir or self.folder / "aggregator.state"),
+            "state_dir": str(self.state_dir("aggregator")),
             "monitor_s": 0.1,
             "broker": self._broker_table("aggregator"),
             "task": {
