@@ -36,7 +36,7 @@ from broker_config.files import BrokerFiles, write_accounts
 from broker_config.running import Broker, running_broker
 from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
-from protocol.chunks import cut, payload_bytes
+from protocol.chunks import checksum, cut, payload_bytes
 from protocol.codec import encode, encode_update
 from protocol.messages import LEASE_ID_BYTES, Update, UpdateChunk
 from protocol.stream import derive
@@ -210,7 +210,7 @@ def _messages(device: str, lease_id: bytes, update: bytes) -> Iterator[tuple[str
     topic = Topics("fedbus/1", TASK).update(0, device)
     pieces = cut(update, payload_bytes(1 << 16))
     for index, piece in enumerate(pieces):
-        chunk = UpdateChunk(lease_id, index, len(pieces), piece)
+        chunk = UpdateChunk(lease_id, checksum(update), index, len(pieces), piece)
         yield topic, encode(chunk, task=TASK, sender=device, counter=index)
 
 
