@@ -63,9 +63,9 @@ class Partials:
             return _checked(chunk.data, chunk.checksum)
         if chunk.num_chunks > budget_bytes // MIN_CHUNK_BYTES + 1:
             raise RemoteProtocolError(refusals.OVERSIZE, f"{chunk.num_chunks} chunks")
-        partial = self._partial(device, chunk, budget_bytes, now)
         if self.num_bytes + len(chunk.data) > self._max_bytes:
             raise RemoteProtocolError(refusals.BUSY, f"{len(self)} updates are incomplete already")
+        partial = self._partial(device, chunk, budget_bytes, now)
         before = partial.assembly.num_bytes
         partial.assembly.add(chunk.index, chunk.data)
         self.num_bytes += partial.assembly.num_bytes - before
@@ -84,7 +84,7 @@ class Partials:
 
     def to_ask_for(self, now: float) -> list[tuple[bytes, Partial]]:
         """Return the updates whose missing chunks are to be asked for now: each once."""
-        late = _overdue(self._fresh, now - self._patience_s)
+        late = _overdue(self._fresh, self._patience_s, now)
         for lease_id, partial in late:
             del self._fresh[lease_id]
             partial.since = now
@@ -93,7 +93,7 @@ class Partials:
 
     def give_up(self, now: float) -> list[tuple[bytes, Partial]]:
         """Drop and return the updates that have not moved for too long."""
-        late = _overdue(self._asked, now - GIVE_UP * self._patience_s)
+        late = _overdue(self._asked, GIVE_UP * self._patience_s, now)
         for lease_id, _ in late:
             self.drop(lease_id)
         return late
@@ -122,10 +122,13 @@ class Partials:
         return partial
 
 
-def _overdue(queue: OrderedDict[bytes, Partial], before: float) -> list[tuple[bytes, Partial]]:
+def _overdue(
+    queue: OrderedDict[bytes, Partial], wait_s: float, now: float
+) -> list[tuple[bytes, Partial]]:
+    """Return the front of a queue; due by the same sum as `next_deadline`, to the last bit."""
     late = []
     for lease_id, partial in queue.items():
-        if partial.since > before:
+        if partial.since + wait_s > now:
             break
         late.append((lease_id, partial))
     return late

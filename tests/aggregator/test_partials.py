@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.assembly import Partials
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
 from protocol.chunks import checksum, cut
@@ -157,3 +158,14 @@ def test_an_update_without_its_checksum_is_refused(make_desk: MakeDesk) -> None:
     desk.send_chunk("a", UpdateChunk(lease.lease_id, checksum(update) ^ 1, 0, 1, update))
     assert desk.refused(refusals.MALFORMED) == 1
     assert desk.coordinator.version == 0
+
+
+def test_what_is_due_is_asked_for_whatever_the_last_bit_says() -> None:
+    """A deadline that is never reached would wake the service for ever."""
+    drawn = np.random.default_rng(1)
+    for since, patience in drawn.uniform(0.1, 1e5, size=(2_000, 2)):
+        partials = Partials(1 << 20, float(patience))
+        partials.add("a", UpdateChunk(bytes(16), 0, 0, 2, b"x"), 1_000, float(since))
+        deadline = partials.next_deadline()
+        assert deadline is not None
+        assert partials.to_ask_for(deadline)
