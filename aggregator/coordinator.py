@@ -72,6 +72,8 @@ SWEEP_S: Final = 30.0
 PARTITION: Final = 0
 #: How long an installation that was turned away at check-in is asked to stay away.
 TURNED_AWAY_S: Final = 3600
+#: Leases are closed for these before any update has come, so the update that comes is counted then.
+CLOSED_UNSEEN: Final = frozenset({refusals.TOO_STALE, refusals.SUPERSEDED})
 #: How many alerts are kept to be shown.
 MAX_ALERTS: Final = 20
 
@@ -192,7 +194,8 @@ class Coordinator:
                 return self._chunk(device, chunk, now)
             case Kind.OUT:
                 check_in = decode(payload, (CheckIn,), task=task, sender=device)
-                if self.fleet.is_old(device, open_envelope(payload).counter):
+                counter = open_envelope(payload).counter
+                if self.fleet.is_old(device, check_in.install_id, counter):
                     self.counts["duplicates"] += 1
                     return []
                 return self._check_in(device, check_in, now)
@@ -254,8 +257,6 @@ class Coordinator:
         return [self._publication.to_device(device, refusal)]
 
     def _grant(self, now: float) -> list[Action]:
-        if not self.fleet.num_waiting:
-            return []
         actions: list[Action] = []
         for _ in range(self._scheduling.num_grants(self.view(now))):
             waiting = self.fleet.next()
@@ -365,6 +366,8 @@ class Coordinator:
                 return [self._publication.to_device(device, answer)]
             case LeaseState.REFUSED:
                 meaning = refusals.MEANING.get(record.outcome, record.outcome)
+                if record.outcome in CLOSED_UNSEEN:
+                    self._count_refusal(device, record.outcome)
                 refusal = Refusal(lease_id, record.outcome, meaning)
                 return [self._publication.to_device(device, refusal)]
         raise LocalProtocolError(f"a lease that is {record.state.value} was forgotten")
@@ -419,7 +422,7 @@ class Coordinator:
         if self.buffer and self.opened_at is None:
             self.opened_at = now
         actions = self._step() if self._scheduling.is_due(self.view(now)) else []
-        return [*actions, *self._grant(now)]
+        return [*actions, *self._grant(now)] if self.fleet.num_waiting else actions
 
     def _step(self) -> list[Action]:
         counted = tuple(self.buffer.ids)
