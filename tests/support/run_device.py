@@ -24,6 +24,7 @@ from device_sdk import Device, Trainer
 from device_sdk.actions import Action, Delete, Store
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.pending import PENDING, unpack_pending
+from device_sdk.session import Session
 from device_sdk.trainer import Assignment, Trained
 from tests.support import wrong_clock
 
@@ -84,13 +85,15 @@ class WatchedDevice(Device):
     ) -> None:
         self._record = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._die_after = die_after
-        self._num_receipts = 0
         super().__init__(config, trainer)
-        self._lease_id = b""
-        pending = self._session.pending
-        if pending is not None:  # killed before it could be recorded, perhaps
-            self._lease_id = pending.lease_id
-            self._note(STORED, pending.update)
+
+    def _new_session(self) -> Session:
+        session = super()._new_session()
+        self._num_receipts, self._lease_id = 0, b""
+        if session.pending is not None:  # killed before it could be recorded, perhaps
+            self._lease_id = session.pending.lease_id
+            self._note(STORED, session.pending.update)
+        return session
 
     def _act(self, action: Action) -> None:
         super()._act(action)
