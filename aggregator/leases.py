@@ -4,7 +4,7 @@ A lease that ran out stops holding a slot and nothing else: its update is still 
 base version is recent enough.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ class LeaseBook:
         self._by_device: dict[str, Lease] = {}
         self._by_version: dict[int, dict[bytes, Lease]] = {}
         self._running: OrderedDict[bytes, Lease] = OrderedDict()
+        self._running_at: Counter[int] = Counter()
         self.expired: dict[bytes, Lease] = {}
 
     def __len__(self) -> int:
@@ -61,6 +62,7 @@ class LeaseBook:
         self._by_device[record.device] = lease
         self._by_version.setdefault(record.version, {})[record.lease_id] = lease
         self._running[record.lease_id] = lease
+        self._running_at[record.version] += 1
         return lease
 
     def journalled(self, lease: Lease) -> None:
@@ -102,11 +104,7 @@ class LeaseBook:
 
     def open_versions(self) -> set[int]:
         """Return the versions that a device may still want to fetch."""
-        return {
-            version
-            for version, leases in self._by_version.items()
-            if any(lease_id in self._running for lease_id in leases)
-        }
+        return set(self._running_at)
 
     def is_running(self, lease: Lease) -> bool:
         """The lease still holds a slot."""
@@ -123,5 +121,9 @@ class LeaseBook:
             del self._by_version[lease.record.version]
 
     def _free(self, lease_id: bytes) -> None:
-        self._running.pop(lease_id, None)
+        lease = self._running.pop(lease_id, None)
+        if lease is not None:
+            self._running_at[lease.record.version] -= 1
+            if not self._running_at[lease.record.version]:
+                del self._running_at[lease.record.version]
         self.expired.pop(lease_id, None)

@@ -13,6 +13,7 @@ tests/transport/test_client.py fails when a release of paho moves one of them.
 """
 
 import struct
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -107,11 +108,26 @@ class StreamClient(Client):
         except BlockingIOError:
             self.ack(packet_id, 1)  # into paho's queue, then
 
+    def read(self) -> None:
+        """Read the next packet: a PUBLISH that is here as a whole without paho's detours."""
+        if not self._in_packet["command"]:
+            publish = self._stream.next_publish()
+            if publish is not None:
+                self._last_msg_in = time.monotonic()  # for paho's keepalive
+                self._take_publish(*publish)
+                return
+        self.loop_read()
+
     def _handle_publish(self) -> MQTTErrorCode:
-        """Decode the packet just read. What is malformed raises ValueError or struct.error."""
         packet = self._in_packet
-        flags = packet["command"] & 0x0F
         body = bytes(packet["packet"])
+        self._take_publish(
+            packet["command"] & 0x0F, body, 1 + len(packet["remaining_count"]) + len(body)
+        )
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _take_publish(self, flags: int, body: bytes, size_bytes: int) -> None:
+        """Decode a PUBLISH. What is malformed raises ValueError or struct.error."""
         position = 2 + _PACKET_ID.unpack_from(body)[0]
         topic = body[2:position]
         packet_id = 0
@@ -125,11 +141,9 @@ class StreamClient(Client):
             position = _behind_properties(body, position)
         if position > len(body) or not topic or (qos and not packet_id):
             raise ValueError("a PUBLISH that is cut short, or lacks its topic or packet id")
-        size_bytes = 1 + len(packet["remaining_count"]) + len(body)
         self._on_publish_packet(
             Received(topic, body[position:], bool(flags & 1), packet_id, size_bytes)
         )
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 def _behind_properties(body: bytes, position: int) -> int:

@@ -51,8 +51,7 @@ class Connection:
     """A stream, the paho client on it, and what became of it.
 
     ``ended`` is why it is over, None while it is not; ``refusal`` the broker's no to our CONNECT;
-    ``closed_early`` that it closed the connection without any answer to that. While ``leaving``,
-    messages are left to the broker.
+    ``unanswered`` that it gave none to that. While ``leaving``, messages are left to the broker.
     ``number`` tells tokens of one connection from those of another.
     """
 
@@ -70,7 +69,7 @@ class Connection:
         self.accepted = False
         self.refusal: ReasonCode | None = None
         self.ended: str | None = None
-        self.closed_early = False
+        self.unanswered = False
         self.leaving = False
         self.taken_over: bool | None = None  # None: the broker did not say
         self._client = StreamClient(settings, protocol, stream, self._on_publish_packet)
@@ -106,7 +105,7 @@ class Connection:
         stream.moisten()
         with self._ending_on_garbage():
             while stream.pending and self.ended is None and len(events) < max_events:
-                client.loop_read()
+                client.read()
 
     def writable(self) -> None:
         """Finish connecting; send what waits."""
@@ -228,7 +227,7 @@ class Connection:
     ) -> None:
         if flags.is_disconnect_packet_from_server and reason.value:  # paho 2.1 loses short ones: 0
             self.taken_over = reason.value == _SESSION_TAKEN_OVER
-        self.closed_early = not self.accepted and self.refusal is None
+        self.unanswered = not self.accepted and self.refusal is None
         self.abandon(str(reason))
 
     def _on_publish_packet(self, received: Received) -> None:

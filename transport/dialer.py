@@ -8,7 +8,7 @@ from typing import Final
 from transport.settings import AUTO, MQTT_3_1_1, MQTT_5, BrokerSettings
 from transport.stream import Address, Stream, dial, dial_tls, resolve
 
-_EARLY_CLOSES: Final = 2
+_UNANSWERED: Final = 2
 
 
 class Dialer:
@@ -62,21 +62,21 @@ def _context(settings: BrokerSettings) -> ssl.SSLContext | None:
 class Version:
     """Which version of MQTT to speak. ``auto`` starts with 5.
 
-    A clean "unsupported protocol version" switches to 3.1.1. Some brokers just close the socket:
-    two closes before a CONNACK switch as well, back and forth until the broker has accepted one of
-    the two. What was accepted is remembered.
+    A clean "unsupported protocol version" switches to 3.1.1. Some brokers just close the socket,
+    or say nothing: two CONNECTs without an answer switch as well, back and forth until the broker
+    has accepted one of the two. What was accepted is remembered.
     """
 
     def __init__(self, wanted: str) -> None:
         self._auto = wanted == AUTO
         self.current = MQTT_5 if self._auto else wanted
         self._accepted = False
-        self._early_closes = 0
+        self._unanswered = 0
 
     def accepted(self) -> None:
         """The broker took this version."""
         self._accepted = True
-        self._early_closes = 0
+        self._unanswered = 0
 
     def unsupported(self) -> bool:
         """The broker said so; return whether there is another version to try."""
@@ -85,11 +85,11 @@ class Version:
         self.current = MQTT_3_1_1
         return True
 
-    def closed_early(self) -> bool:
-        """The broker closed before CONNACK; return whether to try another version at once."""
-        self._early_closes += 1
-        if not self._auto or self._accepted or self._early_closes < _EARLY_CLOSES:
+    def unanswered(self) -> bool:
+        """The broker gave no CONNACK; return whether to try another version at once."""
+        self._unanswered += 1
+        if not self._auto or self._accepted or self._unanswered < _UNANSWERED:
             return False
-        self._early_closes = 0
+        self._unanswered = 0
         self.current = MQTT_3_1_1 if self.current == MQTT_5 else MQTT_5
         return True

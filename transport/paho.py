@@ -200,6 +200,7 @@ class PahoTransport:
             self._open(now)
             return
         if not self._connected:
+            connection.unanswered = connection.established
             connection.abandon("the broker does not answer")
         else:
             connection.keep_alive(unread=self._full)
@@ -274,7 +275,7 @@ class PahoTransport:
     def _not_accepted(self, connection: Connection, reason: str) -> float:
         refusal = connection.refusal
         if refusal is None:
-            if connection.closed_early and self._version.closed_early():
+            if connection.unanswered and self._version.unanswered():
                 return 0.0
             return self._not_reached(reason)
         if refusal.value == _UNSUPPORTED_VERSION and self._version.unsupported():

@@ -16,6 +16,8 @@ from typing import Final
 
 _RECEIVE_BYTES: Final = 1 << 16
 _UNSENT_BYTES: Final = 1 << 16
+_PUBLISH: Final = 3  # packet type; and a length goes on where a byte is not below _MORE
+_MORE: Final = 0x80
 
 
 class Stream:
@@ -41,6 +43,25 @@ class Stream:
         taken = self._received[start : start + size]
         self._position = start + len(taken)
         return taken
+
+    def next_publish(self) -> tuple[int, bytes, int] | None:
+        """Take the next packet if it is a PUBLISH and here as a whole: flags, body, size."""
+        data, start = self._received, self._position
+        if start >= len(data) or data[start] >> 4 != _PUBLISH:
+            return None
+        length, position = 0, start + 1
+        for shift, digit in enumerate(data[position : position + 4]):
+            length |= (digit & 0x7F) << 7 * shift
+            if digit < _MORE:
+                position += shift + 1
+                break
+        else:
+            return None
+        end = position + length
+        if end > len(data):
+            return None
+        self._position = end
+        return data[start] & 0x0F, data[position:end], end - start
 
     def _refill(self, size: int) -> None:
         """One recv. Less than asked for means that the kernel has no more (TLS: ask again)."""

@@ -227,7 +227,7 @@ def _counts(layout: Layout, indices: sparse.Indices | None) -> Counts:
     """How many of the values each tensor has, of those tensors that have any."""
     if indices is None:
         return np.diff(layout.bounds).astype(np.intp, copy=False)
-    ends = np.searchsorted(indices, layout.bounds)
+    ends = indices.searchsorted(layout.bounds)
     counts = ends[1:] - ends[:-1]
     return counts[counts > 0]
 
@@ -252,9 +252,10 @@ def _int8_values(body: bytes, end: int, kept: int, counts: Counts) -> Values:
     if len(body) != end + SCALE_BYTES * counts.size:
         raise _wrong_length(body, f"{kept} levels with {counts.size} scales")
     scales = np.frombuffer(body, "<f4", offset=end).astype(np.float32, copy=False)
-    if not np.isfinite(scales).all():
+    numbers = scales.tolist()  # a few: NumPy would take longer to begin
+    if not all(map(math.isfinite, numbers)):
         raise RemoteProtocolError(refusals.NOT_FINITE, "among the scales")
-    if scales.min() < 0 or scales.max() > quantise.MAX_SCALE:
+    if min(numbers) < 0 or max(numbers) > quantise.MAX_SCALE:
         raise RemoteProtocolError(refusals.MALFORMED, "a scale that is negative or too large")
     if body.find(b"\x80", 0, kept) >= 0:
         raise RemoteProtocolError(refusals.MALFORMED, "level -128")

@@ -195,6 +195,13 @@ def _split_varints(data: bytes, count: int) -> tuple[Indices, int]:
     return (gaps + 1).cumsum() - 1, 1 + int(last[-1]) + 1
 
 
+@lru_cache(maxsize=8)
+def _ramp(count: int) -> Indices:
+    ramp = np.arange(count)
+    ramp.setflags(write=False)
+    return ramp
+
+
 def _bucket_bits(size: int, count: int) -> int:
     return count + (size - 1 >> 8)
 
@@ -216,7 +223,7 @@ def _split_buckets(data: bytes, size: int, count: int) -> tuple[Indices, int]:
     ones = _unpack_bits(data[1 + count : end])
     if ones.size != count:
         raise _malformed(f"{ones.size} in the buckets instead of {count}")
-    indices = (ones - np.arange(count) << 8) | low
-    if not (indices[1:] > indices[:-1]).all():
+    indices = (ones - _ramp(count) << 8) | low
+    if b"\0" in (indices[1:] > indices[:-1]).tobytes():  # `all` takes ten times longer to begin
         raise _malformed("not sorted and distinct")
     return indices, end

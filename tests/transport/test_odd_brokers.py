@@ -98,6 +98,15 @@ def test_two_closes_before_connack_fall_back(start: Start) -> None:
         bus.close()
 
 
+def test_two_connects_left_unanswered_fall_back(start: Start) -> None:
+    quick = settings("a", connect_timeout_s=0.2)
+    with FakeBroker([Peer.wait_for_end, Peer.wait_for_end, welcome]) as broker:
+        bus, client = start(broker, quick)
+        bus.until(lambda: client.transport.connected)
+        assert protocols(client) == ["3.1.1"]
+        bus.close()
+
+
 def test_one_close_before_connack_does_not(start: Start) -> None:
     with FakeBroker([hang_up, welcome]) as broker:
         bus, client = start(broker, settings("a"))
