@@ -30,7 +30,7 @@ def test_killed_at_fifty_moments_it_counts_every_update_once(tmp_path: Path) -> 
             [[waiting]] = federation.query("SELECT COUNT(*) FROM fedbus_journal")
             num_in_a_buffer += waiting > 0
             federation.start_aggregator()
-        federation.grows()
+        federation.all_go_on()
         federation.stop()
         found = audit(federation)
         starts = federation.query("SELECT total FROM fedbus_counter WHERE name = 'starts'")
@@ -55,6 +55,6 @@ def test_killed_at_every_boundary_of_its_store_it_counts_every_update_once(tmp_p
                 assert federation.status("aggregator") == -9
         federation.kill("aggregator")
         federation.start_aggregator()
-        federation.grows()
+        federation.all_go_on()
         federation.stop()
         sys.stdout.write(f"{audit(federation)}\n")

@@ -25,13 +25,8 @@ def test_killed_at_fifty_moments_nothing_is_lost_and_all_goes_on(tmp_path: Path)
             time.sleep(moments.uniform(0.0, 1.0))  # the moment is the point
             federation.broker.kill()
             federation.broker.start()
-        federation.grows()
         assert all(federation.is_running(name) for name in ("aggregator", *DEVICES))
-        before = {name: len(federation.record(name).receipts) for name in DEVICES}
-        federation.until(
-            lambda: all(len(federation.record(name).receipts) > before[name] for name in DEVICES),
-            "not every device goes on",
-        )
+        federation.all_go_on()
         federation.stop()
         found = audit(federation)
         sys.stdout.write(f"{found}\n")

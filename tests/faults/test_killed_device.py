@@ -33,6 +33,7 @@ def test_killed_between_storing_and_publishing_it_sends_exactly_what_it_stored(
         with BusClient(federation.broker.port, "eavesdropper", TOPICS.update(0, "ada")) as bus:
             for nth in (1, 3):
                 dies_holding_an_update_and_sends_it(federation, bus, nth)
+        federation.all_go_on()
         federation.stop()
         audit(federation)
 
@@ -81,6 +82,6 @@ def test_killed_at_fifty_moments_every_update_counts_once(tmp_path: Path) -> Non
             time.sleep(moments.uniform(0.0, 0.6))  # the moment is the point
             federation.kill(name)
             federation.start_device(name)
-        federation.grows()
+        federation.all_go_on()
         federation.stop()
         sys.stdout.write(f"{audit(federation)}\n")

@@ -55,8 +55,11 @@ def audit(federation: Federation) -> Audit:
         assert stored.keys() <= {*counted, *waiting, *pending}, "lost"
         assert {*counted, *waiting} <= stored.keys(), "counted without a device"
         assert all(stored[key] == update for key, update in waiting.items()), "other bytes"
+        task = federation.config.task
+        full = task.buffered.goal if task.mode == "buffered" else task.rounds.size
+        assert len(waiting) < full, "waits for ever"
         hashes = dict(federation.query("SELECT version, model_hash FROM fedbus_version"))
-        for version, params in replayed(federation.config.task, store, stored):
+        for version, params in replayed(task, store, stored):
             assert hashlib.sha256(params).digest() == hashes[version], f"version {version}"
             kept = store.params(version)
             assert kept in (None, params)

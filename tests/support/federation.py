@@ -231,6 +231,14 @@ class Federation:
         goal = max(0, self.version) + num_versions
         self.until(lambda: self.version >= goal, f"no version {goal}", patience_s)
 
+    def all_go_on(self) -> None:
+        """Wait until every device has got two receipts more."""
+        goals = {name: len(self.record(name).receipts) + 2 for name in self.devices}
+        self.until(
+            lambda: all(len(self.record(name).receipts) >= goals[name] for name in goals),
+            f"two more receipts for each, after {goals}",
+        )
+
     def log(self, name: str) -> str:
         """Return what a process has said so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
