@@ -21,7 +21,7 @@ from collections import Counter
 from typing import Final
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.admission import admit, check_staleness, read_delta
+from aggregator.admission import admit, read_delta
 from aggregator.assembly import Partials
 from aggregator.buffer import Buffer
 from aggregator.config import TaskConfig
@@ -319,7 +319,6 @@ class Coordinator:
             self.counts["duplicates"] += 1
             return []
         try:
-            check_staleness(lease.record.version, self.version, self.config.staleness_limit)
             update = self.partials.add(device, chunk, self._budget_bytes, now)
             if update is None:
                 return []

@@ -59,7 +59,7 @@ class Publication:
 
     def version(self, record: VersionRecord, manifest: Manifest) -> list[Publish]:
         """Return a new version's chunks, then its manifest: never the other way round."""
-        self.restore([(record.version, record.params)])
+        self._live[record.version] = LiveVersion(record.params, record.model_hash)
         return [*self._chunks(manifest.version), *self._head(manifest)]
 
     def restore(self, live: Iterable[tuple[int, bytes]]) -> None:

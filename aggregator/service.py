@@ -186,7 +186,7 @@ class _Tenure:
             else:
                 decided = self._link(event)
             actions += decided
-            if any(isinstance(action, Recall) for action in decided):
+            if decided and isinstance(decided[-1], Recall):
                 self._perform(actions)  # the store must know all that was decided before
                 actions = []
         if now >= self._coordinator.timer_at(now):

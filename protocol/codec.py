@@ -8,9 +8,10 @@ and ``body`` holds the message's own array, fields in the order of its class. Wh
 decoding returns a message or raises RemoteProtocolError, never anything else.
 """
 
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Collection, Iterable
 from dataclasses import fields
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -22,93 +23,69 @@ from protocol.messages import KINDS, WIRE_VERSION, Envelope, Limit, Message, Upd
 ENVELOPE_BYTES: Final = 256
 
 M = TypeVar("M")
-#: Takes a decoded value; returns it as its field wants it, or raises _FieldError.
-_Reader = Callable[[Any], Any]
 
 
-class _FieldError(Exception):
-    """A value that its field does not take."""
+class _Field(NamedTuple):
+    """What a field takes: its type on the wire, and its limits; ``item`` for those of a list."""
+
+    name: str
+    kind: type
+    low: int
+    high: int
+    item: "_Field | None" = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: expected {self.kind.__name__} of {self.low} to {self.high}"
 
 
-def _scalar_reader(kind: type, limit: Limit) -> _Reader:
-    low, high = limit.low, limit.high
-
-    def read_number(value: Any) -> Any:  # noqa: ANN401 - msgpack yields anything
-        if type(value) is not int or not low <= value <= high:
-            raise _FieldError(f"expected a whole number from {low} to {high}")
-        return value
-
-    def read_string(value: Any) -> Any:  # noqa: ANN401
-        if not isinstance(value, bytes if kind is bytes else str) or not low <= len(value) <= high:
-            raise _FieldError(f"expected {kind.__name__} of {low} to {high}")
-        return value
-
-    return read_number if kind is int else read_string
+_ANY_NUMBER: Final = Limit(-(1 << 63), (1 << 64) - 1)
 
 
-def _tuple_reader(item: _Reader, limit: Limit) -> _Reader:
-    def read(value: Any) -> Any:  # noqa: ANN401
-        if type(value) is not list or not limit.low <= len(value) <= limit.high:
-            raise _FieldError(f"expected {limit.low} to {limit.high} items")
-        return tuple(item(element) for element in value)
-
-    return read
-
-
-def _reader(annotation: Any) -> _Reader:  # noqa: ANN401 - a typing construct
-    kind, limit = get_args(annotation)
-    if get_origin(kind) is tuple:
-        return _tuple_reader(_reader(get_args(kind)[0]), limit)
-    return _scalar_reader(kind, limit)
+def _field(name: str, annotation: Any) -> _Field:  # noqa: ANN401 - a typing construct
+    kind, limit = get_args(annotation) or (annotation, _ANY_NUMBER)
+    if get_origin(kind) is not tuple:
+        return _Field(name, kind, limit.low, limit.high)
+    return _Field(name, list, limit.low, limit.high, _field(f"{name}[]", get_args(kind)[0]))
 
 
 class _Layout:
-    """The fields of one class: names, and a reader that knows the limit of each."""
+    """The fields of one class, in order; reads an unpacked array into the class."""
 
     def __init__(self, cls: type) -> None:
         hints = get_type_hints(cls, include_extras=True)
         self.cls = cls
-        self.names = [field.name for field in fields(cls)]
-        self.readers = [hints[name] for name in self.names]
-        self.readers = [_reader(hint) if get_args(hint) else hint for hint in self.readers]
+        self.fields = tuple(_field(field.name, hints[field.name]) for field in fields(cls))
+        self.names = [field.name for field in self.fields]
+        self._lists = [at for at, field in enumerate(self.fields) if field.item is not None]
 
-    def read(self, values: Any) -> Any:  # noqa: ANN401
-        """Build the message from its unpacked array."""
-        if type(values) is not list or len(values) != len(self.readers):
-            raise RemoteProtocolError(
-                refusals.MALFORMED, f"{self.cls.__name__}: expected {len(self.readers)} fields"
-            )
-        try:
-            return self.cls(
-                *[read(value) for read, value in zip(self.readers, values, strict=True)]
-            )
-        except _FieldError:
-            raise self._named(values) from None
+    def read(self, values: Any) -> Any:  # noqa: ANN401 - msgpack yields anything
+        """Build the message; its lists become tuples. Raises RemoteProtocolError."""
+        return self.cls(*self.check(values))
 
-    def _named(self, values: list[Any]) -> RemoteProtocolError:
-        for name, read, value in zip(self.names, self.readers, values, strict=True):
-            try:
-                read(value)
-            except _FieldError as error:
-                return RemoteProtocolError(
-                    refusals.MALFORMED, f"{self.cls.__name__}.{name}: {error}"
-                )
-        raise AssertionError("a field was refused and then accepted")
+    def check(self, values: Any) -> list[Any]:  # noqa: ANN401
+        """Return what the message is built from. Raises RemoteProtocolError."""
+        if type(values) is not list or len(values) != len(self.fields):
+            raise self._malformed(f"{len(self.fields)} fields expected")
+        self._check(values, self.fields)
+        for at in self._lists:
+            items, item = values[at], self.fields[at].item
+            self._check(items, itertools.repeat(item, len(items)))
+            values[at] = tuple(items)
+        checked: list[Any] = values
+        return checked
 
+    def _check(self, values: list[Any], takers: Iterable[Any]) -> None:
+        # One loop without calls: every message of every device comes through here.
+        for value, field in zip(values, takers, strict=True):
+            _, kind, low, high, _ = field
+            if type(value) is not kind or not low <= (value if kind is int else len(value)) <= high:
+                raise self._malformed(str(field))
 
-def _kind_reader(value: Any) -> int:  # noqa: ANN401
-    if type(value) is not int:
-        raise _FieldError("expected a kind number")
-    return value
+    def _malformed(self, problem: str) -> RemoteProtocolError:
+        return RemoteProtocolError(refusals.MALFORMED, f"{self.cls.__name__}.{problem}")
 
 
-def _envelope_layout() -> _Layout:
-    layout = _Layout(Envelope)
-    layout.readers[layout.names.index("kind")] = _kind_reader
-    return layout
-
-
-_ENVELOPE: Final = _envelope_layout()
+_ENVELOPE: Final = _Layout(Envelope)
 _UPDATE: Final = _Layout(Update)
 _LAYOUTS: Final = {number: _Layout(cls) for cls, number in KINDS.items()}
 
@@ -158,6 +135,10 @@ def open_envelope(data: bytes) -> Envelope:
 
     Raises RemoteProtocolError: ``malformed`` or ``wire_version``.
     """
+    return Envelope(*_envelope_values(data))
+
+
+def _envelope_values(data: bytes) -> list[Any]:
     values = _unpack(data)
     if type(values) is not list or not values or type(values[0]) is not int:
         raise RemoteProtocolError(refusals.MALFORMED, "not an envelope")
@@ -165,8 +146,7 @@ def open_envelope(data: bytes) -> Envelope:
         raise RemoteProtocolError(
             refusals.WIRE_VERSION, f"version {values[0]}, this side speaks {WIRE_VERSION}"
         )
-    envelope: Envelope = _ENVELOPE.read(values[1:])
-    return envelope
+    return _ENVELOPE.check(values[1:])
 
 
 def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str) -> M:
@@ -176,15 +156,15 @@ def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str)
     RemoteProtocolError: ``malformed``, ``wire_version``, ``wrong_task``, ``wrong_sender`` or
     ``wrong_kind``.
     """
-    envelope = open_envelope(data)
-    if envelope.task != task:
-        raise RemoteProtocolError(refusals.WRONG_TASK, f"for {envelope.task!r}")
-    if envelope.sender != sender:
-        raise RemoteProtocolError(refusals.WRONG_SENDER, f"from {envelope.sender!r}")
-    layout = _LAYOUTS.get(envelope.kind)
+    kind, for_task, from_sender, _, body, _, _ = _envelope_values(data)
+    if for_task != task:
+        raise RemoteProtocolError(refusals.WRONG_TASK, f"for {for_task!r}")
+    if from_sender != sender:
+        raise RemoteProtocolError(refusals.WRONG_SENDER, f"from {from_sender!r}")
+    layout = _LAYOUTS.get(kind)
     if layout is None or layout.cls not in allowed:
-        raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {envelope.kind} here")
-    message: M = layout.read(_unpack(envelope.body))
+        raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {kind} here")
+    message: M = layout.read(_unpack(body))
     return message
 
 

@@ -116,7 +116,9 @@ class StreamClient(Client):
                 self._last_msg_in = time.monotonic()  # for paho's keepalive
                 self._take_publish(*publish)
                 return
-        self.loop_read()
+        result = self._packet_read()  # one, where paho's loop_read takes many
+        if result > 0:
+            self._loop_rc_handle(result)
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet = self._in_packet

@@ -46,6 +46,26 @@ class Stream:
 
     def next_publish(self) -> tuple[int, bytes, int] | None:
         """Take the next packet if it is a PUBLISH and here as a whole: flags, body, size."""
+        publish = self._whole_publish()
+        if publish is not None or self._dry or self._begins_otherwise():
+            return publish
+        self._top_up()
+        return self._whole_publish()
+
+    def _begins_otherwise(self) -> bool:
+        rest = self._received[self._position : self._position + 1]
+        return bool(rest) and rest[0] >> 4 != _PUBLISH
+
+    def _top_up(self) -> None:
+        """Receive more behind what is left; the end and errors are for `recv` to find again."""
+        rest = self._received[self._position :]
+        try:
+            self._refill(_RECEIVE_BYTES)
+        except OSError:
+            self._dry = True
+        self._received = rest + self._received
+
+    def _whole_publish(self) -> tuple[int, bytes, int] | None:
         data, start = self._received, self._position
         if start >= len(data) or data[start] >> 4 != _PUBLISH:
             return None

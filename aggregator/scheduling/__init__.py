@@ -1,10 +1,9 @@
 """When leases are given and when a buffer closes: pure rules over a `View`."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What a scheduling rule may look at; times are the shell's monotonic seconds.
 
     ``opened_at`` is when the buffer got its first update or the round its leases; None: neither.
