@@ -3,7 +3,6 @@
 docs/configuration.md explains every key.
 """
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +67,8 @@ class DeviceConfig:
 
 def load_config(path: Path) -> DeviceConfig:
     """Read a TOML file. Raises ConfigError that names the file and the key."""
+    import tomllib  # noqa: PLC0415 - importing the SDK must be quick, and this is needed once
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

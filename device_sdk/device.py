@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -69,7 +68,7 @@ class Device:
         self._trainer = trainer
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
-        self._boot = uuid.UUID(bytes=nacl.utils.random(16)).hex
+        self._boot = nacl.utils.random(16).hex()
         self._is_born = self._has_twin = False
         self._loop = Loop()
         self._transport = self._new_transport()

@@ -5,7 +5,6 @@ caller's.
 """
 
 import dataclasses
-import difflib
 import math
 import types
 from collections.abc import Mapping
@@ -44,6 +43,8 @@ def _path(where: str, key: str) -> str:
 
 
 def _nearest(key: str, known: Mapping[str, object]) -> str:
+    import difflib  # noqa: PLC0415 - only for a mistake, and devices start without it
+
     close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 

@@ -23,8 +23,6 @@ Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 20
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
@@ -84,7 +82,7 @@ class CodecSpec:
     def __str__(self) -> str:
         if self.support == DENSE:
             return f"{DENSE}/{self.dtype}"
-        return f"{self.support}-{Decimal(repr(float(self.fraction))):f}/{self.dtype}"
+        return f"{self.support}-{np.format_float_positional(self.fraction, trim="-")}/{self.dtype}"
 
     @property
     def contractive(self) -> bool:
@@ -99,6 +97,8 @@ class CodecSpec:
 @lru_cache(maxsize=64)
 def _num_kept(fraction: float, size: int) -> int:
     # 0.07 * 100 is 7.000000000000001 in floats; as a fraction of its decimals it is 7.
+    from fractions import Fraction  # noqa: PLC0415 - devices start without it
+
     return max(1, math.ceil(Fraction(repr(float(fraction))) * size))
 
 
