@@ -82,7 +82,8 @@ class CodecSpec:
     def __str__(self) -> str:
         if self.support == DENSE:
             return f"{DENSE}/{self.dtype}"
-        return f"{self.support}-{np.format_float_positional(self.fraction, trim="-")}/{self.dtype}"
+        fraction = np.format_float_positional(self.fraction, trim="-")
+        return f"{self.support}-{fraction}/{self.dtype}"
 
     @property
     def contractive(self) -> bool:
