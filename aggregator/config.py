@@ -4,6 +4,7 @@
 docs/configuration.md explains every key.
 """
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -141,6 +142,10 @@ class TaskConfig:
     def model_spec(self) -> ModelSpec:
         """Return the model; raises ConfigError that names the layer."""
         return parse_spec(self.model)
+
+    def model_digest(self) -> str:
+        """Return a digest by which a store tells one model from another."""
+        return hashlib.sha256(self.documents()[0].encode()).hexdigest()
 
     def check(self) -> None:
         """Check what depends on the model. Raises ConfigError that names the key."""

@@ -29,7 +29,9 @@ class Fleet:
 
     def __init__(self, max_devices: int, known: Iterable[DeviceRecord]) -> None:
         self._max_devices = max_devices
-        self._install_ids = {record.device: record.install_id for record in known}
+        self._install_ids = {
+            record.device: record.install_id for record in known if record.install_id
+        }
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._counters: dict[str, int] = {}
         self.presence: dict[str, str] = {}

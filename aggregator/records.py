@@ -21,7 +21,10 @@ class LeaseState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A device id, bound to the installation that used it first."""
+    """A device id, bound to the installation that used it first.
+
+    An empty ``install_id`` releases the id: the next installation that uses it gets it.
+    """
 
     device: str
     install_id: bytes

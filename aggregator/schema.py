@@ -32,6 +32,8 @@ from protocol.errors import ConfigError
 
 #: Grows with every change of the tables that an older program could not read.
 SCHEMA_VERSION: Final = 1
+#: The key in `meta` of the digest of the model; the text is empty if nobody named one.
+MODEL: Final = "model"
 #: The key in `meta` of the sequence that the next admitted update gets.
 NEXT_SEQUENCE: Final = "next_sequence"
 
@@ -158,7 +160,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def claim(connection: Connection, task: str, where: str) -> None:
+def claim(connection: Connection, task: str, where: str, model: str) -> None:
     """Make the tables in an empty database, or check that they are this task's and ours to read.
 
     To be called within a transaction. Raises StoreError, its message beginning with ``where``, if
@@ -173,7 +175,7 @@ def claim(connection: Connection, task: str, where: str) -> None:
             )
     if not inspect(connection).has_table(meta.name):
         metadata.create_all(connection)
-        facts = {"schema": str(SCHEMA_VERSION), "task": task, NEXT_SEQUENCE: "0"}
+        facts = {"schema": str(SCHEMA_VERSION), "task": task, MODEL: model, NEXT_SEQUENCE: "0"}
         connection.execute(insert(meta), [{"key": key, "value": facts[key]} for key in facts])
         return
     found = {row.key: row.value for row in connection.execute(select(meta))}
@@ -185,4 +187,8 @@ def claim(connection: Connection, task: str, where: str) -> None:
     if found["task"] != task:
         raise StoreError(
             f"{where}: it belongs to task {found['task']!r}, not {task!r}: give each task its own"
+        )
+    if model and found[MODEL] and found[MODEL] != model:
+        raise StoreError(
+            f"{where}: it holds versions of another model: give a changed model a new task name"
         )

@@ -100,6 +100,7 @@ class _Tenure:
             config.database or None,
             fault=fault,
             keep_versions=config.task.keep_versions,
+            model=config.task.model_digest(),
         )
         try:
             self._coordinator = Coordinator(

@@ -152,17 +152,19 @@ def open_store(
     fault: Callable[[str], None] = no_fault,
     keep_versions: int = 3,
     segment_bytes: int = SEGMENT_BYTES,
+    model: str = "",
 ) -> Store:
     """Open the store of ``task`` in ``directory``, or make an empty one there.
 
     The database is ``<task>.sqlite`` there, or PostgreSQL at ``url`` (one database a task); the
     journal's payloads are in ``<task>.journal/`` either way. ``keep_versions`` is how many
     versions' params are kept beside those that unsettled leases name; ``segment_bytes`` after how
-    many bytes the journal begins a new file; ``fault`` is called at each of `FAULT_POINTS`.
+    many bytes the journal begins a new file; ``model`` is a digest of the model, kept and compared
+    with the one that the store began with; ``fault`` is called at each of `FAULT_POINTS`.
 
     Raises StoreError, saying what to do, if another aggregator has it open, if it belongs to
-    another task or a newer program, or if the disk or database fails; ConfigError for a task or
-    url that cannot be.
+    another task, another model or a newer program, or if the disk or database fails; ConfigError
+    for a task or url that cannot be.
     """
     check_id(task, "task")
     database = directory / f"{task}.sqlite"
@@ -174,7 +176,7 @@ def open_store(
         resources.callback(engine.dispose)
         connection = resources.enter_context(engine.connect())
         with connection.begin():
-            schema.claim(connection, task, where)
+            schema.claim(connection, task, where, model)
             rows = Rows(connection, keep_versions)
             ends = rows.segment_ends()
         folder = directory / f"{task}.journal"

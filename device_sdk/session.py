@@ -7,8 +7,8 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
 - An update is stored before its first packet leaves, and kept until its receipt or refusal. While
   it has neither, the device asks after it (a check-in that names it) instead of sending it again:
   the answer names the chunks that are missing, if any.
-- The residual is committed on the receipt; after a refusal that faults nobody the delta is folded
-  into it, so that nothing learned is lost.
+- The residual (contractive codecs only) is committed on the receipt; after a refusal that faults
+  nobody the delta is folded into it.
 """
 
 import json

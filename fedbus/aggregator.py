@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from aggregator.config import AggregatorConfig, load_config
+from aggregator.records import DeviceRecord
 from aggregator.service import Service
+from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, load_npz
 from protocol.errors import ConfigError
+from protocol.topics import check_id
 
 app = typer.Typer(help="Run a task's aggregator, or check its configuration.", no_args_is_help=True)
 
@@ -58,6 +61,22 @@ def check(config: ConfigOption) -> None:
         f"{task.model_spec().layout.size} params, {held_out}, "
         f"broker {checked.broker.host}:{checked.broker.port}"
     )
+
+
+@app.command()
+def release(
+    config: ConfigOption,
+    device: Annotated[str, typer.Argument(help="The device whose medium was replaced.")],
+) -> None:
+    """Free a device id, so that its next installation gets it. Stop the aggregator first."""
+    checked = load_config(config)
+    check_id(device, "device")
+    store = open_store(Path(checked.state_dir), checked.task.task, checked.database or None)
+    try:
+        store.commit([DeviceRecord(device, b"")])
+    finally:
+        store.close()
+    typer.echo(f"{device} is free: the next installation that checks in as {device} gets it")
 
 
 def check_files(config: AggregatorConfig) -> int:

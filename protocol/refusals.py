@@ -34,7 +34,7 @@ MEANING: Final[dict[str, str]] = {
     WRONG_TASK: "the message is for another task than its topic",
     WRONG_SENDER: "the sender named inside differs from the one in the topic",
     OVERSIZE: "larger than the lease or the protocol allows",
-    DUPLICATE_DEVICE: "another installation already uses this device id: give one of them a new id",
+    DUPLICATE_DEVICE: "another installation has this device id: choose another, or release it",
     UNKNOWN_LEASE: "no such lease was given to this device",
     WRONG_CODEC: "encoded with another codec than the lease asks for",
     WRONG_SHAPE: "the number of values does not match the model",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aggregator.records import CounterRecord
+from aggregator.records import CounterRecord, DeviceRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from protocol import refusals
@@ -114,6 +114,19 @@ def test_an_id_stays_with_its_installation_after_a_restart(make_desk: MakeDesk) 
     desk.lease("a")
     desk.restart()
     desk.check_in("a", installation="clone")
+    assert desk.refused(refusals.DUPLICATE_DEVICE) == 1
+
+
+def test_a_released_id_goes_to_the_next_installation(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.check_in("a")
+    desk.store.commit([DeviceRecord("a", b"")])
+    desk.restart()
+    desk.wait(601)
+    desk.check_in("a", installation="new card")
+    assert desk.refused(refusals.DUPLICATE_DEVICE) == 0
+    desk.restart()
+    desk.check_in("a")
     assert desk.refused(refusals.DUPLICATE_DEVICE) == 1
 
 

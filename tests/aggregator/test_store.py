@@ -84,6 +84,14 @@ def version(number: int, *counted: int) -> VersionRecord:
     )
 
 
+def test_a_changed_model_is_refused_under_the_same_task(tmp_path: Path) -> None:
+    open_store(tmp_path, "t", model="one").close()
+    open_store(tmp_path, "t").close()
+    with pytest.raises(StoreError, match="new task name"):
+        open_store(tmp_path, "t", model="two")
+    open_store(tmp_path, "t", model="one").close()
+
+
 def test_a_new_store_is_empty(opened: Open) -> None:
     assert opened().snapshot() == Snapshot(None, (), (), (), {}, {}, 0)
 
