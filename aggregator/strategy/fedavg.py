@@ -24,7 +24,9 @@ def fedavg(*, learning_rate: float = 1.0) -> Strategy:
     check_range("learning_rate", learning_rate, *LEARNING_RATES)
 
     def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
-        return params + learning_rate * mean_delta, state
+        step = learning_rate * mean_delta
+        step += params
+        return step, state
 
     return Strategy(lambda _size: {}, apply)
 

@@ -135,7 +135,8 @@ class SparseDelta:
 
     def add_to(self, total: npt.NDArray[np.float64], weight: float) -> None:
         """Add ``weight`` times the delta to ``total`` in place, computed in float64."""
-        weighted = np.multiply(self.values, weight, dtype=np.float64)
+        weighted = self.values.astype(np.float64)  # faster than a multiply that converts
+        weighted *= weight
         if self.indices is None:
             total += weighted
         else:
