@@ -434,7 +434,6 @@ class Coordinator:
         kept = self.leases.open_versions()
         return [
             Store(record),
-            Store(CounterRecord(dict(self.counts))),
             *[action for lease in stale for action in self._forget(lease, refusals.TOO_STALE)],
             *self._publication.version(record, self._manifest()),
             *self._publication.clear(lambda version: self._is_newest(version) or version in kept),

@@ -218,6 +218,8 @@ class _Tenure:
 
     def _perform(self, actions: Sequence[Action]) -> None:
         records: list[Record] = [action.record for action in actions if isinstance(action, Store)]
+        if records:  # what is counted is durable with what it counts
+            records.append(self._counts())
         self._store.commit(records)
         for action in actions:
             match action:
@@ -273,13 +275,17 @@ class _Tenure:
         for what, report in reports.items():
             self._perform(self._board.show(what, report))
 
-    def _keep_counts(self, now: float) -> None:
-        """Store the counters now and then, as refusals alone make no version."""
-        self._counts_at = now + COUNTS_S
+    def _counts(self) -> CounterRecord:
+        """Return the counters that have changed since they were stored last."""
         totals = dict(self._coordinator.counts)
-        if totals != self._kept:
-            self._kept = totals
-            self._store.commit([CounterRecord(totals)])
+        changed = {name: total for name, total in totals.items() if self._kept.get(name) != total}
+        self._kept = totals
+        return CounterRecord(changed)
+
+    def _keep_counts(self, now: float) -> None:
+        """Store the counters now and then: a refused message alone stores nothing."""
+        self._counts_at = now + COUNTS_S
+        self._store.commit([self._counts()])
 
     def _say_state(self, state: str, why: str = "") -> None:
         report = status.aggregator_report(state, mqtt=self._mqtt, why=why)

@@ -58,6 +58,8 @@ def audit(federation: Federation) -> Audit:
         task = federation.config.task
         full = task.buffered.goal if task.mode == "buffered" else task.rounds.size
         assert len(waiting) < full, "waits for ever"
+        accepted = snapshot.totals["updates_accepted"]
+        assert accepted == len(counted) + len(waiting), "the counter tells another story"
         hashes = dict(federation.query("SELECT version, model_hash FROM fedbus_version"))
         for version, params in replayed(task, store, stored):
             assert hashlib.sha256(params).digest() == hashes[version], f"version {version}"
