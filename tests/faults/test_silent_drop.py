@@ -14,6 +14,8 @@ from tests.support.federation import TASK, TOPICS, Federation
 pytestmark = pytest.mark.broker
 
 DEVICES = ("ada", "ben", "cleo", "dan", "eve", "finn")
+#: Devices that were between two leases when the aggregator stopped cannot train; these many can.
+ENOUGH = 3
 #: A mosquitto that was told nothing: it queues 1,000 messages for a client, and drops the rest.
 STOCK = "allow_anonymous true\n"
 #: As many as the aggregator lets be under way, the queue, and as many again.
@@ -31,9 +33,7 @@ def test_updates_that_the_broker_dropped_come_in_all_the_same(tmp_path: Path) ->
                 bus.publish(TOPICS.out("nobody"), b"junk")
             bus.settle()
             assert f"{DROPPED} faults-aggregator" in federation.broker.log
-            federation.until(
-                lambda: all(pending(federation, name) for name in DEVICES), "not all have trained"
-            )
+            federation.until(lambda: num_pending(federation) >= ENOUGH, "too few have trained")
             dropped = {key for name in DEVICES for key in pending(federation, name)}
             bus.until(lambda: dropped <= updates(bus), "the broker has not taken them all")
             federation.signal("aggregator", SIGCONT)
@@ -46,6 +46,11 @@ def test_updates_that_the_broker_dropped_come_in_all_the_same(tmp_path: Path) ->
         federation.grows()
         federation.stop()
         audit(federation)
+
+
+def num_pending(federation: Federation) -> int:
+    """Return how many devices hold an update without a receipt."""
+    return sum(bool(pending(federation, name)) for name in DEVICES)
 
 
 def updates(bus: BusClient) -> set[bytes]:
