@@ -179,6 +179,16 @@ def test_a_replay_of_the_journal_gives_the_same_bytes(
     assert desk.params.tobytes() == expected.params.tobytes()
 
 
+def test_a_replay_adds_in_journal_order(make_desk: MakeDesk) -> None:
+    """Large numbers that cancel leave the small one in this order, and lose it in the other."""
+    desk = make_desk(buffered=goal(4))
+    for device, value in (("a", 1e20), ("b", -1e20), ("c", 4.0)):
+        desk.send(device, desk.lease(device), [value, 0, 0, 0, 0, 0])
+    desk.restart()
+    desk.send("d", desk.lease("d"), [0.0] * 6)
+    np.testing.assert_allclose(desk.step[0], 1.0, atol=1e-6)
+
+
 def test_a_buffer_closes_after_max_wait_with_enough_contributors(make_desk: MakeDesk) -> None:
     desk = make_desk(buffered=goal(10, max_wait_s=60.0, min_contributors=2))
     desk.send("a", desk.lease("a"), ONE)
