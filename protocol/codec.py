@@ -9,15 +9,24 @@ decoding returns a message or raises RemoteProtocolError, never anything else.
 """
 
 import itertools
-from collections.abc import Collection, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields, replace
 from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import KINDS, WIRE_VERSION, Envelope, Limit, Message, Update
+from protocol.messages import (
+    KINDS,
+    SIGNATURE_BYTES,
+    WIRE_VERSION,
+    Envelope,
+    Limit,
+    MaskedUpdate,
+    Message,
+    Update,
+)
 
 #: What an envelope with its names and keys can add to a body.
 ENVELOPE_BYTES: Final = 256
@@ -86,8 +95,8 @@ class _Layout:
 
 
 _ENVELOPE: Final = _Layout(Envelope)
-_UPDATE: Final = _Layout(Update)
 _LAYOUTS: Final = {number: _Layout(cls) for cls, number in KINDS.items()}
+_BY_CLASS: Final[dict[type, _Layout]] = {layout.cls: layout for layout in _LAYOUTS.values()}
 
 
 def _unpack(data: bytes) -> Any:  # noqa: ANN401
@@ -100,8 +109,19 @@ def _unpack(data: bytes) -> Any:  # noqa: ANN401
         raise RemoteProtocolError(refusals.MALFORMED, f"not msgpack: {error}") from None
 
 
-def _pack(value: Message | Update) -> bytes:
-    layout = _UPDATE if isinstance(value, Update) else _LAYOUTS[KINDS[type(value)]]
+def _layout(cls: type) -> _Layout:
+    layout = _BY_CLASS.get(cls)
+    if layout is None:
+        layout = _BY_CLASS[cls] = _Layout(cls)
+    return layout
+
+
+def pack(value: object) -> bytes:
+    """Return a dataclass whose fields carry limits as one msgpack array, without an envelope.
+
+    Raises LocalProtocolError if a field is outside its limit.
+    """
+    layout = _layout(type(value))
     raw = [list(v) if type(v) is tuple else v for v in (getattr(value, n) for n in layout.names)]
     try:
         layout.read(raw)
@@ -111,12 +131,39 @@ def _pack(value: Message | Update) -> bytes:
     return packed
 
 
-def encode(message: Message, *, task: str, sender: str, counter: int) -> bytes:
-    """Return the bytes of a message as they travel.
+def unpack(data: bytes, cls: type[M]) -> M:
+    """Return what `pack` wrote. Raises RemoteProtocolError (``malformed``) for other bytes."""
+    value: M = _layout(cls).read(_unpack(data))
+    return value
+
+
+def encode(
+    message: Message,
+    *,
+    task: str,
+    sender: str,
+    counter: int,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> bytes:
+    """Return the bytes of a message as they travel; ``sign`` signs all of them before its result.
 
     Raises LocalProtocolError if a field is outside its limit: that is a bug on this side.
     """
-    return seal(Envelope(KINDS[type(message)], task, sender, counter, _pack(message)))
+    envelope = Envelope(KINDS[type(message)], task, sender, counter, pack(message))
+    if sign is None:
+        return seal(envelope)
+    unsigned = seal(replace(envelope, signature=bytes(SIGNATURE_BYTES)))[:-SIGNATURE_BYTES]
+    return unsigned + sign(unsigned)
+
+
+def split_signature(data: bytes) -> tuple[bytes, bytes]:
+    """Return the signed bytes of a message and the signature over them.
+
+    Raises RemoteProtocolError: ``bad_signature`` if it carries none, else as `open_envelope`.
+    """
+    if len(open_envelope(data).signature) != SIGNATURE_BYTES:
+        raise RemoteProtocolError(refusals.BAD_SIGNATURE, "not signed")
+    return data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
 
 
 def seal(envelope: Envelope) -> bytes:
@@ -168,12 +215,11 @@ def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str)
     return message
 
 
-def encode_update(update: Update) -> bytes:
+def encode_update(update: Update | MaskedUpdate) -> bytes:
     """Return an update as it is stored, and cut into chunks to be sent."""
-    return _pack(update)
+    return pack(update)
 
 
 def decode_update(data: bytes) -> Update:
     """Parse a reassembled update. Raises RemoteProtocolError (``malformed``)."""
-    update: Update = _UPDATE.read(_unpack(data))
-    return update
+    return unpack(data, Update)

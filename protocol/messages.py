@@ -12,6 +12,12 @@ WIRE_VERSION: Final = 1
 LEASE_ID_BYTES: Final = 16
 INSTALL_ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
+KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+NONCE_BYTES: Final = 24
+#: A cohort has at most so many devices, and a dealer at most so many masks at once.
+MAX_COHORT: Final = 128
+MAX_STOCK: Final = 16
 #: The largest packet body we send unless the broker names a smaller limit, envelope included.
 CHUNK_BYTES: Final = 60_000
 MAX_MODEL_BYTES: Final = 1 << 30
@@ -56,6 +62,16 @@ Body = Annotated[bytes, Limit(0, MAX_MODEL_BYTES)]
 Partition = Annotated[int, Limit(0, 65_535)]
 Permille = Annotated[int, Limit(1, 1000)]
 Ids = Annotated[tuple[LeaseId, ...], Limit(0, MAX_COUNTED)]
+Signature = Annotated[bytes, Limit(SIGNATURE_BYTES, SIGNATURE_BYTES)]
+Nonce = Annotated[bytes, Limit(NONCE_BYTES, NONCE_BYTES)]
+Member = Annotated[int, Limit(0, MAX_COHORT - 1)]
+Members = Annotated[tuple[Member, ...], Limit(0, MAX_COHORT)]
+#: Names one mask of a dealer in an epoch; a dealer never gives the same one twice.
+MaskCounter = Annotated[int, Limit(0, (1 << 63) - 1)]
+Stock = Annotated[tuple[MaskCounter, ...], Limit(1, MAX_STOCK)]
+MAX_HELD: Final = 1_024
+Flag = Annotated[int, Limit(0, 1)]
+Small = Annotated[bytes, Limit(0, 60_000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +204,111 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskedUpdate:
+    """A masked delta against one version; travels inside `UpdateChunk` in secure tasks.
+
+    ``counter`` names the mask, ``support`` the coordinates (0 when dense), ``body`` is what the
+    scheme's ``mask`` made.
+    """
+
+    base_version: Version
+    roster_hash: Hash
+    counter: MaskCounter
+    support: Version
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The coordinates that updates have in common, retained: those named and a random part.
+
+    ``indices`` is as in `protocol.vectors.sparse`, or empty; the rest is drawn from ``number``.
+    """
+
+    number: Version
+    indices: Small
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRoster:
+    """A cohort's roster (`protocol.secagg.roster`), and the enrolment key's signature over it."""
+
+    body: Annotated[bytes, Limit(1, 55_000)]
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """A dealer says which masks it has dealt since it started, with the commitments to shares.
+
+    ``commitments`` has 16 bytes for each mask and holder, mask by mask. Masks of the same dealer
+    that are not named any more are lost and will not be used.
+    """
+
+    roster_hash: Hash
+    counters: Stock
+    commitments: Small
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of a stock of masks for one holder, sealed (`protocol.secagg.sealing`)."""
+
+    roster_hash: Hash
+    nonce: Nonce
+    sealed: Small
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """A holder says which masks it holds shares of; ``whole``: these and no others.
+
+    Entry ``i`` is mask ``counters[i]`` of the dealer with index ``dealers[i]``; ``receipts`` has
+    for each 16 bytes of the dealers' test and the 16 of the holder's own commitment.
+    """
+
+    roster_hash: Hash
+    whole: Flag
+    dealers: Annotated[tuple[Member, ...], Limit(0, MAX_HELD)]
+    counters: Annotated[tuple[MaskCounter, ...], Limit(0, MAX_HELD)]
+    receipts: Small
+
+
+@dataclass(frozen=True, slots=True)
+class SharesWanted:
+    """The aggregator asks a dealer: this holder lacks your shares of these masks; deal again."""
+
+    roster_hash: Hash
+    holder: Member
+    counters: Stock
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryRequest:
+    """The sum of which masks is wanted (`protocol.secagg.requests`), signed by the aggregator."""
+
+    body: Small
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryAnswer:
+    """A holder's one answer to a request: the sum of its shares, as field elements."""
+
+    request_hash: Hash
+    elements: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryRefusal:
+    """A holder does not answer a request, and why (a word of `protocol.refusals`)."""
+
+    request_hash: Hash
+    reason: Word
+    detail: Text
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """What every binary message is wrapped in; `codec` wraps and unwraps it.
 
@@ -215,6 +336,15 @@ Message = (
     | ModelChunk
     | Plan
     | Manifest
+    | Support
+    | SignedRoster
+    | Dealt
+    | Shares
+    | Holdings
+    | SharesWanted
+    | RecoveryRequest
+    | RecoveryAnswer
+    | RecoveryRefusal
 )
 
 #: Message kind on the wire. A number is never given a second meaning.
@@ -229,6 +359,15 @@ KINDS: Final[dict[type[Message], int]] = {
     ModelChunk: 8,
     Plan: 9,
     Manifest: 10,
+    Support: 11,
+    SignedRoster: 12,
+    Dealt: 13,
+    Shares: 14,
+    Holdings: 15,
+    SharesWanted: 16,
+    RecoveryRequest: 17,
+    RecoveryAnswer: 18,
+    RecoveryRefusal: 19,
 }
 #: The aggregator's name in the envelope's ``sender``; a device may not have it as its id.
 AGGREGATOR: Final = "_aggregator"

@@ -25,6 +25,14 @@ INCOMPLETE: Final = "incomplete"
 SUPERSEDED: Final = "superseded"
 BUSY: Final = "busy"
 RECOVERY_FAILED: Final = "recovery_failed"
+NOT_ENROLLED: Final = "not_enrolled"
+WRONG_ROSTER: Final = "wrong_roster"
+BAD_SIGNATURE: Final = "bad_signature"
+MASK_USED: Final = "mask_used"
+STALE_SUPPORT: Final = "stale_support"
+SHARES_MISSING: Final = "shares_missing"
+WRONG_MEMBERS: Final = "wrong_members"
+EXCLUDED: Final = "excluded"
 
 #: Reason -> the sentence a person reads.
 MEANING: Final[dict[str, str]] = {
@@ -46,7 +54,17 @@ MEANING: Final[dict[str, str]] = {
     SUPERSEDED: "the device has asked for a new lease since, holding no update for this one",
     BUSY: "too many unfinished updates at once: try again later",
     RECOVERY_FAILED: "the masks of its buffer could not be recovered",
+    NOT_ENROLLED: "no open roster of this task names the device: enrol it for the next epoch",
+    WRONG_ROSTER: "masked under another roster than the one that is open",
+    BAD_SIGNATURE: "the signature is not that of the key which the roster names",
+    MASK_USED: "this mask has been used already",
+    STALE_SUPPORT: "the coordinates it was masked for are no longer the common ones",
+    SHARES_MISSING: "shares of a mask that the request names are not held",
+    WRONG_MEMBERS: "a request must name enough devices, each once, in order, at weight 1",
+    EXCLUDED: "excluded until the next epoch: it gave a share that was proven wrong",
 }
 
 #: After these the device keeps the delta, as residual.
-FOLDED: Final[frozenset[str]] = frozenset({TOO_STALE, INCOMPLETE, SUPERSEDED, RECOVERY_FAILED})
+FOLDED: Final[frozenset[str]] = frozenset(
+    {TOO_STALE, INCOMPLETE, SUPERSEDED, RECOVERY_FAILED, WRONG_ROSTER, STALE_SUPPORT}
+)

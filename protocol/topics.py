@@ -8,6 +8,8 @@
 <p>/<task>/up/<part>/<id>        msgpack chunks: the update
 <p>/<task>/share/<to>/<from>     msgpack, sealed: mask shares
 <p>/<task>/plan                  retained msgpack
+<p>/<task>/roster/<cohort>       retained msgpack, signed: who shares masks with whom
+<p>/<task>/support               retained msgpack: the coordinates that updates have in common
 <p>/<task>/model/manifest        retained msgpack
 <p>/<task>/model/<version>/<n>   retained msgpack chunks
 <p>/<task>/mon/<what>            retained JSON: aggregator, rounds, metrics, devices, alerts
@@ -44,6 +46,8 @@ class Kind(Enum):
     UPDATE = "up/{part}/{device}"
     SHARE = "share/{to}/{device}"
     PLAN = "plan"
+    ROSTER = "roster/{cohort}"
+    SUPPORT = "support"
     MANIFEST = "model/manifest"
     MODEL = "model/{version}/{index}"
     MONITOR = "mon/{what}"
@@ -81,6 +85,8 @@ RULES: Final[dict[Kind, Rule]] = {
     Kind.UPDATE: _rule(Role.DEVICE, Role.AGGREGATOR),
     Kind.SHARE: _rule(Role.DEVICE, Role.DEVICE),
     Kind.PLAN: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
+    Kind.ROSTER: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
+    Kind.SUPPORT: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MANIFEST: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MODEL: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MONITOR: _rule(Role.AGGREGATOR, Role.AGGREGATOR, Role.MONITOR),
@@ -94,6 +100,7 @@ class Address:
     kind: Kind
     device: str = ""
     to: str = ""
+    cohort: str = ""
     part: int = -1
     version: int = -1
     index: int = -1
@@ -159,6 +166,14 @@ class Topics:
         """What to train and how."""
         return f"{self.prefix}/{self.task}/plan"
 
+    def roster(self, cohort: str) -> str:
+        """A cohort's members and their keys."""
+        return f"{self.prefix}/{self.task}/roster/{cohort}"
+
+    def support(self) -> str:
+        """The coordinates that updates have in common."""
+        return f"{self.prefix}/{self.task}/support"
+
     def manifest(self) -> str:
         """The current model version."""
         return f"{self.prefix}/{self.task}/model/manifest"
@@ -188,6 +203,11 @@ class Topics:
         """What a device subscribes to all the time (model chunks only while it fetches)."""
         return (self.into(device), self.plan(), self.manifest())
 
+    def member_filters(self, device: str, cohort: str) -> tuple[str, ...]:
+        """What a device of a secure task subscribes to beside `device_filters`."""
+        shares = f"{self.prefix}/{self.task}/share/{device}/+"
+        return (self.roster(cohort), self.support(), shares)
+
     def monitor_filters(self) -> tuple[str, ...]:
         """What a person or a dashboard subscribes to."""
         base = f"{self.prefix}/{self.task}"
@@ -209,8 +229,10 @@ class Topics:
                 return Address(_DEVICE_LEAVES[leaf], device=device)
             case ["share", to, device] if _is_id(to) and _is_id(device):
                 return Address(Kind.SHARE, device=device, to=to)
-            case ["plan"]:
-                return Address(Kind.PLAN)
+            case [word] if word in _ALONE:
+                return Address(_ALONE[word])
+            case ["roster", cohort] if _is_id(cohort):
+                return Address(Kind.ROSTER, cohort=cohort)
             case ["model", "manifest"]:
                 return Address(Kind.MANIFEST)
             case ["model", version, index] if _is_number(version) and _is_number(index):
@@ -220,6 +242,7 @@ class Topics:
         raise RemoteProtocolError(refusals.MALFORMED, f"topic {topic[:200]!r}")
 
 
+_ALONE: Final = {"plan": Kind.PLAN, "support": Kind.SUPPORT}
 _DEVICE_LEAVES: Final = {
     "state": Kind.STATE,
     "info": Kind.INFO,
@@ -265,4 +288,5 @@ def _own(kind: Kind, role: Role, *, reading: bool) -> str:
     own = "{device}" if role is Role.DEVICE else "+"
     device, to = ("+", own) if kind is Kind.SHARE and reading else (own, "+")
     fields = {"device": device, "to": to, "part": "+", "version": "+", "index": "+", "what": "+"}
+    fields["cohort"] = "+"
     return kind.value.format_map(fields)

@@ -1,0 +1,114 @@
+"""Shares on their way from a dealer to a holder: signed inside, sealed outside.
+
+A batch holds the holder's shares of several masks. The dealer signs it; then it is encrypted with
+XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) under the key that X25519 gives the two epoch keys
+(so it can come from nobody else, which a sealed box would not prove), the header authenticated
+with it. The header is inside too, and compared.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+)
+from nacl.exceptions import CryptoError
+
+from protocol import refusals
+from protocol.codec import pack, unpack
+from protocol.errors import RemoteProtocolError
+from protocol.messages import (
+    HASH_BYTES,
+    MAX_STOCK,
+    Hash,
+    Limit,
+    Member,
+    Shares,
+    Signature,
+    Small,
+    Stock,
+    Word,
+)
+from protocol.secagg import keys
+from protocol.secagg.roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class ShareBatch:
+    """The shares of masks ``counters`` of one dealer for one holder.
+
+    ``roots`` has the 32-byte root of each mask's commitments, ``rows`` its share as field
+    elements, mask after mask.
+    """
+
+    task: Word
+    roster_hash: Hash
+    epoch: Annotated[int, Limit(1, 1 << 31)]
+    dealer: Member
+    holder: Member
+    counters: Stock
+    roots: Annotated[bytes, Limit(HASH_BYTES, HASH_BYTES * MAX_STOCK)]
+    rows: Small
+
+
+@dataclass(frozen=True, slots=True)
+class _SignedBatch:
+    body: Small
+    signature: Signature
+
+
+def seal(
+    roster: Roster, batch: ShareBatch, *, identity: bytes, epoch_secret: bytes, nonce: bytes
+) -> Shares:
+    """Return a batch for its holder; ``nonce`` is 24 bytes never used before with these keys."""
+    body = pack(batch)
+    signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, body))
+    key = _key(roster, batch.dealer, batch.holder, epoch_secret, own=batch.dealer)
+    header = _header(roster, batch.dealer, batch.holder)
+    sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(pack(signed), header, nonce, key)
+    return Shares(roster.hash, nonce, sealed)
+
+
+def open_shares(
+    roster: Roster, shares: Shares, *, dealer: int, holder: int, epoch_secret: bytes
+) -> ShareBatch:
+    """Return what ``dealer`` sealed for ``holder``, which holds ``epoch_secret``.
+
+    Raises RemoteProtocolError: ``wrong_roster``, ``bad_signature`` for anything that was not made
+    by this dealer for this holder, ``malformed``.
+    """
+    if shares.roster_hash != roster.hash:
+        raise RemoteProtocolError(refusals.WRONG_ROSTER, "shares of another roster")
+    key = _key(roster, dealer, holder, epoch_secret, own=holder)
+    header = _header(roster, dealer, holder)
+    try:
+        opened = crypto_aead_xchacha20poly1305_ietf_decrypt(
+            shares.sealed, header, shares.nonce, key
+        )
+    except (CryptoError, ValueError):
+        raise RemoteProtocolError(
+            refusals.BAD_SIGNATURE, "shares that were not sealed by this dealer for this holder"
+        ) from None
+    signed = unpack(opened, _SignedBatch)
+    keys.check_signature(
+        roster.members[dealer].identity, keys.SHARES, signed.body, signed.signature
+    )
+    batch = unpack(signed.body, ShareBatch)
+    named = (batch.task, batch.roster_hash, batch.epoch, batch.dealer, batch.holder)
+    if named != (roster.task, roster.hash, roster.epoch, dealer, holder):
+        raise RemoteProtocolError(refusals.WRONG_ROSTER, "the shares inside name somebody else")
+    if len(batch.roots) != HASH_BYTES * len(batch.counters):
+        raise RemoteProtocolError(refusals.MALFORMED, "not a root for each mask")
+    if len(set(batch.counters)) != len(batch.counters):
+        raise RemoteProtocolError(refusals.MALFORMED, "a mask twice")
+    return batch
+
+
+def _key(roster: Roster, dealer: int, holder: int, secret: bytes, *, own: int) -> bytes:
+    other = roster.members[holder if own == dealer else dealer].epoch_key
+    return keys.agree(secret, other, "shares", roster.hash, dealer, holder)
+
+
+def _header(roster: Roster, dealer: int, holder: int) -> bytes:
+    return roster.hash + dealer.to_bytes(2, "big") + holder.to_bytes(2, "big")
