@@ -1,0 +1,123 @@
+"""A cohort enrolled in memory, always the same one: what tests of secure tasks start from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypedDict, Unpack
+
+from protocol.secagg.parameters import Parameters
+
+from protocol.messages import SignedRoster
+from protocol.secagg import keys
+from protocol.secagg.roster import Roster, RosterMember, check_roster
+from protocol.stream import derive
+
+SEED = bytes(range(32))
+
+
+class Overrides(TypedDict, total=False):
+    """What a test wants otherwise than `parameters` has it."""
+
+    scheme: str
+    num_malicious: int
+    num_noise: int
+    num_answers: int
+    min_contributors: int
+    max_contributors: int
+    max_weight: int
+    size: int
+    clip: float
+    bits: int
+    samples_cap: int
+
+
+class Cohort(NamedTuple):
+    """Everybody's view at once; ``keys`` has what the keys file of each device holds."""
+
+    roster: Roster
+    signed: SignedRoster
+    keys: Mapping[str, dict[str, object]]
+    aggregator: bytes
+    enrolment: bytes
+
+    def identity(self, device: str) -> bytes:
+        """Return the identity secret of a device."""
+        return bytes.fromhex(str(self.keys[device]["identity"]))
+
+    def epoch_secret(self, device: str) -> bytes:
+        """Return the epoch secret of a device for this roster."""
+        epochs = self.keys[device]["epochs"]
+        assert isinstance(epochs, dict)
+        return bytes.fromhex(epochs[str(self.roster.epoch)])
+
+
+def parameters(num_devices: int, **overrides: Unpack[Overrides]) -> Parameters:
+    """Return small parameters for so many devices: 101 values, everybody tolerated that can be."""
+    given = Parameters(
+        scheme="seedmask",
+        num_devices=num_devices,
+        num_malicious=(t := max(1, num_devices // 10)),
+        num_noise=(noise := (num_devices + t) // 2),
+        num_answers=min(num_devices, max(noise + 2, -(-3 * num_devices // 4))),
+        min_contributors=t + 2,
+        max_contributors=num_devices,
+        max_weight=1,
+        size=101,
+        clip=1.0,
+        bits=16,
+        samples_cap=0,
+    )
+    return replace(given, **overrides)
+
+
+def cohort(
+    devices: Sequence[str],
+    task: str = "t",
+    *,
+    name: str = "all",
+    epoch: int = 1,
+    seed: bytes = SEED,
+    **overrides: Unpack[Overrides],
+) -> Cohort:
+    """Enrol devices. Identities and the aggregator's key are the same in every epoch of a seed."""
+    enrolment, aggregator = derive(seed, "enrolment"), derive(seed, "aggregator")
+    enrolment_key = keys.identity_public(enrolment)
+    members = tuple(_member(seed, task, device, epoch) for device in sorted(devices))
+    roster = Roster(
+        task=task,
+        cohort=name,
+        epoch=epoch,
+        valid_s=86_400,
+        parameters=parameters(len(devices), **overrides),
+        members=members,
+        aggregator=keys.identity_public(aggregator),
+    )
+    check_roster(roster)
+    files: dict[str, dict[str, object]] = {
+        device: {
+            "task": task,
+            "device": device,
+            "cohort": name,
+            "identity": _identity(seed, device).hex(),
+            "epochs": {str(epoch): _epoch_secret(seed, device, epoch).hex()},
+            "enrolment": enrolment_key.hex(),
+        }
+        for device in devices
+    }
+    return Cohort(roster, roster.signed(enrolment), files, aggregator, enrolment_key)
+
+
+def _member(seed: bytes, task: str, device: str, epoch: int) -> RosterMember:
+    identity, public = (
+        _identity(seed, device),
+        keys.epoch_public(_epoch_secret(seed, device, epoch)),
+    )
+    endorsement = keys.sign(identity, keys.EPOCH_KEY, keys.endorsed(task, epoch, public))
+    return RosterMember(device, keys.identity_public(identity), public, endorsement)
+
+
+def _identity(seed: bytes, device: str) -> bytes:
+    return derive(seed, "identity", device)
+
+
+def _epoch_secret(seed: bytes, device: str, epoch: int) -> bytes:
+    return derive(seed, "epoch secret", device, epoch)
