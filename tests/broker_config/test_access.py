@@ -36,6 +36,8 @@ TOPICS = [
     *(f"fedbus/1/t/up/3/{who}" for who in "ab"),
     "fedbus/1/t/share/a/b",
     "fedbus/1/t/share/b/a",
+    "fedbus/1/t/roster/pumps",
+    "fedbus/1/t/support",
     "fedbus/1/t/model/manifest",
     "fedbus/1/t/model/7/0",
     "fedbus/1/t/mon/rounds",

@@ -19,8 +19,8 @@ from protocol.topics import RULES, Kind, Role
 
 TEMPLATE = resources.files("broker_config").joinpath("mosquitto.conf").read_text("utf-8")
 ACL = render_acl("fedbus/1").splitlines()
-OWN = {"device": "%u", "part": "+", "to": "+", "version": "+", "index": "+", "what": "+"}
-ANY = dict.fromkeys(OWN, "+")
+ANY = dict.fromkeys(("device", "to", "part", "cohort", "version", "index", "what"), "+")
+OWN = {**ANY, "device": "%u"}
 
 
 def block(user: str) -> list[str]:

@@ -17,6 +17,8 @@ SPELLED = {
     TOPICS.update(3, "a-1"): Address(Kind.UPDATE, device="a-1", part=3),
     TOPICS.share("b", "a-1"): Address(Kind.SHARE, device="a-1", to="b"),
     TOPICS.plan(): Address(Kind.PLAN),
+    TOPICS.roster("pumps"): Address(Kind.ROSTER, cohort="pumps"),
+    TOPICS.support(): Address(Kind.SUPPORT),
     TOPICS.manifest(): Address(Kind.MANIFEST),
     TOPICS.model(12, 4): Address(Kind.MODEL, version=12, index=4),
     TOPICS.monitor("rounds"): Address(Kind.MONITOR, what="rounds"),
@@ -78,6 +80,26 @@ def test_a_device_reads_its_own_inbox_and_what_is_for_all() -> None:
     assert "p/+/dev/{device}/in" in read
     assert "p/+/share/{device}/+" in read
     assert not [f for f in read if "/out" in f or "/up/" in f or "dev/+" in f]
+
+
+def test_a_device_cannot_say_who_is_in_a_cohort_nor_which_coordinates_count() -> None:
+    rights = {(grant.access, grant.filter) for grant in grants(Role.DEVICE, "p")}
+    assert {("read", "p/+/roster/+"), ("read", "p/+/support")} <= rights
+    assert not {("write", "p/+/roster/+"), ("write", "p/+/support")} & rights
+
+
+def test_a_member_hears_its_roster_the_support_and_its_own_shares() -> None:
+    assert TOPICS.member_filters("a-1", "pumps") == (
+        "fedbus/1/digits/roster/pumps",
+        "fedbus/1/digits/support",
+        "fedbus/1/digits/share/a-1/+",
+    )
+
+
+def test_only_devices_read_shares() -> None:
+    assert RULES[Kind.SHARE].readers == {Role.DEVICE}
+    read = [grant.filter for grant in grants(Role.DEVICE, "p") if "share" in grant.filter]
+    assert read == ["p/+/share/+/{device}", "p/+/share/{device}/+"]
 
 
 def test_a_monitor_writes_nothing_and_reads_no_updates() -> None:

@@ -5,7 +5,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from protocol.messages import KINDS, Limit, Message, Update
+from protocol.messages import KINDS, Limit, MaskedUpdate, Message, Update
 
 #: Long fields are drawn short: their limits have tests of their own.
 LONGEST = 40
@@ -36,3 +36,4 @@ def of_class(cls: type) -> st.SearchStrategy[Any]:
 
 messages: st.SearchStrategy[Message] = st.one_of([of_class(cls) for cls in KINDS])
 updates: st.SearchStrategy[Update] = of_class(Update)
+masked_updates: st.SearchStrategy[MaskedUpdate] = of_class(MaskedUpdate)

@@ -6,29 +6,41 @@ us, and that WIRE_VERSION has to be raised.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
 
 from protocol import refusals
 from protocol.chunks import checksum
-from protocol.codec import encode, encode_update
+from protocol.codec import encode, encode_update, open_envelope, pack, seal
 from protocol.messages import (
     AGGREGATOR,
     KINDS,
     CheckIn,
     ChunksMissing,
+    Dealt,
     Held,
+    Holdings,
     Lease,
     Manifest,
+    MaskedUpdate,
     Message,
     ModelChunk,
     Plan,
     Receipt,
+    RecoveryAnswer,
+    RecoveryRefusal,
+    RecoveryRequest,
     Refusal,
+    Shares,
+    SharesWanted,
+    SignedRoster,
+    Support,
     Update,
     UpdateChunk,
 )
+from protocol.secagg import keys
 
 PATH = Path(__file__).with_name("messages.json")
 TASK = "digits"
@@ -37,6 +49,12 @@ ID = bytes(range(16))
 INSTALL = bytes(range(16, 32))
 HASH = bytes(range(32))
 UPDATE = Update(3, "topk-0.01/int8", 120, b"\x01\x02\x03")
+MASKED = MaskedUpdate(3, HASH, (7 << 32) + 1, 4, b"\x01\x02\x03")
+SIGNATURE = bytes(range(64))
+IDENTITY = bytes(range(64, 96))
+#: Devices sign these with their identity, so that no broker can say them in their place.
+SIGNED = (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal)
+LAST_MASK = (1 << 63) - 1
 
 Entry = dict[str, object]
 
@@ -55,19 +73,35 @@ GOOD: list[tuple[str, Message]] = [
     (AGGREGATOR, ModelChunk(41, 0, b"\x00\x00\x80\x3f")),
     (AGGREGATOR, Plan('{"input": [2]}', "{}", "dense/float32", 60)),
     (AGGREGATOR, Manifest(42, HASH, 9640, 1, (ID, INSTALL))),
+    (AGGREGATOR, Support(4, b"\x01\x05\x00\x2a")),
+    (AGGREGATOR, Support(5, b"")),
+    (AGGREGATOR, SignedRoster(b"a roster's body", SIGNATURE)),
+    (DEVICE, Dealt(HASH, (7 << 32, LAST_MASK), bytes(range(96)))),
+    (DEVICE, Shares(HASH, bytes(range(24)), b"sealed")),
+    (DEVICE, Holdings(HASH, 0, (0, 127), (7 << 32, LAST_MASK), SIGNATURE)),
+    (DEVICE, Holdings(HASH, 1, (), (), b"")),
+    (AGGREGATOR, SharesWanted(HASH, 127, (7 << 32,))),
+    (AGGREGATOR, RecoveryRequest(b"a request's body", SIGNATURE)),
+    (DEVICE, RecoveryAnswer(HASH, b"\x00\x00\xff\xff\xff\x7f")),
+    (DEVICE, RecoveryRefusal(HASH, refusals.MASK_USED, "mask 1 of pump-3")),
+    (DEVICE, UpdateChunk(ID, checksum(encode_update(MASKED)), 0, 1, encode_update(MASKED))),
 ]
 
 
 def text() -> str:
     """What the file has to hold."""
-    return json.dumps([*_good(), *_bad()], indent=1) + "\n"
+    entries = (*_good(), *_bad(), *_bad_fields(), *_bad_signatures(), *_updates())
+    return json.dumps(entries, indent=1) + "\n"
 
 
-def _entry(name: str, sender: str, kind: str, data: bytes, expect: str) -> Entry:
+def _entry(
+    name: str, sender: str, kind: str, data: bytes, expect: str, *, identity: bytes = b""
+) -> Entry:
+    signer = {"identity": identity.hex()} if identity else {}
     return {
         "name": name,
         "comment": f"{kind}, {expect}",
-        "input": {"task": TASK, "sender": sender, "kind": kind},
+        "input": {"task": TASK, "sender": sender, "kind": kind, **signer},
         "bytes": data.hex(),
         "expect": expect,
     }
@@ -76,9 +110,14 @@ def _entry(name: str, sender: str, kind: str, data: bytes, expect: str) -> Entry
 def _good() -> Iterator[Entry]:
     for number, (sender, message) in enumerate(GOOD):
         starts = 1 << 20 if number % 2 else 1
-        data = encode(message, task=TASK, sender=sender, counter=(starts << 32) + number)
+        counter = (starts << 32) + number
         kind = type(message).__name__
-        yield _entry(f"good {number} {kind}", sender, kind, data, "ok")
+        if isinstance(message, SIGNED):
+            data = encode(message, task=TASK, sender=sender, counter=counter, sign=_sign)
+            identity = keys.identity_public(IDENTITY)
+        else:
+            data, identity = encode(message, task=TASK, sender=sender, counter=counter), b""
+        yield _entry(f"good {number} {kind}", sender, kind, data, "ok", identity=identity)
 
 
 def _bad() -> Iterator[Entry]:
@@ -111,6 +150,84 @@ def _bad() -> Iterator[Entry]:
     yield _entry("nothing at all", AGGREGATOR, "Held", b"", refusals.MALFORMED)
     good = msgpack.packb([1, held, TASK, AGGREGATOR, 1, body, b"", b""])
     yield _entry("cut off", AGGREGATOR, "Held", good[:-3], refusals.MALFORMED)
+
+
+def _bad_fields() -> Iterator[Entry]:
+    """Messages of secure tasks with one field outside its limit."""
+    fields: dict[str, tuple[str, type[Message], list[object]]] = {
+        "a roster without a body": (AGGREGATOR, SignedRoster, [b"", SIGNATURE]),
+        "a roster's signature a byte short": (AGGREGATOR, SignedRoster, [b"b", SIGNATURE[:-1]]),
+        "no mask dealt": (DEVICE, Dealt, [HASH, [], b""]),
+        "17 masks dealt": (DEVICE, Dealt, [HASH, list(range(17)), b""]),
+        "a mask below 0": (DEVICE, Dealt, [HASH, [-1], bytes(16)]),
+        "a mask of 2^63": (DEVICE, Dealt, [HASH, [1 << 63], bytes(16)]),
+        "a nonce of 12 bytes": (DEVICE, Shares, [HASH, bytes(12), b"sealed"]),
+        "sealed as text": (DEVICE, Shares, [HASH, bytes(24), "sealed"]),
+        "whole is true": (DEVICE, Holdings, [HASH, True, [], [], b""]),
+        "whole is 2": (DEVICE, Holdings, [HASH, 2, [], [], b""]),
+        "the 129th member": (DEVICE, Holdings, [HASH, 0, [128], [1], bytes(32)]),
+        "shares for nobody": (AGGREGATOR, SharesWanted, [HASH, None, [1]]),
+        "a roster hash of 31 bytes": (AGGREGATOR, SharesWanted, [HASH[:31], 1, [1]]),
+        "a request unsigned": (AGGREGATOR, RecoveryRequest, [b"body", b""]),
+        "an answer to nothing": (DEVICE, RecoveryAnswer, [b"", b"\x00\x00"]),
+        "elements as a list": (DEVICE, RecoveryAnswer, [HASH, [1, 2]]),
+        "a refusal without a reason": (DEVICE, RecoveryRefusal, [HASH, "", ""]),
+        "a support below 0": (AGGREGATOR, Support, [-1, b""]),
+    }
+    for name, (sender, cls, values) in fields.items():
+        envelope = [1, KINDS[cls], TASK, sender, 1, msgpack.packb(values), b"", b""]
+        data = msgpack.packb(envelope)
+        yield _entry(name, sender, cls.__name__, data, refusals.MALFORMED)
+
+
+def _bad_signatures() -> Iterator[Entry]:
+    message = RecoveryAnswer(HASH, b"\x01\x00")
+    good = encode(message, task=TASK, sender=DEVICE, counter=1, sign=_sign)
+    opened = open_envelope(good)
+    wrong = {
+        "not signed": encode(message, task=TASK, sender=DEVICE, counter=1),
+        "a signature a byte short": seal(replace(opened, signature=opened.signature[:-1])),
+        "a signature of zeros": seal(replace(opened, signature=bytes(64))),
+        "signed, then counted on": seal(replace(opened, counter=2)),
+        "signed, then another body": seal(
+            replace(opened, body=pack(replace(message, elements=b"\x02\x00")))
+        ),
+        "signed, then given a key id": seal(replace(opened, key_id=b"1")),
+        "signed by another identity": encode(
+            message,
+            task=TASK,
+            sender=DEVICE,
+            counter=1,
+            sign=lambda data: keys.sign(HASH, keys.ENVELOPE, data),
+        ),
+        "signed for another purpose": encode(
+            message,
+            task=TASK,
+            sender=DEVICE,
+            counter=1,
+            sign=lambda data: keys.sign(IDENTITY, keys.SHARES, data),
+        ),
+    }
+    public = keys.identity_public(IDENTITY)
+    for name, data in wrong.items():
+        yield _entry(name, DEVICE, "RecoveryAnswer", data, refusals.BAD_SIGNATURE, identity=public)
+
+
+def _updates() -> Iterator[Entry]:
+    """What the chunks of an update hold: no envelope, so sender and task are the chunks'."""
+    bad: dict[str, list[object]] = {
+        "an update's fields for a masked one": [3, "dense/float32", 120, b"\x01"],
+        "a masked update without a body": [3, HASH, 1, 4],
+        "masked against version -1": [-1, HASH, 1, 4, b"\x01"],
+        "a mask's counter as bytes": [3, HASH, b"\x01", 4, b"\x01"],
+    }
+    yield _entry("a masked update", DEVICE, "MaskedUpdate", encode_update(MASKED), "ok")
+    for name, values in bad.items():
+        yield _entry(name, DEVICE, "MaskedUpdate", msgpack.packb(values), refusals.MALFORMED)
+
+
+def _sign(data: bytes) -> bytes:
+    return keys.sign(IDENTITY, keys.ENVELOPE, data)
 
 
 if __name__ == "__main__":
