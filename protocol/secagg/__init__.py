@@ -1,0 +1,1 @@
+"""Secure aggregation: the aggregator learns sums over devices, or nothing."""
