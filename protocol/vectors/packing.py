@@ -1,7 +1,10 @@
 """Codecs: how a delta becomes the body of an update.
 
 A codec is a support (which coordinates travel) and a number type, spelled ``dense/float32``,
-``topk-0.01/int8``, ``randk-0.05/float16``. A body is, without gaps:
+``topk-0.01/int8``, ``randk-0.05/float16``. In secure tasks a scheme of `protocol.secagg` stands for
+the number type, as in ``plan-0.1/seedmask``; such bodies are none of this file's. A third part,
+``/calibrated``, says that devices send the difference to what was last counted of them. A body is,
+without gaps:
 
 1. the values that travel, by ascending index: float32 or float16 (IEEE, little-endian), or levels
    of one byte, -127 to 127;
@@ -37,6 +40,8 @@ from protocol.vectors.layout import Layout, check_vector
 DENSE: Final = "dense"
 TOPK: Final = "topk"
 RANDK: Final = "randk"
+#: The coordinates that the aggregator publishes (`protocol.messages.Support`): masked codecs only.
+PLAN: Final = "plan"
 
 FLOAT32: Final = "float32"
 FLOAT16: Final = "float16"
@@ -45,12 +50,16 @@ INT8: Final = "int8"
 SCALE_BYTES: Final = 4
 #: Number type -> bytes of a value.
 VALUE_BYTES: Final[dict[str, int]] = {FLOAT32: 4, FLOAT16: 2, INT8: 1}
+#: What masks instead: the schemes of `protocol.secagg`.
+SCHEMES: Final = ("seedmask", "lightsecagg", "pairwise")
+CALIBRATED: Final = "calibrated"
 
 #: Less keeps one coordinate of the largest model, as this does.
 MIN_FRACTION: Final = 1e-9
 
 _SPELLING: Final = re.compile(
     r"(?P<support>[a-z]+)(-(?P<fraction>[0-9]+(\.[0-9]+)?))?/(?P<dtype>[a-z0-9]+)"
+    rf"(?P<calibrated>/{CALIBRATED})?"
 )
 _MAX_SPELLING: Final = 64
 
@@ -62,33 +71,47 @@ Counts = npt.NDArray[np.intp]
 class CodecSpec:
     """A support, the fraction of the coordinates it keeps (1 when dense), and a number type.
 
-    Raises ConfigError that names what is wrong. ``str`` gives the spelling of `parse_codec`.
+    ``dtype`` is a scheme's name where the values are masked. Raises ConfigError that names what is
+    wrong. ``str`` gives the spelling of `parse_codec`.
     """
 
     support: str
     fraction: float
     dtype: str
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
-        if self.support not in (DENSE, TOPK, RANDK):
-            raise ConfigError(f"codec: support {self.support!r} is not dense, topk or randk")
-        if self.dtype not in VALUE_BYTES:
-            raise ConfigError(f"codec: type {self.dtype!r} is not float32, float16 or int8")
+        if self.support not in (DENSE, TOPK, RANDK, PLAN):
+            raise ConfigError(f"codec: support {self.support!r} is not dense, topk, randk or plan")
+        if self.dtype not in VALUE_BYTES and not self.masked:
+            known = ", ".join((*VALUE_BYTES, *SCHEMES))
+            raise ConfigError(f"codec: type {self.dtype!r} is none of {known}")
+        if self.support == (TOPK if self.masked else PLAN):
+            raise ConfigError(
+                f"codec: {self.support} and {self.dtype} do not go together: masked values need"
+                " coordinates in common, so plan is for them and topk for the others"
+            )
         if not MIN_FRACTION <= self.fraction <= 1:
             raise ConfigError(f"codec: fraction {self.fraction} is not {MIN_FRACTION} to 1")
         if self.support == DENSE and self.fraction != 1:
             raise ConfigError(f"codec: dense keeps everything, not the fraction {self.fraction}")
 
     def __str__(self) -> str:
+        third = f"/{CALIBRATED}" if self.calibrated else ""
         if self.support == DENSE:
-            return f"{DENSE}/{self.dtype}"
+            return f"{DENSE}/{self.dtype}{third}"
         fraction = np.format_float_positional(self.fraction, trim="-")
-        return f"{self.support}-{fraction}/{self.dtype}"
+        return f"{self.support}-{fraction}/{self.dtype}{third}"
+
+    @property
+    def masked(self) -> bool:
+        """Whether ``dtype`` is a scheme of secure aggregation."""
+        return self.dtype in SCHEMES
 
     @property
     def contractive(self) -> bool:
         """Whether the device keeps what was not sent as residual (else the codec is unbiased)."""
-        return self.support == TOPK
+        return self.support in (TOPK, PLAN)
 
     def num_kept(self, size: int) -> int:
         """How many of ``size`` coordinates travel: the fraction as it is written, rounded up."""
@@ -110,8 +133,9 @@ def parse_codec(text: str) -> CodecSpec:
         raise ConfigError(f"codec {text[:80]!r}: write it like dense/float32 or topk-0.01/int8")
     support, fraction, dtype = spelled.group("support", "fraction", "dtype")
     if (fraction is None) != (support == DENSE):
-        raise ConfigError(f"codec {text!r}: topk and randk need a fraction, dense takes none")
-    return CodecSpec(support, 1.0 if fraction is None else float(fraction), dtype)
+        raise ConfigError(f"codec {text!r}: all but dense need a fraction, dense takes none")
+    kept = 1.0 if fraction is None else float(fraction)
+    return CodecSpec(support, kept, dtype, calibrated=spelled["calibrated"] is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,9 +179,11 @@ def encode(
 
     ``rounding_seed`` (secret, fresh for every update) is used by unbiased int8, ``support_seed``
     (known to both sides) by rand-k. Raises LocalProtocolError for another shape or type, for NaN
-    and infinity, and where a number would exceed `quantise.LARGEST` (rand-k enlarges them).
+    and infinity, for a masked codec, and where a number would exceed `quantise.LARGEST` (rand-k
+    enlarges them).
     """
     check_vector(delta)
+    _check_open(spec)
     if delta.size != layout.size:
         raise LocalProtocolError(f"{delta.size} numbers for a layout of {layout.size}")
     indices = _support(delta, spec, support_seed)
@@ -182,8 +208,10 @@ def decode(body: bytes, spec: CodecSpec, layout: Layout, *, support_seed: bytes)
 
     Raises RemoteProtocolError for any other bytes: ``wrong_shape`` for their number, ``not_finite``
     for NaN and infinity (also as a scale), ``malformed`` for indices, scales and levels that no
-    encoder writes.
+    encoder writes, ``wrong_codec`` for a masked one.
     """
+    if spec.masked:
+        raise RemoteProtocolError(refusals.WRONG_CODEC, f"{spec}: its bodies are masked")
     kept = spec.num_kept(layout.size)
     end = kept * VALUE_BYTES[spec.dtype]
     if len(body) < end:
@@ -202,12 +230,21 @@ def decode(body: bytes, spec: CodecSpec, layout: Layout, *, support_seed: bytes)
 
 
 def max_body_bytes(spec: CodecSpec, layout: Layout) -> int:
-    """No body of this codec and layout is longer: the byte budget of a lease."""
+    """No body of this codec and layout is longer: the byte budget of a lease.
+
+    Raises LocalProtocolError for a masked codec: its scheme knows.
+    """
+    _check_open(spec)
     kept = spec.num_kept(layout.size)
     values = kept * VALUE_BYTES[spec.dtype]
     indices = sparse.max_indices_bytes(layout.size, kept) if spec.support == TOPK else 0
     scales = SCALE_BYTES * min(kept, len(layout.tensors)) if spec.dtype == INT8 else 0
     return values + indices + scales
+
+
+def _check_open(spec: CodecSpec) -> None:
+    if spec.masked:
+        raise LocalProtocolError(f"{spec}: what is masked is encoded by its scheme")
 
 
 def _support(delta: Values, spec: CodecSpec, support_seed: bytes) -> sparse.Indices | None:

@@ -3,23 +3,59 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import ConfigError
-from protocol.vectors.packing import DENSE, INT8, RANDK, TOPK, CodecSpec, parse_codec
+from protocol import refusals
+from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.vectors.layout import Layout, Tensor
+from protocol.vectors.packing import (
+    DENSE,
+    INT8,
+    PLAN,
+    RANDK,
+    SCHEMES,
+    TOPK,
+    CodecSpec,
+    decode,
+    encode,
+    max_body_bytes,
+    parse_codec,
+)
 
-specs = st.builds(
+open_specs = st.builds(
     CodecSpec,
     st.sampled_from((TOPK, RANDK)),
     st.floats(1e-9, 1),
     st.sampled_from(("float32", "float16", "int8")),
+    st.booleans(),
 )
+masked_specs = st.builds(
+    CodecSpec,
+    st.sampled_from((PLAN, RANDK)),
+    st.floats(1e-9, 1),
+    st.sampled_from(SCHEMES),
+    st.booleans(),
+)
+specs = st.one_of(open_specs, masked_specs)
 
 
 @pytest.mark.parametrize(
-    "text", ["dense/float32", "dense/float16", "dense/int8", "topk-0.01/int8", "randk-0.05/float16"]
+    "text",
+    [
+        "dense/float32",
+        "dense/float16",
+        "dense/int8",
+        "topk-0.01/int8",
+        "randk-0.05/float16",
+        "dense/seedmask",
+        "randk-0.1/lightsecagg",
+        "plan-0.1/pairwise",
+        "dense/float32/calibrated",
+        "plan-0.1/seedmask/calibrated",
+    ],
 )
 def test_codecs_are_spelled_as_documented(text: str) -> None:
     assert str(parse_codec(text)) == text
@@ -48,6 +84,11 @@ def test_parse_inverts_str(spec: CodecSpec) -> None:
         ("randk-0.0000000001/int8", "fraction 1e-10"),
         ("best-0.01/int8", "'best'"),
         ("topk-0.01/int4", "'int4'"),
+        ("dense/int8/", "write it like"),
+        ("dense/int8/later", "write it like"),
+        ("dense/int8/calibrated/calibrated", "write it like"),
+        ("plan-0.1/float32", "do not go together"),
+        ("topk-0.1/seedmask", "do not go together"),
     ],
 )
 def test_a_wrong_codec_is_named(text: str, problem: str) -> None:
@@ -75,11 +116,29 @@ def test_the_kept_count_has_no_float_surprises() -> None:
     assert parse_codec("topk-0.01/int8").num_kept(1) == 1
 
 
-def test_only_top_k_keeps_a_residual() -> None:
-    assert [
-        parse_codec(t).contractive for t in ("topk-0.1/int8", "randk-0.1/int8", "dense/int8")
-    ] == [
-        True,
-        False,
-        False,
-    ]
+@pytest.mark.parametrize(
+    ("text", "contractive"),
+    [
+        ("topk-0.1/int8", True),
+        ("plan-0.1/seedmask", True),
+        ("randk-0.1/int8", False),
+        ("randk-0.1/seedmask", False),
+        ("dense/int8", False),
+        ("dense/seedmask", False),
+    ],
+)
+def test_only_top_k_and_plan_keep_a_residual(text: str, contractive: bool) -> None:  # noqa: FBT001
+    assert parse_codec(text).contractive is contractive
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_masked_codec_never_encodes_or_decodes_in_the_open(scheme: str) -> None:
+    spec, layout = parse_codec(f"dense/{scheme}"), Layout((Tensor("w", (4,)),))
+    delta, seed = np.zeros(4, np.float32), bytes(32)
+    with pytest.raises(LocalProtocolError):
+        encode(delta, spec, layout, rounding_seed=seed, support_seed=seed)
+    with pytest.raises(LocalProtocolError):
+        max_body_bytes(spec, layout)
+    with pytest.raises(RemoteProtocolError) as refused:
+        decode(bytes(16), spec, layout, support_seed=seed)
+    assert refused.value.reason == refusals.WRONG_CODEC
