@@ -30,6 +30,8 @@ from protocol.stream import SEED_BYTES, derive
 TEST_COLUMNS: Final = 4
 MAX_WEIGHT: Final = 8
 
+_BAND: Final = 2048  # columns at a time: what lies between stays in the cache
+
 
 class RecoveryError(Exception):
     """The answers do not decode: too few of them, or too many that contradict the others."""
@@ -53,7 +55,7 @@ class Sharing:
                 f"sharing needs 0 < T < U <= N, not T = {self.num_noise}, "
                 f"U = {self.num_answers}, N = {self.num_holders}"
             )
-        if self._last_point >= self.modulus:
+        if self._points.stop > self.modulus:
             raise ConfigError(
                 f"{self.num_holders} holders and {self.num_answers} answers need more points "
                 f"than there are modulo {self.modulus}"
@@ -72,28 +74,27 @@ class Sharing:
     @property
     def share_points(self) -> tuple[int, ...]:
         """Where holder 0, 1, ... evaluates: U+1..U+N."""
-        return self.points_of(range(self.num_holders))
+        return tuple(self._points)
+
+    @property
+    def _points(self) -> range:
+        return range(self.num_answers + 1, self.num_answers + self.num_holders + 1)
 
     def points_of(self, holders: Iterable[int]) -> tuple[int, ...]:
         """The share points of some holders; LocalProtocolError for an index beyond 0..N-1."""
         points = tuple(self.num_answers + 1 + holder for holder in holders)
-        if points and not self.num_answers < min(points) <= max(points) <= self._last_point:
-            raise LocalProtocolError(f"no such holder among {self.num_holders}: {holders}")
+        if any(point not in self._points for point in points):
+            raise LocalProtocolError(f"a holder's index must be below {self.num_holders}")
         return points
-
-    @property
-    def _last_point(self) -> int:
-        return self.num_answers + self.num_holders
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovered:
     """A decoded sum of secrets.
 
-    ``liars``: holders, ascending, whose answers differ from the others'; proof of a lie only if
-    every dealer passed its test, and if at most ``num_spares - len(liars)`` holders lie at all.
-    ``checked``: there were spare answers, and the secret agrees with all but the liars'. Holds as
-    long as no more holders lie than there were spares.
+    ``checked``: there were spare answers, and the secret agrees with all but those of ``liars``
+    (ascending). Both are certain only while no more holders lie than there were spares, less the
+    liars named; and a liar is one only if all dealers passed their test.
     """
 
     secret: Elements
@@ -119,9 +120,14 @@ def deal(secret: Elements, sharing: Sharing, seed: bytes) -> Elements:
     blocks[: secret.size] = secret
     tests = uniform(derive(seed, "tests"), (num_blocks, TEST_COLUMNS), modulus)
     data = np.hstack((blocks.reshape(num_blocks, num_columns), tests))
-    noise = uniform(derive(seed, "noise"), (sharing.num_noise, data.shape[1]), modulus)
-    others = matmul(_dealing(sharing), np.vstack((data, noise)), modulus)
-    return np.vstack((noise, others))
+    shares = np.empty((sharing.num_holders, data.shape[1]), dtype=np.int64)
+    noise, others = np.split(shares, [sharing.num_noise])
+    noise[:] = uniform(derive(seed, "noise"), noise.shape, modulus)
+    for start in range(0, data.shape[1], _BAND):
+        band = slice(start, start + _BAND)
+        known = np.vstack((data[:, band], noise[:, band]))
+        others[:, band] = matmul(_dealing(sharing), known, modulus)
+    return shares
 
 
 def add(shares: Elements, modulus: int, weights: Sequence[int] | None = None) -> Elements:
