@@ -59,6 +59,11 @@ def epoch_public(secret: bytes) -> bytes:
     return crypto_scalarmult_base(secret)
 
 
+def check_epoch_key(public: bytes) -> None:
+    """Raise RemoteProtocolError (``malformed``) for a key that nothing can be agreed with."""
+    agree(b"\1" * KEY_BYTES, public)
+
+
 def endorsed(task: str, epoch: int, public: bytes) -> bytes:
     """Return what an identity signs to make an epoch key its own."""
     return derive(bytes(KEY_BYTES), "epoch key", task, epoch, public)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final
 
-from protocol.secagg.parameters import Parameters
-
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -24,6 +22,7 @@ from protocol.messages import (
     Word,
 )
 from protocol.secagg import keys
+from protocol.secagg.parameters import Parameters
 from protocol.stream import derive
 from protocol.topics import check_id
 
@@ -135,23 +134,26 @@ class Roster:
 
     def mask_id(self, dealer: int, counter: int) -> bytes:
         """Return the bytes that name one mask of one dealer, once and for all."""
-        return self.hash + dealer.to_bytes(2, "big") + counter.to_bytes(8, "big")
+        return self.hash + dealer.to_bytes(2, "little") + counter.to_bytes(8, "little")
 
 
 def open_roster(signed: SignedRoster, enrolment_key: bytes) -> Roster:
     """Check a roster and everything in it.
 
     Raises RemoteProtocolError: ``bad_signature`` of the roster or of an epoch key, ``malformed``
-    for parameters or members that cannot be.
+    for parameters, members or keys that cannot be.
     """
     keys.check_signature(enrolment_key, keys.ROSTER, signed.body, signed.signature)
-    body = unpack(signed.body, _Body)
-    roster = _read(body)
+    roster = _read(unpack(signed.body, _Body))
     try:
         check_roster(roster)
     except ConfigError as error:
         raise RemoteProtocolError(refusals.MALFORMED, f"roster: {error}") from None
+    if roster.body != signed.body:
+        # Everybody hashes the same bytes, whether received or written anew.
+        raise RemoteProtocolError(refusals.MALFORMED, "roster: not in its shortest spelling")
     for member in roster.members:
+        keys.check_epoch_key(member.epoch_key)
         text = keys.endorsed(roster.task, roster.epoch, member.epoch_key)
         keys.check_signature(member.identity, keys.EPOCH_KEY, text, member.endorsement)
     return roster

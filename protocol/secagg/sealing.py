@@ -111,4 +111,4 @@ def _key(roster: Roster, dealer: int, holder: int, secret: bytes, *, own: int) -
 
 
 def _header(roster: Roster, dealer: int, holder: int) -> bytes:
-    return roster.hash + dealer.to_bytes(2, "big") + holder.to_bytes(2, "big")
+    return roster.hash + dealer.to_bytes(2, "little") + holder.to_bytes(2, "little")
