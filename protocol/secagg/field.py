@@ -24,21 +24,21 @@ Floats = npt.NDArray[np.float64]  # whole numbers below 2**53 in size: all opera
 
 _LIMB: Final = 1 << 16
 _EXACT: Final = 1 << 53
+_BLOCK: Final = 1 << 11  # columns at a time: what is worked on stays in the cache
 
 
 def matmul(a: Elements, b: Elements, modulus: int) -> Elements:
     """The product (r, c) of ``a`` (r, k) and ``b`` (k, c), or (r,) if ``b`` is (k,)."""
-    size = a.shape[-1]
-    if b.shape[0] != size:
+    if b.ndim == 1:
+        return matmul(a, b[:, np.newaxis], modulus)[:, 0]
+    if a.shape[-1] != len(b):
         raise LocalProtocolError(f"shapes {a.shape} and {b.shape} do not multiply")
     limbs = split(a, modulus)
-    piece = (_EXACT - (_LIMB + 1) * modulus) // ((_LIMB >> 1) * (modulus - 1))
-    total = product(limbs[..., :piece], b[:piece], modulus)
-    for start in range(piece, size, piece):
-        stop = start + piece
-        total += product(limbs[..., start:stop], b[start:stop], modulus)
-        total = _remainder(total, modulus)
-    return total.astype(np.int64)
+    result = np.empty((len(a), b.shape[1]), dtype=np.int64)
+    for start in range(0, b.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        result[:, block] = _long_product(limbs, b[:, block], modulus)
+    return result
 
 
 def split(a: Elements, modulus: int) -> Floats:
@@ -51,7 +51,7 @@ def split(a: Elements, modulus: int) -> Floats:
 
 
 def product(limbs: Floats, b: Elements | Floats, modulus: int) -> Floats:
-    """What `matmul` gives, in float64, for the limbs of ``a``; at most 125 terms to a sum."""
+    """`matmul` in float64, for ``a`` as `split` cuts it; exact for sums of up to 125 terms."""
     parts = limbs @ b.astype(np.float64)
     total = _remainder(parts[0], modulus)
     for part in parts[1:]:
@@ -61,12 +61,23 @@ def product(limbs: Floats, b: Elements | Floats, modulus: int) -> Floats:
     return total
 
 
+def _long_product(limbs: Floats, b: Elements, modulus: int) -> Floats:
+    """`product` for any number of terms: in pieces that stay exact, high limbs included."""
+    piece = (_EXACT - (_LIMB + 1) * modulus) // ((_LIMB >> 1) * (modulus - 1))
+    total = product(limbs[..., :piece], b[:piece], modulus)
+    for start in range(piece, len(b), piece):
+        stop = start + piece
+        total += product(limbs[..., start:stop], b[start:stop], modulus)
+        total = _remainder(total, modulus)
+    return total
+
+
 def inverse(values: Elements, modulus: int) -> Elements:
     """The inverse of each value, by Fermat: its power p - 2.
 
     Raises LocalProtocolError if one of them is zero.
     """
-    square = values % modulus
+    square = values.astype(np.int64) % modulus
     if not square.all():
         raise LocalProtocolError(f"zero has no inverse modulo {modulus}")
     result = np.ones_like(square)
@@ -86,6 +97,8 @@ def lagrange(points: tuple[int, ...], targets: tuple[int, ...], modulus: int) ->
     The polynomial is the one of degree < len(points); the matrix is read-only. Raises
     LocalProtocolError if two points are equal.
     """
+    if len({point % modulus for point in points}) < len(points):
+        raise LocalProtocolError(f"two of the points {points} are equal modulo {modulus}")
     nodes = np.array(points, dtype=np.int64)
     scale = inverse(_numerators(nodes, nodes, modulus).diagonal(), modulus)
     places = np.array(targets, dtype=np.int64)
@@ -114,7 +127,7 @@ def solve(matrix: Elements, rhs: Elements, modulus: int) -> Elements | None:
 
     Of several solutions, the one that is zero wherever it may be.
     """
-    rows = np.column_stack((matrix, rhs)) % modulus
+    rows = np.column_stack((matrix, rhs)).astype(np.int64) % modulus
     num_unknowns = matrix.shape[1]
     pivots: list[int] = []
     for column in range(num_unknowns):

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from protocol.errors import LocalProtocolError
 from protocol.secagg.field import Q31, Elements, Floats, product, split
 
 DEGREE: Final = 1024
@@ -25,7 +26,7 @@ def ntt(polys: Elements) -> Elements:
     one is without k2 and the other without j1: sum over j1 for all j2, k1; then over j2.
     """
     coarse, fine, _ = _tables()
-    columns = polys.reshape(-1, _SIDE, _SIDE).transpose(1, 2, 0)
+    columns = _squares(polys).transpose(1, 2, 0)
     sums = product(coarse, columns.reshape(_SIDE, -1), Q31).reshape(_SIDE, _SIDE, -1)
     values = product(fine, sums, Q31)
     return values.transpose(2, 1, 0).astype(np.int64).reshape(polys.shape)
@@ -38,7 +39,7 @@ def intt(values: Elements) -> Elements:
     power is that of `ntt` for 1023 - k: the same steps transposed, on the values in reverse.
     """
     _, fine, scaled = _tables()
-    columns = values.reshape(-1, _SIDE, _SIDE)[:, ::-1, ::-1].transpose(2, 1, 0)
+    columns = _squares(values)[:, ::-1, ::-1].transpose(2, 1, 0)
     sums = product(fine.swapaxes(-1, -2), columns, Q31).reshape(_SIDE, -1)
     polys = product(scaled, sums, Q31).reshape(_SIDE, _SIDE, -1)
     return polys.transpose(2, 0, 1).astype(np.int64).reshape(values.shape)
@@ -57,6 +58,12 @@ def negacyclic_product(a: Elements, b: Elements) -> Elements:
         total = (total + coefficient * shifted) % Q31
         shifted = np.concatenate((Q31 - shifted[-1:], shifted[:-1])) % Q31
     return total
+
+
+def _squares(polys: Elements) -> Elements:
+    if polys.shape[-1] != DEGREE:
+        raise LocalProtocolError(f"a polynomial has {DEGREE} coefficients, not {polys.shape[-1]}")
+    return polys.reshape(-1, _SIDE, _SIDE)
 
 
 @lru_cache(maxsize=1)
