@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]  # whole numbers below 2**53 in size: all opera
 
 _LIMB: Final = 1 << 16
 _EXACT: Final = 1 << 53
-_BLOCK: Final = 1 << 11  # columns at a time: what is worked on stays in the cache
+_BLOCK: Final = 1 << 10  # columns at a time: what is worked on stays in the cache
 
 
 def matmul(a: Elements, b: Elements, modulus: int) -> Elements:

@@ -1,8 +1,9 @@
 """The ring Z_q[x] / (x**1024 + 1), q = `field.Q31`: products through number-theoretic transforms.
 
 The transform of a polynomial is its values at the 1024 roots of x**1024 + 1, which are the odd
-powers of one 2048th root of unity; multiplication then is element by element. It is done in four
-steps (Bailey 1990): 32 x 32 products of small matrices with whole batches, exact in float64.
+powers of one 2048th root of unity; multiplication then is element by element. It is done in the
+manner of Bailey's four steps (1990), with the twiddle factors inside the matrices: two rounds of
+products of 32 x 32 matrices with a whole batch, exact in float64.
 """
 
 from functools import lru_cache
