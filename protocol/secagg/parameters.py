@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, LocalProtocolError
 from protocol.messages import MAX_COHORT
 from protocol.secagg import fixedpoint
 from protocol.secagg.field import P16, Q31, Elements
@@ -140,6 +140,16 @@ class Parameters:
         return _RINGS[self.scheme][0]
 
     @property
+    def width(self) -> int:
+        """How many bits an element has on the wire."""
+        return self.bits if self.scheme == SEEDMASK else (self.modulus - 1).bit_length()
+
+    @property
+    def body_bytes(self) -> int:
+        """How long the body of an update is."""
+        return fixedpoint.num_bytes(self.size, self.width)
+
+    @property
     def shift(self) -> int:
         """How many low bits of an element stay on the device: r of `seedmask`, else 0."""
         return _RING_BITS - self.bits if self.scheme == SEEDMASK else 0
@@ -187,6 +197,13 @@ class Parameters:
         highest = -(-self.limit * level // self.levels)
         integers, num_saturated = fixedpoint.quantise(values, self.scale * part, highest)
         return np.append(integers, level * self.step), num_saturated
+
+    def check_values(self, values: Elements) -> None:
+        """Raise LocalProtocolError unless these are ``size`` elements within +-``limit``."""
+        if values.shape != (self.size,):
+            raise LocalProtocolError(f"{values.shape} values, not {self.size}")
+        if values.max() > self.limit or values.min() < -self.limit:
+            raise LocalProtocolError(f"values beyond {self.limit}")
 
     def weight_of(self, count: int) -> float:
         """The updates' total weight from the sum of their counts; one of full level weighs 1.
