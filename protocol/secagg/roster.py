@@ -171,9 +171,12 @@ def check_roster(roster: Roster) -> None:
     for what in ("identity", "epoch_key"):
         if len({getattr(member, what) for member in roster.members}) != len(devices):
             raise ConfigError(f"two devices have the same {what}")
-    if roster.parameters.num_devices != len(devices):
-        raise ConfigError(f"{len(devices)} devices, not {roster.parameters.num_devices}")
-    roster.parameters.check()
+    given = roster.parameters
+    if given.num_devices != len(devices):
+        raise ConfigError(f"{len(devices)} devices, not {given.num_devices}")
+    given.check()
+    if round(given.clip * _MICRO) / _MICRO != given.clip:
+        raise ConfigError(f"clip {given.clip}: give at most 6 digits after the point")
 
 
 def _read(body: _Body) -> Roster:

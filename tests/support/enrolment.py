@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypedDict, Unpack
 
-from protocol.secagg.parameters import Parameters
-
 from protocol.messages import SignedRoster
 from protocol.secagg import keys
+from protocol.secagg.parameters import Parameters, defaults
 from protocol.secagg.roster import Roster, RosterMember, check_roster
 from protocol.stream import derive
 
@@ -52,13 +51,14 @@ class Cohort(NamedTuple):
 
 def parameters(num_devices: int, **overrides: Unpack[Overrides]) -> Parameters:
     """Return small parameters for so many devices: 101 values, everybody tolerated that can be."""
+    malicious, noise, answers = defaults(num_devices)
     given = Parameters(
         scheme="seedmask",
         num_devices=num_devices,
-        num_malicious=(t := max(1, num_devices // 10)),
-        num_noise=(noise := (num_devices + t) // 2),
-        num_answers=min(num_devices, max(noise + 2, -(-3 * num_devices // 4))),
-        min_contributors=t + 2,
+        num_malicious=malicious,
+        num_noise=noise,
+        num_answers=answers,
+        min_contributors=malicious + 2,
         max_contributors=num_devices,
         max_weight=1,
         size=101,

@@ -175,6 +175,20 @@ def test_a_roster_that_cannot_be_is_refused_though_it_is_signed(
     assert reason(signed(roster.body)) == refusals.MALFORMED
 
 
+@pytest.mark.parametrize("clip", [1e-7, 0.12345678, 1 / 3])
+def test_a_clip_that_a_roster_cannot_say_is_refused(clip: float) -> None:
+    """Or the parties would scale by different numbers."""
+    with pytest.raises(ConfigError, match="6 digits"):
+        check_roster(given_as(ROSTER, clip=clip))
+
+
+@given(st.integers(1, 10**12))
+def test_a_clip_of_millionths_survives_its_roster(clip_micro: int) -> None:
+    roster = given_as(ROSTER, clip=clip_micro / 10**6)
+    opened = open_roster(signed(roster.body), COHORT.enrolment)
+    assert opened.parameters.clip == float(f"{clip_micro}e-6")
+
+
 def test_a_roster_has_a_device_for_each_it_counts() -> None:
     with pytest.raises(ConfigError, match="6"):
         check_roster(given_as(ROSTER, num_devices=6))
