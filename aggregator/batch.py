@@ -7,6 +7,7 @@ from typing import Self, assert_never
 from aggregator.records import (
     CounterRecord,
     DeviceRecord,
+    DocumentRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
@@ -30,10 +31,11 @@ class Batch:
     refusals: list[RefusalRecord] = field(default_factory=list)
     versions: list[VersionRecord] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
-        """Sort records by kind; of a device and of a counter the last word stands.
+        """Sort records by kind; of a device, a counter and a document the last word stands.
 
         Raises LocalProtocolError for a lease that does not begin open.
         """
@@ -52,6 +54,8 @@ class Batch:
                     batch.refusals.append(record)
                 case VersionRecord():
                     batch.versions.append(record)
+                case DocumentRecord():
+                    batch.documents[record.key] = record.data
                 case DeviceRecord():
                     batch.devices[record.device] = record
                 case _:

@@ -12,24 +12,28 @@ Rules that everything rests on:
 - a lease id is an update id, and its row in the store is the record by which it counts once;
 - what is not in memory any more is closed, and the store says how: `Recall`;
 - a `Store` stands before everything that tells anybody of it;
-- a buffer is a sum in journal order, so that a replay of the journal gives the same bytes.
+- a buffer is a sum in journal order, so that a replay of the journal gives the same bytes;
+- how updates become a sum is the buffers' business: plain (`aggregator.buffers`) or masked
+  (`aggregator.secagg`).
 """
 
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.admission import admit, read_delta
 from aggregator.assembly import Partials
-from aggregator.buffer import Buffer
-from aggregator.config import TaskConfig
+from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers
+from aggregator.cohorts import Cohorts
 from aggregator.fleet import Fleet
 from aggregator.leases import Lease, LeaseBook
 from aggregator.publication import Publication
 from aggregator.records import (
     CounterRecord,
+    DocumentRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
@@ -38,13 +42,17 @@ from aggregator.records import (
     VersionRecord,
 )
 from aggregator.scheduling import View
+from aggregator.secagg import SECURE_MESSAGES, SecureBuffers, SecureMessage
+from aggregator.secure_config import Enrolment
+from aggregator.supports import Supports
+from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions
 from device_sdk.engine.model import Model
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
 from protocol.codec import decode, open_envelope
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     COUNTER_START_BITS,
     LEASE_ID_BYTES,
@@ -55,14 +63,14 @@ from protocol.messages import (
     Plan,
     Receipt,
     Refusal,
+    SignedRoster,
     UpdateChunk,
 )
 from protocol.messages import Lease as LeaseMessage
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.layout import params_to_bytes
-from protocol.vectors.packing import max_body_bytes, parse_codec
-from protocol.vectors.support import support_seed
+from protocol.vectors.packing import max_body_bytes
 
 #: What an encoded update holds beside its body.
 UPDATE_OVERHEAD_BYTES: Final = 64
@@ -74,6 +82,8 @@ PARTITION: Final = 0
 TURNED_AWAY_S: Final = 3600
 #: Leases are closed for these before any update has come, so the update that comes is counted then.
 CLOSED_UNSEEN: Final = frozenset({refusals.TOO_STALE, refusals.SUPERSEDED})
+#: The document that names the devices whose updates were counted in this epoch.
+CONTRIBUTORS: Final = "contributors"
 #: How many alerts are kept to be shown.
 MAX_ALERTS: Final = 20
 
@@ -81,10 +91,18 @@ MAX_ALERTS: Final = 20
 class Coordinator:
     """One task. ``seed`` (32 fresh secret bytes a start) makes the lease ids.
 
-    Raises ConfigError if the model does not fit the versions in ``snapshot``.
+    With an ``enrolment`` it is a secure one: masked updates and no others. Raises ConfigError if
+    the model does not fit the versions in ``snapshot``.
     """
 
-    def __init__(self, config: TaskConfig, snapshot: Snapshot, seed: bytes, now: float) -> None:
+    def __init__(
+        self,
+        config: TaskConfig,
+        snapshot: Snapshot,
+        seed: bytes,
+        now: float,
+        enrolment: Enrolment | None = None,
+    ) -> None:
         self.config = config
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
@@ -93,20 +111,26 @@ class Coordinator:
         self.counts: Counter[str] = Counter(snapshot.totals)
         self.counts["starts"] += 1
         self.alerts: list[str] = []
-        self.buffer = Buffer(self.model.layout.size)
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)
-        self.opened_at: float | None = None
         self._sweep_until = math.inf
         self._publication = Publication(self.topics, self.counts["starts"] << COUNTER_START_BITS)
         self._seed = seed
         self._num_leases = 0
         self._sequence = snapshot.next_sequence
-        self._codec = parse_codec(config.codec)
-        self._weigh = config.staleness.weight()
         self._scheduling = config.scheduling
-        self._budget_bytes = max_body_bytes(self._codec, self.model.layout) + UPDATE_OVERHEAD_BYTES
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
         self.versions = self._load_versions(snapshot)
+        self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
+        self.buffers: Buffers = self.secure or PlainBuffers(config, self.model.layout)
+        self._codec = (
+            config.uplink
+            if enrolment is None
+            else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
+        )
+        self._budget_bytes = UPDATE_OVERHEAD_BYTES + max_body_bytes(self._codec, self.model.layout)
+        self._epochs = "-" if self.secure is None else self.secure.cohorts.epochs
+        self._contributors: set[str] = set()
+        self._recall_contributors(snapshot)
         self._load_leases(snapshot, now)
 
     @property
@@ -127,6 +151,41 @@ class Coordinator:
         self._publication.restore([(newest.version, newest.params)])
         return Versions(self.config.strategy.strategy(), self.model.layout.size, newest)
 
+    def _secure(self, enrolment: Enrolment, snapshot: Snapshot, now: float) -> SecureBuffers:
+        config, spec = enrolment.config, enrolment.config.codec
+        size = self.model.layout.size
+        cohorts = Cohorts(
+            self.topics,
+            enrolment.enrolment_key,
+            self.counts,
+            lambda given: config.check_roster(self.config, given, size),
+        )
+        cohorts.restore(snapshot.documents, now)
+        try:
+            for signed in enrolment.rosters:
+                self._first += cohorts.offer(signed, now)
+        except RemoteProtocolError as error:
+            raise ConfigError(f"a roster in secure.rosters: {error.detail}") from None
+        supports = Supports(
+            self.topics,
+            spec,
+            size=self.model.layout.size,
+            every=config.support_every,
+            documents=snapshot.documents,
+            params=self.versions.params,
+            version=self.version,
+        )
+        return SecureBuffers(
+            self.config,
+            enrolment,
+            self.model.layout,
+            publication=self._publication,
+            supports=supports,
+            cohorts=cohorts,
+            counts=self.counts,
+            alert=self._say,
+        )
+
     def _load_leases(self, snapshot: Snapshot, now: float) -> None:
         for record in snapshot.leases:
             lease = self.leases.open(record, now + self.config.lease_ttl_s)
@@ -137,11 +196,13 @@ class Coordinator:
             if waiting is None:
                 raise LocalProtocolError(f"journal entry {entry.sequence} belongs to no lease")
             try:
-                self._take(waiting, entry.update)
+                self.buffers.take(waiting, entry.update, self.version, now)
             except RemoteProtocolError as error:  # the settings have changed since it was admitted
                 self._first += self._refuse(waiting, error.reason, error.detail)
-        round_open = self.config.mode == "rounds" and self.leases.num_active > 0
-        self.opened_at = now if self.buffer or round_open else None
+        if self.secure is not None:
+            self.secure.restore(snapshot.documents, now)
+        if self.config.mode == "rounds" and self.leases.num_active > 0:
+            self.buffers.open(now)
 
     def start(self, now: float) -> list[Action]:
         """Return what must be stored before anything else, and a step that is already due."""
@@ -159,6 +220,7 @@ class Coordinator:
         own = self.topics.own_model_filter()
         return [
             Subscribe((*self.topics.aggregator_filters(), own)),
+            *([] if self.secure is None else self.secure.connected()),
             *self._publication.everything(self._plan(), self._manifest()),
         ]
 
@@ -193,7 +255,10 @@ class Coordinator:
                 chunk = decode(payload, (UpdateChunk,), task=task, sender=device)
                 return self._chunk(device, chunk, now)
             case Kind.OUT:
-                check_in = decode(payload, (CheckIn,), task=task, sender=device)
+                said = decode(payload, self._said, task=task, sender=device)
+                if not isinstance(said, CheckIn):
+                    return self._member_said(device, said, payload, now)
+                check_in = said
                 counter = open_envelope(payload).counter
                 if self.fleet.is_old(device, check_in.install_id, counter):
                     self.counts["duplicates"] += 1
@@ -201,7 +266,7 @@ class Coordinator:
                 return self._check_in(device, check_in, now)
             case Kind.STATE:
                 self.fleet.see(device, payload)
-                return []
+                return self._presence(device, payload, now)
             case Kind.MODEL:
                 return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
@@ -215,17 +280,57 @@ class Coordinator:
             actions.append(self._publication.to_device(partial.device, missing))
         for _, partial in self.partials.give_up(now):
             self._count_refusal(partial.device, refusals.INCOMPLETE)
+        if self.secure is not None:
+            actions += self.secure.timer(now)
+            self._notice_epoch()
         return [*actions, *self._end_sweep(now), *self._advance(now)]
 
     def timer_at(self, now: float) -> float:
         """Return when `timer` should be called next."""
+        secure_at = math.inf if self.secure is None else self.secure.timer_at()
         times = (
+            secure_at,
             self.leases.next_expiry(),
             self.partials.next_deadline(),
             self._sweep_until,
             self._scheduling.next_deadline(self.view(now)),
         )
         return min((at for at in times if at is not None), default=math.inf)
+
+    # --- the members of a secure task --------------------------------------------------------
+
+    @property
+    def _said(self) -> tuple[type[CheckIn | SecureMessage], ...]:
+        """What a device may say on its own topic."""
+        return (CheckIn,) if self.secure is None else (CheckIn, *SECURE_MESSAGES)
+
+    def _member_said(
+        self, device: str, said: SecureMessage, payload: bytes, now: float
+    ) -> list[Action]:
+        if self.secure is None:
+            raise RemoteProtocolError(refusals.WRONG_KIND, "this task is not secure")
+        actions = self.secure.message(device, said, payload, now)
+        for waiting in self.fleet.unready():
+            if self.secure.is_ready(waiting, now):
+                self.fleet.promote(waiting)
+        return [*actions, *self._advance(now)]
+
+    def _presence(self, device: str, payload: bytes, now: float) -> list[Action]:
+        if self.secure is None:
+            return []
+        actions = self.secure.presence(device, now, online=payload == b"online")
+        return [*actions, *self._advance(now)] if actions else []
+
+    def roster(self, signed: SignedRoster, now: float) -> list[Action]:
+        """The operator lays down a roster.
+
+        Raises RemoteProtocolError or, where it does not fit the settings, ConfigError.
+        """
+        if self.secure is None:
+            return []
+        actions = self.secure.offer(signed, now)
+        self._notice_epoch()
+        return [*actions, *self._advance(now)]
 
     # --- check-in and lease ------------------------------------------------------------------
 
@@ -238,6 +343,8 @@ class Coordinator:
         registered: list[Action] = [] if record is None else [Store(record)]
         if check_in.pending:
             return [*registered, *self._ask_after(device, check_in.pending)]
+        if self.secure is not None and (reason := self.secure.standing(device)):
+            return [*registered, *self._turn_away(device, check_in, reason)]
         if not {self._codec.support, self._codec.dtype} <= set(check_in.codecs):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
@@ -248,7 +355,8 @@ class Coordinator:
             return [*registered, self._lease_message(lease, check_in.install_id, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
-        self.fleet.wait(device, check_in, now)
+        is_ready = self.secure is None or self.secure.is_ready(device, now)
+        self.fleet.wait(device, check_in, now, ready=is_ready)
         return [*registered, *self._advance(now)]
 
     def _turn_away(self, device: str, check_in: CheckIn, reason: str) -> list[Action]:
@@ -261,14 +369,14 @@ class Coordinator:
         for _ in range(self._scheduling.num_grants(self.view(now))):
             waiting = self.fleet.next()
             record = LeaseRecord(
-                self._new_lease_id(), waiting.device, self.version, self.config.codec
+                self._new_lease_id(), waiting.device, self.version, str(self._codec)
             )
             lease = self.leases.open(record, now + self.config.lease_ttl_s)
             self.counts["leases_given"] += 1
             message = self._lease_message(lease, waiting.check_in.install_id, now)
             actions += [Store(record), message]
-        if actions and self.opened_at is None and self.config.mode == "rounds":
-            self.opened_at = now
+        if actions and self.config.mode == "rounds":
+            self.buffers.open(now)
         return actions
 
     def _new_lease_id(self) -> bytes:
@@ -290,6 +398,7 @@ class Coordinator:
             self._budget_bytes,
             partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
+            mask_epoch=0 if self.secure is None else self.secure.epoch(lease.record.device),
         )
         return self._publication.to_device(lease.record.device, message)
 
@@ -322,28 +431,10 @@ class Coordinator:
             update = self.partials.add(device, chunk, self._budget_bytes, now)
             if update is None:
                 return []
-            self._take(lease, update)
+            self.buffers.take(lease, update, self.version, now)
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)
         return [*self._journal(lease, update), *self._advance(now)]
-
-    def _take(self, lease: Lease, data: bytes) -> None:
-        """Check an update and take it into the buffer, or raise and change nothing."""
-        update, staleness = admit(
-            data,
-            leased_version=lease.record.version,
-            leased_codec=lease.record.codec,
-            version=self.version,
-            limit=self.config.staleness_limit,
-        )
-        codec = self._codec if update.codec == self.config.codec else parse_codec(update.codec)
-        delta = read_delta(
-            update, codec, self.model.layout, support_seed(self.config.task, update.base_version)
-        )
-        weight = self._weigh(staleness)
-        if self.config.weigh_by_samples:
-            weight *= min(max(1, update.num_samples), self.config.samples_cap)
-        self.buffer.add(lease.lease_id, lease.record.device, delta, weight)
 
     def _journal(self, lease: Lease, data: bytes) -> list[Action]:
         self.leases.journalled(lease)
@@ -395,6 +486,10 @@ class Coordinator:
 
     def _count_refusal(self, device: str, reason: str, detail: str = "") -> None:
         self.counts[f"refused_{reason}"] += 1
+        self._say(device, reason, detail)
+
+    def _say(self, device: str, reason: str, detail: str = "") -> None:
+        """Show it among the alerts."""
         self.alerts.append(f"{device}: {reason}: {detail or refusals.MEANING[reason]}"[:300])
         del self.alerts[:-MAX_ALERTS]
 
@@ -402,52 +497,95 @@ class Coordinator:
 
     def view(self, now: float) -> View:
         """Return what scheduling decides by."""
+        return self._view(self.buffers.fill, now)
+
+    def _view(self, fill: Fill, now: float) -> View:
         return View(
             now=now,
             num_waiting=self.fleet.num_waiting,
             num_active=self.leases.num_active,
-            num_buffered=len(self.buffer),
-            num_contributors=len(self.buffer.devices),
-            opened_at=self.opened_at,
+            num_buffered=fill.num_updates,
+            num_contributors=fill.num_contributors,
+            opened_at=fill.opened_at,
             gathering_since=self.fleet.waiting_since,
         )
 
     def waiting_for(self, now: float) -> str:
         """Return, for a person, what the next version waits for."""
+        if self.buffers.recovering and not self.buffers.fill.num_updates:
+            return "answers of mask holders"
         return self._scheduling.waiting_for(self.view(now))
 
     def _advance(self, now: float) -> list[Action]:
-        """Close the buffer if it is due, and give the leases that may be given."""
-        if self.buffer and self.opened_at is None:
-            self.opened_at = now
-        actions = self._step() if self._scheduling.is_due(self.view(now)) else []
-        return [*actions, *self._grant(now)] if self.fleet.num_waiting else actions
+        """Close what is due, take steps with what is done, give the leases that may be given."""
+        is_due = self._scheduling.is_due
+        actions = self.buffers.close(lambda fill: is_due(self._view(fill, now)), now)
+        while outcomes := self.buffers.outcomes():
+            for outcome in outcomes:
+                actions += self._step(outcome, now)
+        if not self.fleet.num_waiting or self._between_rounds:
+            return actions
+        return [*actions, *self._grant(now)]
 
-    def _step(self) -> list[Action]:
-        counted = tuple(self.buffer.ids)
-        record = self.versions.step(self.buffer.mean(self.config.normalise), counted)
+    @property
+    def _between_rounds(self) -> bool:
+        """A round that still waits for its sum has no successor yet."""
+        return self.config.mode == "rounds" and self.buffers.recovering
+
+    def _step(self, outcome: Outcome, now: float) -> list[Action]:
+        if outcome.mean is None:
+            return self._abandon(outcome.ids, outcome.reason)
+        devices = self._devices_of(outcome.ids)
+        num_devices = len(self._contributors | devices)
+        record = self.versions.step(outcome.mean, outcome.ids, num_devices)
         if record is None:
-            return self._abandon(refusals.NOT_FINITE)
-        self.leases.close(counted)
-        self._empty_buffer()
+            return self._abandon(outcome.ids, refusals.NOT_FINITE)
+        self.leases.close(outcome.ids)
         stale = self.leases.below(self.version - self.config.staleness_limit)
+        open_ = [lease for lease in stale if lease.state is LeaseState.OPEN]
         kept = self.leases.open_versions()
+        secured = []
+        if self.secure is not None:
+            secured = self.secure.stepped(self.version, self.versions.params, now)
         return [
             Store(record),
-            *[action for lease in stale for action in self._forget(lease, refusals.TOO_STALE)],
+            *self._contributed(devices),
+            *[action for lease in open_ for action in self._forget(lease, refusals.TOO_STALE)],
+            *secured,
             *self._publication.version(record, self._manifest()),
             *self._publication.clear(lambda version: self._is_newest(version) or version in kept),
         ]
 
-    def _abandon(self, reason: str) -> list[Action]:
-        """Give a buffer up, durably: its members are told, and the model stays as it is."""
-        leases = [lease for id_ in self.buffer.ids if (lease := self.leases.get(id_)) is not None]
-        self._empty_buffer()
-        return [action for lease in leases for action in self._refuse(lease, reason)]
+    def _devices_of(self, ids: Iterable[bytes]) -> set[str]:
+        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
+        return {lease.record.device for lease in leases}
 
-    def _empty_buffer(self) -> None:
-        self.buffer.clear()
-        self.opened_at = None
+    def _contributed(self, devices: set[str]) -> list[Action]:
+        """Note whose updates are counted in this epoch: calibrated steps go by their number."""
+        if not self._codec.calibrated or devices <= self._contributors:
+            return []
+        self._contributors |= devices
+        names = [self._epochs, *sorted(self._contributors)]
+        return [Store(DocumentRecord(CONTRIBUTORS, " ".join(names).encode()))]
+
+    def _recall_contributors(self, snapshot: Snapshot) -> None:
+        epochs, *names = snapshot.documents.get(CONTRIBUTORS, b"-").decode().split()
+        if epochs == self._epochs:
+            self._contributors = set(names)
+        else:
+            self.versions.forget()
+
+    def _notice_epoch(self) -> None:
+        """With their epoch, devices forget what was counted of them: so do calibrated steps."""
+        if self.secure is not None and self._epochs != self.secure.cohorts.epochs:
+            self._epochs = self.secure.cohorts.epochs
+            self._contributors = set()
+            self.versions.forget()
+
+    def _abandon(self, ids: Iterable[bytes], reason: str) -> list[Action]:
+        """Give a buffer up, durably: its members are told, and the model stays as it is."""
+        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
+        return [action for lease in leases for action in self._refuse(lease, reason)]
 
     def _forget(self, lease: Lease, reason: str) -> list[Action]:
         """Close a lease that no update can come for any more; who asks all the same is told why."""

@@ -33,6 +33,7 @@ class Fleet:
             record.device: record.install_id for record in known if record.install_id
         }
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._unready: dict[str, Waiting] = {}
         self._counters: dict[str, int] = {}
         self.presence: dict[str, str] = {}
 
@@ -84,10 +85,23 @@ class Fleet:
             self._counters[device] = counter
         return False
 
-    def wait(self, device: str, check_in: CheckIn, now: float) -> None:
-        """Queue a device for a lease; one that waits already keeps its place."""
+    def wait(self, device: str, check_in: CheckIn, now: float, *, ready: bool = True) -> None:
+        """Queue a device for a lease; one that waits already keeps its place.
+
+        One that is not ``ready`` (its masks are not) is remembered until `promote`.
+        """
         place = self._waiting.get(device)
-        self._waiting[device] = Waiting(device, check_in, now if place is None else place.since)
+        waiting = Waiting(device, check_in, now if place is None else place.since)
+        (self._waiting if ready else self._unready)[device] = waiting
+        (self._unready if ready else self._waiting).pop(device, None)
+
+    def unready(self) -> list[str]:
+        """Return the devices that would wait for a lease if they were ready."""
+        return list(self._unready)
+
+    def promote(self, device: str) -> None:
+        """Let a device wait for a lease: it is ready now."""
+        self._waiting[device] = self._unready.pop(device)
 
     def next(self) -> Waiting:
         """Take the device that has waited longest."""
@@ -108,6 +122,7 @@ class Fleet:
             self.presence[device] = state
         if state != "online":
             self._waiting.pop(device, None)
+            self._unready.pop(device, None)
 
     def in_state(self, state: str) -> list[str]:
         """Return the devices in a state, by name."""

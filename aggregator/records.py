@@ -91,7 +91,23 @@ class CounterRecord:
     totals: Mapping[str, int]
 
 
-Record = DeviceRecord | LeaseRecord | JournalRecord | RefusalRecord | VersionRecord | CounterRecord
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """Bytes under a key, whole: a roster, a recovery request, a support. Empty: forget the key."""
+
+    key: str
+    data: bytes
+
+
+Record = (
+    DeviceRecord
+    | LeaseRecord
+    | JournalRecord
+    | RefusalRecord
+    | VersionRecord
+    | CounterRecord
+    | DocumentRecord
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +126,4 @@ class Snapshot:
     live_params: Mapping[int, bytes]
     totals: Mapping[str, int]
     next_sequence: int
+    documents: Mapping[str, bytes] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from aggregator.schema import (
     NEXT_SEQUENCE,
     counter,
     device,
+    document,
     journal,
     lease,
     meta,
@@ -62,6 +63,7 @@ _LEASES: Final = select(
 # What a commit writes. Parameters are given by position, in the order of the comment.
 _SET_DEVICE: Final = _insert(device, "device", "install_id")
 _SET_TOTAL: Final = _insert(counter, "name", "total")
+_SET_DOCUMENT: Final = _insert(document, "key", "data")
 _GIVE: Final = _insert(lease, "lease_id", "device", "version", "codec")
 _JOURNAL: Final = _insert(journal, "sequence", "lease_id", "segment", "offset", "length")
 _VERSION: Final = _insert(version, "version", "model_hash", "counted")
@@ -69,6 +71,7 @@ _PARAMS: Final = _insert(params, "version", "params")
 _STATE: Final = _insert(strategy_state, "version", "state")
 _DROP_DEVICE: Final = delete(device).where(device.c.device == bindparam("a"))
 _DROP_TOTAL: Final = delete(counter).where(counter.c.name == bindparam("a"))
+_DROP_DOCUMENT: Final = delete(document).where(document.c.key == bindparam("a"))
 _LEAVE_JOURNAL: Final = delete(journal).where(journal.c.lease_id == bindparam("a"))
 _DROP_STATES: Final = delete(strategy_state).where(strategy_state.c.version < bindparam("a"))
 _DROP_PARAMS: Final = delete(params).where(
@@ -110,6 +113,8 @@ class Rows:
         self._run(_LEAVE_JOURNAL, [(lease_id,) for lease_id in settled])
         self._run(_DROP_TOTAL, [(name,) for name in batch.totals])
         self._run(_SET_TOTAL, list(batch.totals.items()))
+        self._run(_DROP_DOCUMENT, [(key,) for key in batch.documents])
+        self._run(_SET_DOCUMENT, [(key, data) for key, data in batch.documents.items() if data])
 
     def segment_ends(self) -> dict[int, int]:
         """Return where the last named entry of each segment ends, by segment."""
@@ -175,6 +180,10 @@ class Rows:
     def totals(self) -> dict[str, int]:
         """Return the counters by name."""
         return {row[0]: row[1] for row in self._connection.execute(select(counter))}
+
+    def documents(self) -> dict[str, bytes]:
+        """Return the documents by key."""
+        return {row[0]: row[1] for row in self._connection.execute(select(document))}
 
     def next_sequence(self) -> int:
         """Return the sequence that the next admitted update gets."""

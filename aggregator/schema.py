@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -31,7 +32,7 @@ from aggregator.store_errors import StoreError
 from protocol.errors import ConfigError
 
 #: Grows with every change of the tables that an older program could not read.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 #: The key in `meta` of the digest of the model; the text is empty if nobody named one.
 MODEL: Final = "model"
 #: The key in `meta` of the sequence that the next admitted update gets.
@@ -106,6 +107,13 @@ counter = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("total", _BIG, nullable=False),
+)
+# Since schema 2.
+document = Table(
+    "fedbus_document",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
 )
 
 
@@ -184,6 +192,10 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
             f"{where}: it has schema {found['schema']} and this program knows {SCHEMA_VERSION}: "
             "install the fedbus that wrote it, or a newer one"
         )
+    if int(found["schema"]) < SCHEMA_VERSION:  # tables were added, none was changed
+        metadata.create_all(connection)
+        newer = update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
+        connection.execute(newer)
     if found["task"] != task:
         raise StoreError(
             f"{where}: it belongs to task {found['task']!r}, not {task!r}: give each task its own"

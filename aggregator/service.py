@@ -16,7 +16,7 @@ from typing import Final, Self
 import nacl.utils
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.config import AggregatorConfig
+from aggregator.config import AggregatorConfig, load_enrolment, read_rosters
 from aggregator.coordinator import Coordinator
 from aggregator.evaluation import Evaluator
 from aggregator.monitor import status
@@ -25,6 +25,8 @@ from aggregator.records import CounterRecord, Record
 from aggregator.store import StoreError, no_fault, open_store
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
+from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.messages import SignedRoster
 from protocol.topics import Topics
 from transport import (
     Connected,
@@ -49,6 +51,8 @@ WINDOW: Final = 2_000
 QUEUE: Final = 100_000
 STORE_RETRY_S: Final = 5.0
 COUNTS_S: Final = 10.0
+#: How often the folder of rosters is looked through.
+ROSTERS_S: Final = 5.0
 
 
 class Service:
@@ -93,6 +97,7 @@ class _Tenure:
 
     def __init__(self, config: AggregatorConfig, fault: Callable[[str], None]) -> None:
         self._config = config
+        self._enrolment = load_enrolment(config)
         self._topics = Topics(config.task.prefix, config.task.task)
         self._store = open_store(
             Path(config.state_dir),
@@ -104,7 +109,11 @@ class _Tenure:
         )
         try:
             self._coordinator = Coordinator(
-                config.task, self._store.snapshot(), nacl.utils.random(32), time.monotonic()
+                config.task,
+                self._store.snapshot(),
+                nacl.utils.random(32),
+                time.monotonic(),
+                self._enrolment,
             )
             self.loop = Loop()
             self._evaluator = self._make_evaluator()
@@ -115,6 +124,8 @@ class _Tenure:
         self._evaluated = -1
         self._monitor_at = 0.0
         self._counts_at = 0.0
+        self._rosters_at = 0.0
+        self._rosters: dict[str, SignedRoster] = {}
         self._kept: dict[str, int] = {}
         self._incomplete = False
         self._board = Board(self._topics)
@@ -174,6 +185,8 @@ class _Tenure:
             self._show(now)
         if now >= self._counts_at:
             self._keep_counts(now)
+        if self._enrolment is not None and now >= self._rosters_at:
+            self._look_for_rosters(now)
 
     def _take(self, events: Sequence[Event]) -> None:
         """Decide everything, commit once, publish, acknowledge."""
@@ -274,6 +287,23 @@ class _Tenure:
         }
         for what, report in reports.items():
             self._perform(self._board.show(what, report))
+
+    def _look_for_rosters(self, now: float) -> None:
+        """Hand the rosters that the operator has laid down since to the coordinator."""
+        self._rosters_at = now + ROSTERS_S
+        try:
+            found = read_rosters(Path(self._config.secure.rosters))
+        except ConfigError as error:
+            _log.error("%s", error)
+            return
+        for name, signed in found.items():
+            if self._rosters.get(name) == signed:
+                continue
+            self._rosters[name] = signed
+            try:
+                self._perform(self._coordinator.roster(signed, now))
+            except (RemoteProtocolError, ConfigError) as error:
+                _log.error("roster %s: %s", name, error)
 
     def _counts(self) -> CounterRecord:
         """Return the counters that have changed since they were stored last."""

@@ -92,6 +92,7 @@ class Store:
                 live_params=rows.live_params(),
                 totals=rows.totals(),
                 next_sequence=rows.next_sequence(),
+                documents=rows.documents(),
             )
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:

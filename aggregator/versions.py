@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from aggregator.records import VersionRecord
-from aggregator.strategy import Float32, Float64, State, Strategy
+from aggregator.strategy import Counted, Float32, Float64, State, Strategy
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.vectors.layout import params_from_bytes
 
@@ -39,9 +39,20 @@ class Versions:
         """The current version."""
         return self.newest.version
 
-    def step(self, mean_delta: Float64, counted: tuple[bytes, ...]) -> VersionRecord | None:
-        """Make the next version, or return None, changing nothing, if it would not be finite."""
-        exact, state = self._strategy.apply(self.params, mean_delta, self._state)
+    def forget(self) -> None:
+        """Begin anew with what the strategy remembers of single devices: a mask epoch ended."""
+        if self._strategy.calibrated:
+            self._state = self._strategy.init(self.params.size)
+
+    def step(
+        self, mean_delta: Float64, counted: tuple[bytes, ...], num_devices: int = 0
+    ) -> VersionRecord | None:
+        """Make the next version, or return None, changing nothing, if it would not be finite.
+
+        ``num_devices`` as in `aggregator.strategy.Counted`.
+        """
+        of = Counted(len(counted), num_devices)
+        exact, state = self._strategy.apply(self.params, mean_delta, self._state, of)
         with np.errstate(over="ignore", invalid="ignore"):
             params = exact.astype("<f4")
         if not np.isfinite(params).all():

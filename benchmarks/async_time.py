@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
-from aggregator.config import StalenessConfig, TaskConfig
 from aggregator.records import Record, VersionRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import StalenessConfig, TaskConfig
 from benchmarks.report import Report, figure, median, ratio_of_medians, spread
 from device_sdk.engine import Model, parse_spec
 from device_sdk.trainer import NumpyTrainer

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from aggregator.config import TaskConfig
 from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import TaskConfig
 from benchmarks.report import ROOT, Report, Value, figure
 from examples.wearables import HELD_OUT, MODEL, PEOPLE, TRAINING, Person, recordings
 from protocol.stream import SEED_BYTES

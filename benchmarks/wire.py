@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from aggregator.config import TaskConfig
 from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import TaskConfig
 from benchmarks.report import Report, figure
 from benchmarks.watcher import Watcher
 from broker_config.accounts import AGGREGATOR

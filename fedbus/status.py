@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from fedbus.screen import accuracy_text, refusals
+from fedbus.secure_status import secure_lines
 from fedbus.view import TaskView, count, names, text
 from protocol.refusals import MEANING
 
@@ -16,6 +17,7 @@ def status_lines(view: TaskView) -> list[str]:
     return [
         *_headline(view),
         *_waiting(view),
+        *secure_lines(view),
         *_learning(view),
         *_devices(view),
         *_refused(view),

@@ -145,6 +145,12 @@ def table(report: Report, key: str) -> Report:
     return value if isinstance(value, dict) else _EMPTY
 
 
+def reports(report: Report, key: str) -> list[Report]:
+    """Return the tables listed under ``key``."""
+    value = report.get(key)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def printable(value: str) -> str:
     """Return ``value`` without what could steer a terminal."""
     return "".join(char if char.isprintable() else "?" for char in value)

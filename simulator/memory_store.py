@@ -38,6 +38,7 @@ class MemoryStore:
         self._newest: VersionRecord | None = None
         self._counted: list[tuple[int, bytes]] = []
         self._totals: dict[str, int] = {}
+        self._documents: dict[str, bytes] = {}
         self._next_sequence = 0
         self._failing: bool | None = None
         self._failed = False
@@ -71,6 +72,7 @@ class MemoryStore:
             live_params=dict(self._params),
             totals=dict(self._totals),
             next_sequence=self._next_sequence,
+            documents=dict(self._documents),
         )
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:
@@ -113,6 +115,8 @@ class MemoryStore:
         self._count(leases, batch.versions)
         self._devices |= batch.devices
         self._totals |= batch.totals
+        self._documents |= batch.documents
+        self._documents = {key: data for key, data in self._documents.items() if data}
         if batch.journal:
             self._next_sequence = batch.journal[-1].sequence + 1
         self._journal |= entries

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.config import TaskConfig
 from aggregator.coordinator import Coordinator
 from aggregator.records import Record
+from aggregator.secure_config import Enrolment
 from aggregator.store_errors import StoreError
+from aggregator.task_config import TaskConfig
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.stream import derive
 from simulator.broker import Broker
@@ -34,7 +35,9 @@ class SimulatedServer:
         seed: bytes,
         *,
         turn_s: float = 0.02,
+        enrolment: Enrolment | None = None,
     ) -> None:
+        self._enrolment = enrolment
         self.config = config
         self.store = MemoryStore(config.keep_versions)
         self.coordinator: Coordinator | None = None
@@ -58,7 +61,9 @@ class SimulatedServer:
         self._num_starts += 1
         self.store.reopen()
         seed = derive(self._seed, "start", self._num_starts)
-        self.coordinator = Coordinator(self.config, self.store.snapshot(), seed, self._queue.now)
+        self.coordinator = Coordinator(
+            self.config, self.store.snapshot(), seed, self._queue.now, self._enrolment
+        )
         settings = BrokerSettings(client_id=f"{self.config.task}-aggregator")
         self.transport = MemoryTransport(self._broker, self._queue, settings, self._turn_soon)
         self._act_on(self.coordinator.start(self._queue.now), [])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from aggregator.config import TaskConfig
+from aggregator.task_config import TaskConfig
 from device_sdk.trainer import Assignment, Trainer
 from protocol.stream import derive
 from protocol.topics import Topics

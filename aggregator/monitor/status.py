@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from aggregator.coordinator import Coordinator
 from aggregator.leases import Lease
+from aggregator.recovery import Recovery
+from aggregator.secagg import OpenBuffer, SecureBuffers
 
 MAX_NAMES: Final = 100
 
@@ -40,6 +42,56 @@ def rounds_report(coordinator: Coordinator, now: float) -> Report:
         "devices_training": view.num_active,
         "devices_waiting": view.num_waiting,
         "updates_incomplete": len(coordinator.partials),
+        **({} if coordinator.secure is None else secure_report(coordinator.secure, now)),
+    }
+
+
+def secure_report(secure: SecureBuffers, now: float) -> Report:
+    """What is masked and not yet a sum: each buffer, and whose answers are missing."""
+    return {
+        "updates_without_shares": secure.num_waiting,
+        "buffers": [
+            *[_open_buffer(buffer, now) for buffer in secure.buffers],
+            *[_closed_buffer(recovery) for recovery in secure.recoveries],
+        ],
+        "epochs": {
+            cohort.roster.cohort: {
+                "epoch": cohort.roster.epoch,
+                "devices": len(cohort.roster.members),
+                "ends_in_s": max(0, round(cohort.ends_at - now)),
+            }
+            for cohort in secure.cohorts
+        },
+    }
+
+
+def _open_buffer(buffer: OpenBuffer, now: float) -> Report:
+    return {
+        "state": "open",
+        "cohort": buffer.cohort.roster.cohort,
+        "epoch": buffer.cohort.roster.epoch,
+        "support": buffer.support,
+        "updates": len(buffer.ids),
+        "holders": len(buffer.holders),
+        "answers_needed": buffer.cohort.roster.parameters.num_answers,
+        "epoch_ends_in_s": max(0, round(buffer.cohort.ends_at - now)),
+    }
+
+
+def _closed_buffer(recovery: Recovery) -> Report:
+    members = recovery.roster.members
+    missing = [members[holder].device for holder in recovery.missing_from()]
+    return {
+        "state": "recovering",
+        "cohort": recovery.roster.cohort,
+        "epoch": recovery.roster.epoch,
+        "support": recovery.support,
+        "updates": len(recovery.ids),
+        "holders": len(recovery.holders),
+        "answers": len(recovery.answers),
+        "answers_needed": recovery.num_needed,
+        "answers_missing": max(0, recovery.num_needed - len(recovery.answers)),
+        "missing_from": missing[:MAX_NAMES],
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from aggregator.strategy import (
     LEARNING_RATES,
+    Counted,
     Float32,
     Float64,
     State,
@@ -59,7 +60,9 @@ def _adaptive(
     def init(size: int) -> State:
         return {"m": np.zeros(size), "v": np.full(size, tau**2)}
 
-    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+    def apply(
+        params: Float32, mean_delta: Float64, state: State, _counted: Counted
+    ) -> tuple[Float64, State]:
         m = beta1 * state["m"] + (1 - beta1) * mean_delta
         v = second_moment(state["v"], mean_delta**2)
         return params + learning_rate * m / (np.sqrt(v) + tau), {"m": m, "v": v}

@@ -11,6 +11,7 @@ import numpy as np
 
 from aggregator.strategy import (
     LEARNING_RATES,
+    Counted,
     Float32,
     Float64,
     State,
@@ -23,7 +24,9 @@ def fedavg(*, learning_rate: float = 1.0) -> Strategy:
     """``params + learning_rate * mean_delta``."""
     check_range("learning_rate", learning_rate, *LEARNING_RATES)
 
-    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+    def apply(
+        params: Float32, mean_delta: Float64, state: State, _counted: Counted
+    ) -> tuple[Float64, State]:
         step = learning_rate * mean_delta
         step += params
         return step, state
@@ -36,7 +39,9 @@ def fedavgm(*, learning_rate: float = 1.0, momentum: float = 0.9) -> Strategy:
     check_range("learning_rate", learning_rate, *LEARNING_RATES)
     check_range("momentum", momentum, 0.0, 0.999)
 
-    def apply(params: Float32, mean_delta: Float64, state: State) -> tuple[Float64, State]:
+    def apply(
+        params: Float32, mean_delta: Float64, state: State, _counted: Counted
+    ) -> tuple[Float64, State]:
         velocity = momentum * state["velocity"] + mean_delta
         return params + learning_rate * velocity, {"velocity": velocity}
 

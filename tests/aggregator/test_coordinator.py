@@ -94,7 +94,7 @@ def test_a_device_without_its_update_gets_a_new_lease_after_the_old_ran_out(
     assert desk.last("a") == Refusal(
         old.lease_id, refusals.SUPERSEDED, refusals.MEANING[refusals.SUPERSEDED]
     )
-    assert len(desk.coordinator.buffer) == 0
+    assert len(desk.coordinator.buffers) == 0
 
 
 def test_a_second_installation_of_one_id_is_told_so(make_desk: MakeDesk) -> None:
@@ -151,12 +151,12 @@ def test_a_redelivered_update_counts_once(make_desk: MakeDesk) -> None:
     a, b = desk.lease("a"), desk.lease("b")
     for _ in range(3):
         desk.send("a", a, ONE)
-    assert len(desk.coordinator.buffer) == 1
+    assert len(desk.coordinator.buffers) == 1
     desk.send("b", b, TWO)
     desk.send("a", a, ONE)
     assert desk.last("a") == Receipt(a.lease_id, 1)
     assert desk.store.counted_ids() == [(1, a.lease_id), (1, b.lease_id)]
-    assert len(desk.coordinator.buffer) == 0
+    assert len(desk.coordinator.buffers) == 0
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -252,7 +252,7 @@ def test_a_check_in_delivered_again_is_old_news(make_desk: MakeDesk) -> None:
     desk.wait(31)
     desk.hear(desk.coordinator.topics.out("a"), first)
     desk.send("a", lease, ONE)
-    assert len(desk.coordinator.buffer) == 1
+    assert len(desk.coordinator.buffers) == 1
 
 
 def test_a_device_without_samples_gets_no_lease(make_desk: MakeDesk) -> None:
@@ -353,9 +353,9 @@ def test_a_step_that_would_not_be_finite_is_abandoned_and_its_members_told(
         assert round_number < 39
     assert np.isfinite(desk.params).all()
     assert desk.refused(refusals.NOT_FINITE) == 2
-    assert len(desk.coordinator.buffer) == 0
+    assert len(desk.coordinator.buffers) == 0
     desk.restart()
-    assert len(desk.coordinator.buffer) == 0
+    assert len(desk.coordinator.buffers) == 0
 
 
 # --- chunks ------------------------------------------------------------------------------------

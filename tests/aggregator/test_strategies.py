@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from aggregator.staleness import constant, hinge, polynomial
-from aggregator.strategy import Strategy
+from aggregator.strategy import Counted, Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.fedavg import fedavg, fedavgm
 from protocol.errors import ConfigError
 
+COUNTED = Counted(4, 4)
 DELTAS = np.random.default_rng(1).normal(size=(4, 5))
 
 
@@ -19,7 +20,7 @@ def run(strategy: Strategy) -> list[float]:
     params = np.ones(5, np.float32)
     state = strategy.init(5)
     for delta in DELTAS:
-        exact, state = strategy.apply(params, delta, state)
+        exact, state = strategy.apply(params, delta, state, COUNTED)
         params = exact.astype(np.float32)
     return [float(value) for value in params]
 
@@ -74,7 +75,7 @@ def test_a_strategy_changes_neither_params_nor_state() -> None:
     strategy = fedyogi()
     params, state = np.ones(5, np.float32), strategy.init(5)
     before = {name: vector.copy() for name, vector in state.items()}
-    strategy.apply(params, DELTAS[0], state)
+    strategy.apply(params, DELTAS[0], state, COUNTED)
     assert (params == 1).all()
     assert all((state[name] == before[name]).all() for name in before)
 

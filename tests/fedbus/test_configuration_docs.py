@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from aggregator.config import _STRATEGIES, AggregatorConfig
+from aggregator.config import AggregatorConfig
+from aggregator.task_config import _STRATEGIES
 from device_sdk.config import DeviceConfig
 from device_sdk.engine.layers import LAYERS
 from device_sdk.engine.losses import LOSSES
@@ -96,7 +97,7 @@ def test_the_model_table_and_its_layers_and_losses_are_documented() -> None:
 
 
 def test_every_strategy_is_documented_with_its_options() -> None:
-    rows = dict(re.findall(r"^\| `(fed\w+)` \| (`\w+` = .+) \|$", PAGE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`\w+` = `[\d.]+`.*) \|$", PAGE, re.MULTILINE))
     written = {
         name: {key: float(value) for key, value in re.findall(r"`(\w+)` = `([\d.]+)`", options)}
         for name, options in rows.items()

@@ -95,7 +95,7 @@ class Audit:
             return
         config = coordinator.config
         limit = config.buffered.goal if config.mode == "buffered" else config.rounds.size
-        assert len(coordinator.buffer) < limit
+        assert len(coordinator.buffers) < limit
         assert coordinator.partials.num_bytes <= config.max_assembly_bytes
         assert len(coordinator.leases) <= 2 * len(self.world.devices)
         assert coordinator.fleet.num_waiting <= len(self.world.devices)

@@ -3,9 +3,9 @@
 import hashlib
 from functools import partial
 
-from aggregator.config import StalenessConfig, TaskConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import StalenessConfig, TaskConfig
 from device_sdk.pending import PENDING, Pending
 from device_sdk.trainer import Assignment
 from protocol.stream import derive

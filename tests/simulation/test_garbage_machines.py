@@ -55,7 +55,7 @@ SERVER_STATES: dict[str, Settled] = {
     "idle": lambda _world: True,
     "leased": lambda world: coordinator_of(world).leases.num_active > 0,
     "partial update": lambda world: len(coordinator_of(world).partials) > 0,
-    "buffer nearly full": lambda world: len(coordinator_of(world).buffer) == 2,
+    "buffer nearly full": lambda world: len(coordinator_of(world).buffers) == 2,
     "just stepped": lambda world: coordinator_of(world).version == 2,
 }
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from aggregator.admission import read_delta
 from aggregator.buffer import Buffer
-from aggregator.config import AggregatorConfig, TaskConfig
+from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator
 from aggregator.records import Snapshot, VersionRecord
 from aggregator.store import Store, open_store
+from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions
 from device_sdk.engine.model import Model
 from device_sdk.pending import PENDING, unpack_pending

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.config import TaskConfig
 from aggregator.coordinator import Coordinator
 from aggregator.store import open_store
+from aggregator.task_config import TaskConfig
 from protocol.actions import Publish
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update

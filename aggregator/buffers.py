@@ -1,0 +1,128 @@
+"""Where updates wait for a step: what the coordinator asks of buffers, and the plain ones.
+
+Plain buffers hold one running sum; secure ones (`aggregator.secagg`) hold masked sums, and need an
+answer from the devices before they are one. Either way a closed buffer ends as an `Outcome`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from aggregator.actions import Action
+from aggregator.admission import admit, read_delta
+from aggregator.buffer import Buffer, Float64
+from aggregator.leases import Lease
+from aggregator.task_config import TaskConfig
+from protocol.vectors.layout import Layout
+from protocol.vectors.packing import parse_codec
+from protocol.vectors.support import support_seed
+
+
+class Fill(NamedTuple):
+    """How full the open buffer is; ``opened_at`` None: nothing has begun."""
+
+    num_updates: int
+    num_contributors: int
+    opened_at: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A buffer that is done: the mean delta of its updates, or the reason why there is none."""
+
+    ids: tuple[bytes, ...]
+    mean: Float64 | None
+    reason: str = ""
+
+
+class Buffers(Protocol):
+    """What the coordinator needs of either kind."""
+
+    def __len__(self) -> int:
+        """Return how many updates wait, whatever for."""
+
+    @property
+    def fill(self) -> Fill:
+        """The buffer that the next update would go to."""
+
+    @property
+    def recovering(self) -> bool:
+        """Whether a closed buffer still waits for its outcome."""
+
+    def open(self, now: float) -> None:
+        """Begin, before the first update: a round has opened."""
+
+    def take(self, lease: Lease, data: bytes, version: int, now: float) -> None:
+        """Check an update and take it. Raises RemoteProtocolError and changes nothing."""
+
+    def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:
+        """Close what is due; what became of it will be among `outcomes`."""
+
+    def outcomes(self) -> list[Outcome]:
+        """Take what is done."""
+
+
+class PlainBuffers:
+    """One buffer, in the clear: closed, it is done."""
+
+    def __init__(self, config: TaskConfig, layout: Layout) -> None:
+        self.buffer = Buffer(layout.size)
+        self._config = config
+        self._layout = layout
+        self._codec = config.uplink
+        self._weigh = config.staleness_weight()
+        self._opened_at: float | None = None
+        self._done: deque[Outcome] = deque()
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    @property
+    def fill(self) -> Fill:
+        """How full the buffer is."""
+        return Fill(len(self.buffer), len(self.buffer.devices), self._opened_at)
+
+    @property
+    def recovering(self) -> bool:
+        """Never: nothing has to be recovered."""
+        return False
+
+    def open(self, now: float) -> None:
+        """Begin, before the first update."""
+        if self._opened_at is None:
+            self._opened_at = now
+
+    def take(self, lease: Lease, data: bytes, version: int, now: float) -> None:
+        """Check an update and take it into the sum. Raises RemoteProtocolError."""
+        config = self._config
+        update, staleness = admit(
+            data,
+            leased_version=lease.record.version,
+            leased_codec=lease.record.codec,
+            version=version,
+            limit=config.staleness_limit,
+        )
+        codec = self._codec if update.codec == str(self._codec) else parse_codec(update.codec)
+        seed = support_seed(config.task, update.base_version)
+        delta = read_delta(update, codec, self._layout, seed)
+        weight = self._weigh(staleness)
+        if config.weigh_by_samples:
+            weight *= min(max(1, update.num_samples), config.samples_cap)
+        self.buffer.add(lease.lease_id, lease.record.device, delta, weight)
+        self.open(now)
+
+    def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:  # noqa: ARG002
+        """Close the buffer if it is due."""
+        if is_due(self.fill):
+            mean = self.buffer.mean(self._config.normalise)
+            self._done.append(Outcome(tuple(self.buffer.ids), mean))
+            self.buffer.clear()
+            self._opened_at = None
+        return []
+
+    def outcomes(self) -> list[Outcome]:
+        """Take what is done."""
+        done = list(self._done)
+        self._done.clear()
+        return done

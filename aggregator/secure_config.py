@@ -1,0 +1,161 @@
+"""What an operator sets about secure aggregation, and what is refused because of it.
+
+A setting that would break an invariant of docs/threat-model.md is refused when the configuration
+is read, with the reason and what to change.
+"""
+
+from dataclasses import dataclass, field
+
+from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import TaskConfig
+from protocol.errors import ConfigError
+from protocol.messages import KEY_BYTES, SignedRoster
+from protocol.secagg.parameters import Parameters, defaults
+from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
+
+NONE = "none"
+SCHEMES = ("seedmask", "lightsecagg", "pairwise", NONE)
+_RANGES: dict[str, tuple[float, float]] = {
+    "support_every": (1, 1_000_000),
+    "clip": (1e-6, 1e6),
+    "bits": (8, 24),
+    "malicious": (-1, 128),
+    "noise": (-1, 128),
+    "answers": (-1, 128),
+    "min_contributors": (0, 128),
+    "samples_cap": (1, 1 << 40),
+    "epoch_s": (10, 1 << 31),
+    "spare_wait_s": (0.0, 3600.0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureConfig:
+    """The table ``[secure]``. -1 and 0 mean the default that the cohort's size gives.
+
+    ``support`` is ``dense``, ``randk-F`` or ``plan-F``; ``malicious``, ``noise`` and ``answers``
+    are t, T and U. ``rosters`` is the folder that `fedbus enrol` fills, ``key_file`` the
+    aggregator's own key, ``enrolment_key`` the public key that signs rosters.
+    """
+
+    scheme: str = NONE
+    support: str = DENSE
+    support_every: int = 5
+    clip: float = 1.0
+    bits: int = 16
+    malicious: int = -1
+    noise: int = -1
+    answers: int = -1
+    min_contributors: int = 0
+    samples_cap: int = 1000
+    epoch_s: int = 86_400
+    spare_wait_s: float = 2.0
+    rosters: str = ""
+    key_file: str = ""
+    enrolment_key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ConfigError(f"scheme {self.scheme!r}: use {', '.join(SCHEMES)}")
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
+        if self.enabled:
+            _ = self.codec
+
+    @property
+    def enabled(self) -> bool:
+        """Whether updates are masked."""
+        return self.scheme != NONE
+
+    @property
+    def codec(self) -> CodecSpec:
+        """The codec that leases name. Raises ConfigError."""
+        return parse_codec(f"{self.support}/{self.scheme}")
+
+    def parameters(self, task: TaskConfig, num_devices: int, num_params: int) -> Parameters:
+        """Return the parameters of a cohort's roster, checked. Raises ConfigError."""
+        malicious, noise, answers = defaults(num_devices)
+        malicious = malicious if self.malicious < 0 else self.malicious
+        noise = noise if self.noise < 0 else self.noise
+        answers = answers if self.answers < 0 else self.answers
+        parameters = Parameters(
+            scheme=self.scheme,
+            num_devices=num_devices,
+            num_malicious=malicious,
+            num_noise=noise,
+            num_answers=answers,
+            min_contributors=self.min_contributors or malicious + 2,
+            max_contributors=goal(task),
+            size=self.codec.num_kept(num_params) + 1,
+            clip=self.clip,
+            bits=self.bits,
+            samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
+        )
+        parameters.check()
+        return parameters
+
+    def check(self, task: TaskConfig) -> None:
+        """Refuse what secure aggregation cannot keep with this task. Raises ConfigError."""
+        if not self.enabled:
+            return
+        if self.scheme == "pairwise" and task.mode != "rounds":
+            raise ConfigError(
+                'secure.scheme = "pairwise" works in rounds only, since its masks cancel among'
+                ' those who start together: set mode = "rounds", or use seedmask'
+            )
+        if not task.staleness.can_be_constant:
+            raise ConfigError(
+                f"task.staleness.rule = {task.staleness.rule!r} weighs single updates, which"
+                ' nobody sees: leave it out, or set rule = "constant"'
+            )
+        if task.normalise == "goal" and task.weigh_by_samples:
+            raise ConfigError('normalise = "goal" needs weigh_by_samples = false')
+        least = self.min_contributors or 3
+        if smallest_buffer(task) < least:
+            raise ConfigError(
+                f"a buffer of {smallest_buffer(task)} updates could be closed, and a sum over fewer"
+                f" than {least} devices shows too much of one: raise "
+                + ("rounds.quorum" if task.mode == "rounds" else "buffered.min_contributors")
+            )
+
+    def check_roster(self, task: TaskConfig, parameters: Parameters, num_params: int) -> None:
+        """Raise ConfigError if a roster was made for other settings than these."""
+        wanted = self.parameters(task, parameters.num_devices, num_params)
+        for name in Parameters.__slots__:
+            if getattr(wanted, name) != getattr(parameters, name):
+                raise ConfigError(
+                    f"the roster has {name} = {getattr(parameters, name)}, the configuration gives"
+                    f" {getattr(wanted, name)}: change it back, or enrol anew"
+                )
+        if smallest_buffer(task) < parameters.min_contributors:
+            raise ConfigError(
+                f"a buffer of {smallest_buffer(task)} updates could be closed, the roster asks for"
+                f" {parameters.min_contributors} devices"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What the aggregator of a secure task holds: its own key, and the cohorts' rosters."""
+
+    config: SecureConfig
+    secret: bytes = field(repr=False)
+    enrolment_key: bytes
+    rosters: tuple[SignedRoster, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != KEY_BYTES or len(self.enrolment_key) != KEY_BYTES:
+            raise ConfigError(f"secure: keys have {KEY_BYTES} bytes")
+
+
+def goal(task: TaskConfig) -> int:
+    """Return how many updates a buffer holds at most."""
+    return task.scheduling.size if isinstance(task.scheduling, Rounds) else task.buffered.goal
+
+
+def smallest_buffer(task: TaskConfig) -> int:
+    """Return how many updates a buffer may be closed with."""
+    if isinstance(task.scheduling, Rounds):
+        return task.scheduling.needed
+    return task.buffered.min_contributors

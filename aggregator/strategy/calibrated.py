@@ -1,0 +1,44 @@
+"""Calibrated buffers: fast devices do not outvote the others.
+
+CA2FL: Y. Wang, Y. Cao, J. Wu, R. Chen, J. Chen, "Tackling the Data Heterogeneity in Asynchronous
+Federated Learning with Cached Update Calibration", ICLR 2024, with the cache on the device: device
+i keeps h_i, its last counted delta, and uploads delta_i - h_i. The server needs one vector, the sum
+of all h_i, and a plain unweighted sum of what is uploaded, which secure aggregation can give.
+
+With K updates in the buffer, A their sum, and N devices that had one counted before::
+
+    v = sum(h) / N + A / K          the step
+    sum(h) += A                     since each h_i becomes delta_i
+
+Starting with the devices seen so far instead of all of them avoids short steps at first.
+"""
+
+import numpy as np
+
+from aggregator.strategy import (
+    LEARNING_RATES,
+    Counted,
+    Float32,
+    Float64,
+    State,
+    Strategy,
+    check_range,
+)
+
+
+def calibrated(*, learning_rate: float = 1.0) -> Strategy:
+    """``params + learning_rate * v``."""
+    check_range("learning_rate", learning_rate, *LEARNING_RATES)
+
+    def init(size: int) -> State:
+        return {"sum": np.zeros(size), "num_devices": np.zeros(1)}
+
+    def apply(
+        params: Float32, mean_delta: Float64, state: State, counted: Counted
+    ) -> tuple[Float64, State]:
+        step = mean_delta + state["sum"] / max(1.0, float(state["num_devices"][0]))
+        known = state["sum"] + mean_delta * counted.num_updates
+        after = {"sum": known, "num_devices": np.array([float(counted.num_devices)])}
+        return params + learning_rate * step, after
+
+    return Strategy(init, apply, calibrated=True)

@@ -1,0 +1,118 @@
+"""The coordinates that masked updates have in common, and how they move.
+
+A masked vector cannot be compressed, so its coordinates are chosen beforehand and are the same for
+a whole buffer. They change every few versions; the support before is still taken, into a buffer of
+its own. ``randk`` draws them; ``plan`` names those that moved most since the last change and draws
+the rest, so that every coordinate is visited.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import numpy as np
+
+from aggregator.actions import Action, Store
+from aggregator.publication import Publication
+from aggregator.records import DocumentRecord
+from aggregator.strategy import Float32
+from protocol.messages import Support
+from protocol.secagg.common import coordinates, num_named, read_named
+from protocol.topics import Topics
+from protocol.vectors.packing import DENSE, PLAN, RANDK, CodecSpec
+from protocol.vectors.sparse import Indices, encode_indices, top_k
+
+_SUPPORT: Final = "support/"
+_BASE: Final = "support-base"
+
+
+class Supports:
+    """The current support and the one before. ``documents`` is what the store keeps."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        spec: CodecSpec,
+        *,
+        size: int,
+        every: int,
+        documents: Mapping[str, bytes],
+        params: Float32,
+        version: int,
+    ) -> None:
+        self.size = size
+        self._topics = topics
+        self._spec = spec
+        self._every = every
+        self._number = self.number_at(version)
+        self._named = {
+            int(key.removeprefix(_SUPPORT)): data
+            for key, data in documents.items()
+            if key.startswith(_SUPPORT)
+        }
+        base = documents.get(_BASE)
+        self._base: Float32 = params if base is None else np.frombuffer(base, "<f4")
+
+    @property
+    def num_kept(self) -> int:
+        """How many coordinates travel."""
+        return self._spec.num_kept(self.size)
+
+    def number_at(self, version: int) -> int:
+        """Return the number of the support that belongs to a version."""
+        return 0 if self._spec.support == DENSE else version // self._every
+
+    def is_taken(self, number: int) -> bool:
+        """Whether an update for this support still comes in time."""
+        return number in (self._number, self._number - 1)
+
+    def coordinates(self, number: int) -> Indices | None:
+        """Return the sorted coordinates of a support; None: all."""
+        if self._spec.support == DENSE:
+            return None
+        named = read_named(self._named.get(number, b""), self.size, self.num_kept)
+        return coordinates(self._topics.task, number, named, self.size, self.num_kept)
+
+    def scale(self) -> float:
+        """Return what a mean is multiplied with to be unbiased: size / kept for ``randk``."""
+        return self.size / self.num_kept if self._spec.support == RANDK else 1.0
+
+    def stepped(
+        self, version: int, params: Float32, publication: Publication, in_use: AbstractSet[int]
+    ) -> list[Action]:
+        """There is a new version: perhaps it brings a new support, beside those ``in_use``."""
+        number = self.number_at(version)
+        if number == self._number:
+            return []
+        self._number = number
+        if self._spec.support != PLAN:
+            return self.publish(publication)
+        self._named[number] = self._choose(params)
+        old = [each for each in self._named if each < number - 1 and each not in in_use]
+        for each in old:
+            del self._named[each]
+        return [
+            Store(DocumentRecord(_key(number), self._named[number])),
+            *[Store(DocumentRecord(_key(each), b"")) for each in old],
+            Store(DocumentRecord(_BASE, params.astype("<f4").tobytes())),
+            *self.publish(publication),
+        ]
+
+    def publish(self, publication: Publication) -> list[Action]:
+        """Return what devices must be told, again."""
+        if self._spec.support == DENSE:
+            return []
+        support = Support(self._number, self._named.get(self._number, b""))
+        return [publication.message(self._topics.support(), support, retain=True)]
+
+    def _choose(self, params: Float32) -> bytes:
+        moved = np.abs(params - self._base)
+        self._base = params
+        named = num_named(self.num_kept)
+        if named == 0:
+            return b""
+        return encode_indices(top_k(moved.astype(np.float32, copy=False), named), self.size)
+
+
+def _key(number: int) -> str:
+    return f"{_SUPPORT}{number}"

@@ -1,0 +1,199 @@
+"""A task's settings: what the coordinator decides by. docs/configuration.md explains every key."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aggregator.scheduling.buffered import Buffered
+from aggregator.scheduling.rounds import Rounds
+from aggregator.staleness import StalenessWeight, constant, hinge, polynomial
+from aggregator.strategy import Strategy
+from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
+from aggregator.strategy.calibrated import calibrated
+from aggregator.strategy.fedavg import fedavg, fedavgm
+from device_sdk.engine.model import Model
+from device_sdk.engine.spec import ModelSpec, parse_spec
+from protocol.errors import ConfigError
+from protocol.messages import MAX_DOCUMENT_CHARS
+from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
+from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
+
+_STRATEGIES = {
+    "fedavg": fedavg,
+    "fedavgm": fedavgm,
+    "fedadagrad": fedadagrad,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "calibrated": calibrated,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalenessConfig:
+    """How staleness weighs: ``rule`` is constant, polynomial or hinge.
+
+    ``auto`` is polynomial, but constant where no single update is weighed: masked or calibrated.
+    """
+
+    rule: str = "auto"
+    exponent: float = 0.5
+    slope: float = 1.0
+    grace: int = 4
+
+    def __post_init__(self) -> None:
+        if self.rule not in {"auto", "constant", "polynomial", "hinge"}:
+            raise ConfigError(f"rule {self.rule!r}: use auto, constant, polynomial or hinge")
+        self.weight()
+
+    @property
+    def can_be_constant(self) -> bool:
+        """Whether nothing forbids that all updates weigh the same."""
+        return self.rule in {"auto", "constant"}
+
+    def weight(self) -> StalenessWeight:
+        """Return the rule as a function."""
+        if self.rule in {"auto", "polynomial"}:
+            return polynomial(self.exponent)
+        return hinge(self.slope, self.grace) if self.rule == "hinge" else constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyConfig:
+    """Which server optimiser, and its own settings under ``options``."""
+
+    name: str = "fedavg"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.strategy()
+
+    def strategy(self) -> Strategy:
+        """Return the strategy; raises ConfigError for a name or an option it does not know."""
+        if self.name not in _STRATEGIES:
+            raise ConfigError(f"name {self.name!r}: use {', '.join(_STRATEGIES)}")
+        factory = _STRATEGIES[self.name]
+        known = set(factory.__kwdefaults__ or {})
+        for key, value in self.options.items():
+            if key not in known:
+                raise ConfigError(f"options.{key}: {self.name} knows {', '.join(sorted(known))}")
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ConfigError(f"options.{key}: expected a number, not {value!r}")
+        return factory(**{key: float(value) for key, value in self.options.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """One task: the model, how devices train it, and how their updates become versions.
+
+    ``max_staleness`` of -1 means the mode's own default: 20 versions in ``buffered``, 0 in
+    ``rounds``.
+    """
+
+    task: str
+    model: Mapping[str, Any]
+    prefix: str = DEFAULT_PREFIX
+    training: Mapping[str, Any] = field(default_factory=dict)
+    codec: str = "topk-0.1/int8"
+    mode: str = "buffered"
+    buffered: Buffered = field(default_factory=Buffered)
+    rounds: Rounds = field(default_factory=Rounds)
+    staleness: StalenessConfig = field(default_factory=StalenessConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    normalise: str = "weights"
+    weigh_by_samples: bool = True
+    samples_cap: int = 1_000_000
+    max_staleness: int = -1
+    lease_ttl_s: int = 600
+    chunk_patience_s: float = 20.0
+    max_devices: int = 100_000
+    max_assembly_bytes: int = 256 * 1024 * 1024
+    keep_versions: int = 3
+    check_in_s: int = 60
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_id(self.task, "task")
+        check_prefix(self.prefix)
+        parse_codec(self.codec)
+        if self.mode not in {"buffered", "rounds"}:
+            raise ConfigError(f"mode {self.mode!r}: use buffered or rounds")
+        if self.normalise not in {"weights", "goal"}:
+            raise ConfigError(f"normalise {self.normalise!r}: use weights or goal")
+        if self.normalise == "goal" and self.weigh_by_samples:
+            raise ConfigError(
+                'normalise = "goal" divides by the number of updates: set weigh_by_samples = false'
+            )
+        if self.strategy.strategy().calibrated and (
+            self.weigh_by_samples or not self.staleness.can_be_constant
+        ):
+            raise ConfigError(
+                'strategy.name = "calibrated" is right for a plain sum only: set weigh_by_samples'
+                " = false and leave staleness.rule alone"
+            )
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
+
+    @property
+    def scheduling(self) -> Buffered | Rounds:
+        """The rules of the mode."""
+        return self.buffered if self.mode == "buffered" else self.rounds
+
+    def staleness_weight(self) -> StalenessWeight:
+        """Return how an update's staleness weighs."""
+        return constant if self.uplink.calibrated else self.staleness.weight()
+
+    @property
+    def uplink(self) -> CodecSpec:
+        """The codec that leases of a plain task name."""
+        return replace(parse_codec(self.codec), calibrated=self.strategy.strategy().calibrated)
+
+    @property
+    def staleness_limit(self) -> int:
+        """The oldest base an update may have, in versions behind the current one."""
+        if self.max_staleness >= 0:
+            return self.max_staleness
+        return 20 if self.mode == "buffered" else 0
+
+    def model_spec(self) -> ModelSpec:
+        """Return the model; raises ConfigError that names the layer."""
+        return parse_spec(self.model)
+
+    def model_digest(self) -> str:
+        """Return a digest by which a store tells one model from another."""
+        return hashlib.sha256(self.documents()[0].encode()).hexdigest()
+
+    def check(self) -> None:
+        """Check what depends on the model. Raises ConfigError that names the key."""
+        layout = Model(self.model_spec()).layout
+        budget = max_body_bytes(parse_codec(self.codec), layout)
+        if self.max_assembly_bytes < 2 * budget:
+            raise ConfigError(
+                f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
+            )
+        if max(len(document) for document in self.documents()) > MAX_DOCUMENT_CHARS:
+            raise ConfigError(
+                f"model and training must fit {MAX_DOCUMENT_CHARS} characters of JSON"
+            )
+
+    def documents(self) -> tuple[str, str]:
+        """Return the plan's two JSON documents: model and training."""
+        return (
+            json.dumps(dict(self.model), sort_keys=True),
+            json.dumps(dict(self.training), sort_keys=True),
+        )
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "samples_cap": (1, 1 << 40),
+    "max_staleness": (-1, 1_000_000),
+    "lease_ttl_s": (1, 1 << 31),
+    "chunk_patience_s": (0.01, 86_400),
+    "max_devices": (1, 10_000_000),
+    "max_assembly_bytes": (1 << 16, 1 << 40),
+    "keep_versions": (1, 10_000),
+    "check_in_s": (1, 1 << 31),
+    "init_seed": (0, (1 << 63) - 1),
+}

@@ -1,0 +1,53 @@
+"""What `fedbus status` says about masked buffers. Pure: a `TaskView` in, sentences out."""
+
+from collections.abc import Iterator
+
+from fedbus.view import Report, TaskView, count, names, reports, table, text
+
+_MAX_NAMES = 20
+
+
+def secure_lines(view: TaskView) -> Iterator[str]:
+    """Return, for each buffer: updates, holders, missing answers and from whom; when epochs end."""
+    rounds = view.report("rounds")
+    epochs = table(rounds, "epochs")
+    if "epochs" not in rounds:
+        return
+    yield "secure: updates are masked, only sums of buffers are learned"
+    if not epochs:
+        yield "  no epoch is open: lay a signed roster into secure.rosters (`fedbus enrol next`)"
+    for cohort in sorted(epochs):
+        epoch = table(epochs, cohort)
+        yield (
+            f"  cohort {cohort}: epoch {count(epoch, 'epoch')} of {count(epoch, 'devices')} devices"
+            f" ends in {human_time(count(epoch, 'ends_in_s'))}"
+        )
+    for buffer in reports(rounds, "buffers"):
+        yield _buffer(buffer)
+    waiting = count(rounds, "updates_without_shares")
+    if waiting:
+        yield f"  {waiting} updates wait until enough holders have shares of their masks"
+
+
+def _buffer(buffer: Report) -> str:
+    head = (
+        f"  buffer of cohort {text(buffer, 'cohort')}, epoch {count(buffer, 'epoch')}: "
+        f"{count(buffer, 'updates')} updates, {count(buffer, 'holders')} holders have all shares, "
+        f"{count(buffer, 'answers_needed')} must answer"
+    )
+    if text(buffer, "state") != "recovering":
+        return f"{head}; open"
+    missing = names(buffer, "missing_from")[:_MAX_NAMES]
+    wanted = count(buffer, "answers_missing")
+    if not wanted:
+        return f"{head}; {count(buffer, 'answers')} did: the sum is being checked"
+    return f"{head}; {wanted} answers are missing, from any of {', '.join(missing) or 'nobody'}"
+
+
+def human_time(seconds: int) -> str:
+    """Return a duration as a person says it: 45 s, 12 min, 5 h."""
+    minute, hour, day = 60, 3600, 86_400
+    for unit, length in (("days", day), ("h", hour), ("min", minute)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
