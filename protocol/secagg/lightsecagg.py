@@ -55,8 +55,8 @@ def unmask(
     """The exact sums of the values (size,), centred.
 
     ``total`` holds ``num_updates`` updates (one of weight w counts as w), ``secret_sum`` is the sum
-    of just their masks. Raises RecoveryError for sums that no values have; of a full buffer nearly
-    every sum is one that some have, so only spare answers prove ``secret_sum``.
+    of just their masks. Another one leaves uniform values, of which a sixteenth or more are beyond
+    what any values can add up to: raises RecoveryError.
     """
     sums = (total - secret_sum + P16 // 2) % P16 - P16 // 2
     parameters.check_sums(sums, num_updates)

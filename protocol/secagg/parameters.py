@@ -1,11 +1,11 @@
 """The numbers that a cohort agrees on, what follows from them, and what is refused.
 
-Each scheme sums integers modulo its modulus. ``limit`` is the largest integer an update may hold,
-so large that no buffer can overflow, and no larger. What is masked are the values, at ``scale``,
-and one element more, the *count*: an update of n samples counts ``level(n)`` of ``levels``, its
-values are multiplied by this part, and its last element is its level at ``step``. ``step`` is
-above twice the noise of a full buffer, so that the sum of the levels is exact, and so the weighted
-mean's divisor is a secure sum too.
+Each scheme sums integers modulo its modulus. ``limit`` is the largest integer that an update may
+hold: so small that no buffer can overflow, and no smaller. Masked are the values, at ``scale``, and
+one element more, the *count*: an update of n samples counts ``level(n)`` of ``levels``, its values
+are multiplied by this part, and its last element is its level at ``step``. ``step`` is above twice
+the noise of a full buffer, so that the sum of the levels is exact, and so the weighted mean's
+divisor is a secure sum too.
 """
 
 from dataclasses import dataclass
@@ -34,13 +34,7 @@ MIN_LEVELS: Final = 4
 MAX_ERROR: Final = 1_020
 
 _RING_BITS: Final = 31
-#: Scheme -> modulus, and what no sum may exceed in size. seedmask leaves a sixteenth free: there
-#: the values fall that a wrong secret leaves.
-_RINGS: Final = {
-    SEEDMASK: (Q31, 15 * Q31 // 32),
-    LIGHTSECAGG: (P16, (P16 - 1) // 2),
-    PAIRWISE: (1 << 32, (1 << 31) - 1),
-}
+_MODULI: Final = {SEEDMASK: Q31, LIGHTSECAGG: P16, PAIRWISE: 1 << 32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +64,8 @@ class Parameters:
 
     def check(self) -> None:
         """Raise ConfigError, saying what to change, unless every invariant is kept."""
-        if self.scheme not in _RINGS:
-            raise ConfigError(f"scheme {self.scheme!r}: use one of {', '.join(_RINGS)}")
+        if self.scheme not in _MODULI:
+            raise ConfigError(f"scheme {self.scheme!r}: use one of {', '.join(_MODULI)}")
         self._check_cohort()
         self._check_contributors()
         if self.size < 2:  # noqa: PLR2004 - a value, and the count
@@ -137,7 +131,7 @@ class Parameters:
     @property
     def modulus(self) -> int:
         """Sums are taken modulo this; a prime, but 2**32 in `pairwise`."""
-        return _RINGS[self.scheme][0]
+        return _MODULI[self.scheme]
 
     @property
     def width(self) -> int:
@@ -161,9 +155,13 @@ class Parameters:
 
     @property
     def limit(self) -> int:
-        """X: the largest size of an element in one update."""
+        """X: the largest size of an element in one update.
+
+        The largest for which K W (X + noise) is at most 15/16 of half the modulus. In the last
+        sixteenth there are values that only a wrong secret leaves.
+        """
         most = self.max_contributors * self.max_weight
-        return _RINGS[self.scheme][1] // most - self.noise
+        return 15 * self.modulus // 32 // most - self.noise
 
     @property
     def scale(self) -> float:
