@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from device_sdk.config import load_config
-from device_sdk.device import SDK_VERSION, Device
+from device_sdk.device import SDK_VERSION, Device, own_keys
 from device_sdk.storage import StorageError
 from protocol.errors import ConfigError
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.verb == "check":
             config = load_config(arguments.config)
+            own_keys(config)
             sys.stdout.write(f"{arguments.config}: device {config.device}, task {config.task}\n")
             return 0
         return _run(arguments.config)

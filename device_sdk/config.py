@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from protocol.errors import ConfigError
-from protocol.messages import AGGREGATOR
+from protocol.messages import AGGREGATOR, MAX_STOCK
 from protocol.settings import build
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from transport.config import BrokerConfig
@@ -40,6 +40,24 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecureConfig:
+    """Secure aggregation: the device's keys file; empty: the task is not secure.
+
+    ``stock`` masks are dealt ahead of time; of others' shares ``max_share_bytes`` are kept.
+    """
+
+    keys: str = ""
+    stock: int = 2
+    max_share_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stock <= MAX_STOCK // 2:
+            raise ConfigError(f"stock must be 1 to {MAX_STOCK // 2}, not {self.stock}")
+        if self.max_share_bytes < 1:
+            raise ConfigError(f"max_share_bytes must be above 0, not {self.max_share_bytes}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
     """Everything a device engineer can set.
 
@@ -56,6 +74,7 @@ class DeviceConfig:
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
+    secure: SecureConfig = field(default_factory=SecureConfig)
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)

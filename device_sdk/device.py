@@ -12,14 +12,14 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import nacl.utils
 
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.health import board_serial, hardware_class, health
-from device_sdk.session import CODECS, Session
+from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
 from device_sdk.training import TrainingThread
@@ -43,6 +43,9 @@ from transport import (
 )
 from transport.loop import Loop
 from transport.paho import PahoTransport
+
+if TYPE_CHECKING:
+    from device_sdk.identity import Keys
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Device:
         self._trainer = trainer
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
+        self._keys = own_keys(config)
         self._boot = nacl.utils.random(16).hex()
         self._is_born = self._has_twin = False
         self._loop = Loop()
@@ -254,9 +258,9 @@ class Device:
             "sdk": SDK_VERSION,
             "wire": WIRE_VERSION,
             "hardware": hardware_class(),
-            "codecs": list(CODECS),
+            "codecs": list(CODECS if self._keys is None else MASKED_CODECS),
             "installation": self._install_id.hex()[:8],
-            "key": "",
+            "key": "" if self._keys is None else self._keys.fingerprint,
         }
         return Session(
             self.topics,
@@ -268,6 +272,9 @@ class Device:
             num_samples=self._num_samples,
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
+            keys=self._keys,
+            stock=self.config.secure.stock,
+            max_share_bytes=self.config.secure.max_share_bytes,
         )
 
     def _own_install_id(self) -> bytes:
@@ -333,3 +340,12 @@ def make_trainer(config: DeviceConfig) -> Trainer:
     if not isinstance(trainer, Trainer):
         raise ConfigError(f"trainer {config.trainer!r} is not a device_sdk.Trainer")
     return trainer
+
+
+def own_keys(config: DeviceConfig) -> "Keys | None":
+    """Return the keys of a device in a secure task, None in another. Raises ConfigError."""
+    if not config.secure.keys:
+        return None
+    from device_sdk.identity import read_keys  # noqa: PLC0415 - only secure tasks wait for it
+
+    return read_keys(Path(config.secure.keys), task=config.task, device=config.device)

@@ -16,13 +16,19 @@ BOOTS = "boots"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An update as it will be sent, and the residual (float32 bytes) once it is counted."""
+    """An update as it will be sent, and the residual (float32 bytes) once it is counted.
+
+    Of a masked update whose codec is contractive also what it sends, in the open, to be taken back
+    if it is refused: ``sent`` (float32 bytes) at ``indices`` (`protocol.vectors.sparse`).
+    """
 
     lease_id: bytes
     base_version: int
     partition: int
     update: bytes
     residual: bytes
+    indices: bytes = b""
+    sent: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ def pack_pending(pending: Pending) -> bytes:
             pending.partition,
             pending.update,
             pending.residual,
+            pending.indices,
+            pending.sent,
         ]
     )
     return packed

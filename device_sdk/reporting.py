@@ -16,6 +16,7 @@ from protocol.messages import Lease, Update
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import decode, encode, parse_codec
 from protocol.vectors.quantise import LARGEST
+from protocol.vectors.sparse import decode_indices
 from protocol.vectors.support import support_seed
 
 Float32 = npt.NDArray[np.float32]
@@ -37,7 +38,7 @@ def make_pending(
     """
     codec = parse_codec(lease.codec)
     support = support_seed(task, lease.version)
-    wanted = delta + _values(residual, layout.size) if codec.contractive else delta
+    wanted = delta + residual_values(residual, layout.size) if codec.contractive else delta
     if not is_sound(wanted):  # a residual that has run away is dropped, and nothing else
         wanted = delta
     body = encode(wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
@@ -59,6 +60,8 @@ def fold(task: str, pending: Pending, layout: Layout) -> Residual:
     If the model has changed its shape meanwhile, only what was never sent remains.
     """
     values = np.frombuffer(pending.residual, "<f4")
+    if pending.sent:
+        return _fold_masked(pending, values, layout.size)
     update = decode_update(pending.update)
     support = support_seed(task, update.base_version)
     codec = parse_codec(update.codec)
@@ -71,12 +74,23 @@ def fold(task: str, pending: Pending, layout: Layout) -> Residual:
     return Residual(pending.lease_id, (values + sent).astype("<f4").tobytes())
 
 
+def _fold_masked(pending: Pending, values: Float32, size: int) -> Residual:
+    """What a mask hides is kept beside it for this."""
+    sent = np.frombuffer(pending.sent, "<f4")
+    if values.size != size:
+        return Residual(pending.lease_id, pending.residual)
+    folded = values.astype(np.float32)
+    folded[decode_indices(pending.indices, size, sent.size)] += sent
+    return Residual(pending.lease_id, folded.astype("<f4").tobytes())
+
+
 def is_sound(delta: Float32) -> bool:
     """Every value is finite, and small enough to be encoded whatever the codec."""
     return bool(np.all(np.abs(delta) <= LARGEST))
 
 
-def _values(residual: Residual | None, size: int) -> Float32:
+def residual_values(residual: Residual | None, size: int) -> Float32:
+    """Return the residual of a model with ``size`` params: zeros without one that fits."""
     if residual is None or len(residual.values) != 4 * size:
         return np.zeros(size, np.float32)
     return np.frombuffer(residual.values, "<f4")

@@ -16,7 +16,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,15 +54,23 @@ from protocol.messages import (
     ModelChunk,
     Plan,
     Receipt,
+    RecoveryRequest,
     Refusal,
+    SharesWanted,
     UpdateChunk,
 )
 from protocol.stream import derive
-from protocol.topics import Kind, Topics
-from protocol.vectors.packing import parse_codec
+from protocol.topics import Address, Kind, Topics
+from protocol.vectors.packing import PLAN, SCHEMES, parse_codec
+
+if TYPE_CHECKING:
+    from device_sdk.identity import Keys
+    from device_sdk.secagg import Member
 
 #: What this SDK can encode; a check-in says so.
 CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
+#: And what it can in a secure task, where it says nothing in the open.
+MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES)
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
 #: Late copies of this many settled leases are known for what they are.
@@ -73,6 +81,8 @@ START_SPREAD: Final = 0.1
 Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
 ANSWERS: Final[tuple[type[Answer], ...]] = (Lease, ChunksMissing, Held, Receipt, Refusal)
+Told = Answer | SharesWanted | RecoveryRequest
+TOLD: Final[tuple[type[Told], ...]] = (*ANSWERS, SharesWanted, RecoveryRequest)
 M = TypeVar("M")
 
 
@@ -103,7 +113,9 @@ class Session:
     """Events in, actions out; the time is an argument, in monotonic seconds.
 
     ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
-    ``num_samples`` says how many samples are at hand.
+    ``num_samples`` says how many samples are at hand. With ``keys`` the task is secure: nothing is
+    sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at most
+    ``max_share_bytes`` are held.
     """
 
     def __init__(
@@ -118,6 +130,9 @@ class Session:
         num_samples: Callable[[], int],
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
+        keys: "Keys | None" = None,
+        stock: int = 2,
+        max_share_bytes: int = 4 << 20,
     ) -> None:
         self.topics = topics
         self.device = device
@@ -126,7 +141,7 @@ class Session:
         self.online = False
         self.counts: Counter[str] = Counter()
         self.turned_away = ""
-        self.timer_at = math.inf
+        self._timer_at = math.inf
         self._seed = seed
         self._birth = birth
         self._num_samples = num_samples
@@ -148,7 +163,29 @@ class Session:
         self._pending: Pending | None = None
         self._residual: Residual | None = None
         self._closed: deque[bytes] = deque(maxlen=CLOSED_LEASES)
+        self._result: tuple[Float32, int] | None = None
+        self._member: Member | None = None
+        if keys is not None:
+            self._member = self._join(keys, stored, stock, max_share_bytes)
         self._restore(stored)
+
+    def _join(
+        self, keys: "Keys", stored: Mapping[str, bytes], stock: int, max_share_bytes: int
+    ) -> "Member":
+        from device_sdk.secagg import Member  # noqa: PLC0415 - only secure tasks wait for it
+
+        # What masks are made of must not be found from a seed that stays in memory.
+        own, self._seed = derive(self._seed, "member"), derive(self._seed, "session")
+        return Member(
+            self.topics,
+            keys,
+            stored=stored,
+            seed=own,
+            stock=stock,
+            max_share_bytes=max_share_bytes,
+            say=self._publish,
+            counts=self.counts,
+        )
 
     def _restore(self, stored: Mapping[str, bytes]) -> None:
         if RESIDUAL in stored:
@@ -172,12 +209,21 @@ class Session:
         """What contractive codecs have not sent so far."""
         return self._residual
 
+    @property
+    def timer_at(self) -> float:
+        """When `timer` should be called next."""
+        return (
+            self._timer_at if self._member is None else min(self._timer_at, self._member.timer_at)
+        )
+
     # --- the connection ----------------------------------------------------------------------
 
     def start(self, now: float) -> list[Action]:
         """Return what must be stored before anything is said."""
-        self.timer_at = now
+        self._timer_at = now
         actions: list[Action] = [Store(BOOTS, self._boots.to_bytes(8, "little"))]
+        if self._member is not None:
+            actions += self._member.start()
         return actions if self._pending is not None else [*actions, Delete(PENDING)]
 
     def connected(self, max_packet_bytes: int, now: float) -> list[Action]:
@@ -186,18 +232,22 @@ class Session:
         self._chunk_bytes = payload_bytes(max_packet_bytes)
         filters = (*self.topics.device_filters(self.device), self.topics.state(self.device))
         actions: list[Action] = [Subscribe(filters), *self._announce()]
+        if self._member is not None:
+            actions += self._member.connected(self._chunk_bytes, now)
         if self._fetch is not None:
             return [*actions, *self._ask_for_model(self._fetch, now)]
         if self.state is State.FETCHING:
             return [*actions, *self._ask_for_plan(now)]
         if self.state is State.AWAY:
-            self.timer_at = self._away_until
+            self._timer_at = self._away_until
         return [*actions, *self._speak(now)]
 
     def disconnected(self) -> list[Action]:
         """The bus is gone; training goes on."""
         self.online = False
-        self.timer_at = math.inf
+        self._timer_at = math.inf
+        if self._member is not None:
+            self._member.disconnected()
         return []
 
     def asleep(self) -> list[Action]:
@@ -205,7 +255,8 @@ class Session:
         return [Publish(self.topics.state(self.device), b"sleeping", retain=True)]
 
     def _announce(self) -> list[Action]:
-        info = json.dumps(dict(self._birth), sort_keys=True).encode()
+        born = dict(self._birth) if self._member is None else {**self._birth, **self._member.birth}
+        info = json.dumps(born, sort_keys=True).encode()
         return [
             Publish(self.topics.info(self.device), info, retain=True),
             Publish(self.topics.state(self.device), b"online", retain=True),
@@ -227,7 +278,8 @@ class Session:
             return []  # a retained topic was cleared
         match address.kind:
             case Kind.IN:
-                return self._answered(self._decode(payload, ANSWERS), now)
+                allowed = ANSWERS if self._member is None else TOLD
+                return self._told(self._decode(payload, allowed), now)
             case Kind.MANIFEST:
                 return self._manifest(self._decode(payload, (Manifest,)), now)
             case Kind.MODEL:
@@ -238,10 +290,32 @@ class Session:
                 return self._train()
             case Kind.STATE:
                 return self._announce() if payload == b"offline" and self.online else []
+            case Kind.ROSTER | Kind.SUPPORT | Kind.SHARE if self._member is not None:
+                return self._heard(self._member, address, payload, now)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
 
     def _decode(self, payload: bytes, allowed: tuple[type[M], ...]) -> M:
         return decode(payload, allowed, task=self.topics.task, sender=AGGREGATOR)
+
+    def _told(self, message: Told, now: float) -> list[Action]:
+        if not isinstance(message, SharesWanted | RecoveryRequest):
+            return self._answered(message, now)
+        return [] if self._member is None else self._member.asked(message)
+
+    def _heard(
+        self, member: "Member", address: Address, payload: bytes, now: float
+    ) -> list[Action]:
+        before = member.birth
+        actions = member.heard(address, payload, now)
+        if member.birth != before and self.online:
+            actions += self._announce()
+        return [*actions, *self._stock_up(now), *self._report(now)]
+
+    def _stock_up(self, now: float) -> list[Action]:
+        """Masks are dealt while no update waits for its receipt."""
+        if self._member is None or self._pending is not None:
+            return []
+        return self._member.stock_up(now)
 
     def _answered(self, answer: Answer, now: float) -> list[Action]:
         match answer:
@@ -263,9 +337,15 @@ class Session:
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say again what has not been answered."""
-        if now < self.timer_at:
+        said = [] if self._member is None else self._member.timer(now)
+        return [*said, *self._stock_up(now), *self._say_again(now)]
+
+    def _say_again(self, now: float) -> list[Action]:
+        if now < self._timer_at:
             return []
-        self.timer_at = math.inf
+        self._timer_at = math.inf
+        if self._result is not None:
+            return self._report(now)
         if self.state is State.AWAY:
             self._step("timer")
         if self.state is State.FETCHING and now >= self._lease_ends_at:
@@ -285,15 +365,17 @@ class Session:
             self._retry_s = min(2 * self._retry_s, self._retry_cap_s)
         else:
             wait_s = self._check_in_s
-        self.timer_at = now + wait_s * self._jitter()
+        self._timer_at = now + wait_s * self._jitter()
         num_samples = self._num_samples()
         if self.state is State.IDLE and num_samples == 0:
             return []  # nothing to train on yet
+        if self._member is not None:  # no more than masked updates reveal of it
+            num_samples = 1 << (num_samples - 1).bit_length()
         message = CheckIn(
             self.install_id,
             -1 if self._held is None else self._held[0],
             num_samples,
-            CODECS,
+            CODECS if self._member is None else MASKED_CODECS,
             b"" if self._pending is None else self._pending.lease_id,
         )
         return [self._to_aggregator(message)]
@@ -305,7 +387,7 @@ class Session:
         self.turned_away = f"{refusal.reason}: {refusal.detail}"
         self.counts[f"turned_away_{refusal.reason}"] += 1
         self._away_until = now + refusal.retry_s * self._jitter()
-        self.timer_at = self._away_until
+        self._timer_at = self._away_until
         return []
 
     # --- plan, lease and model ---------------------------------------------------------------
@@ -316,9 +398,11 @@ class Session:
         if started == self._aggregator_start or not self.online:
             return
         self._aggregator_start = started
+        if self._member is not None:
+            self._member.say_all_again(now)
         if self.state in {State.IDLE, State.REPORTING}:
             soon = now + START_SPREAD * self._check_in_s * self._draw()
-            self.timer_at = min(self.timer_at, soon)
+            self._timer_at = min(self._timer_at, soon)
 
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
@@ -326,9 +410,13 @@ class Session:
         if lease.lease_id in self._closed:
             return []  # a late copy: its update has been settled
         try:
-            parse_codec(lease.codec)
+            codec = parse_codec(lease.codec)
         except ConfigError as error:
             raise RemoteProtocolError(refusals.WRONG_CODEC, str(error)) from None
+        if self._member is not None:
+            self._member.check_lease(lease)
+        elif codec.masked:
+            raise RemoteProtocolError(refusals.WRONG_CODEC, "masked, and this device has no keys")
         self._step("lease")
         self._lease, self._lease_ends_at = lease, now + lease.ttl_s
         if self._held is not None and self._held[:2] == (lease.version, lease.model_hash):
@@ -337,25 +425,25 @@ class Session:
         return self._ask_for_model(self._fetch, now)
 
     def _ask_for_model(self, fetch: Fetch, now: float) -> list[Action]:
-        self.timer_at = now + fetch.next_retry_s() * self._jitter()
+        self._timer_at = now + fetch.next_retry_s() * self._jitter()
         return [Subscribe((self.topics.model_filter(self._current_lease().version),))]
 
     def _ask_for_plan(self, now: float) -> list[Action]:
         """The model is here and the plan, or one that fits, is not: it is retained somewhere."""
-        self.timer_at = now + RETRY_S * self._jitter()
+        self._timer_at = now + RETRY_S * self._jitter()
         return [Subscribe((self.topics.plan(),))]
 
     def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
         if self._fetch is None or chunk.version != self._current_lease().version:
             return []
-        self.timer_at = now + self._fetch.patience_s * self._jitter()
+        self._timer_at = now + self._fetch.patience_s * self._jitter()
         params = self._fetch.add(chunk)
         if params is None:
             return []
         lease = self._current_lease()
         self._held = (lease.version, lease.model_hash, params)
         self._fetch = None
-        self.timer_at = now + RETRY_S * self._jitter()
+        self._timer_at = now + RETRY_S * self._jitter()
         return [Unsubscribe((self.topics.model_filter(lease.version),)), *self._train()]
 
     def _train(self) -> list[Action]:
@@ -370,7 +458,7 @@ class Session:
             self.counts["refused_wrong_shape"] += 1  # plan and model change one after the other
             return []
         self._step("model")
-        self.timer_at = math.inf
+        self._timer_at = math.inf
         self._base = params
         assignment = Assignment(
             params=params,
@@ -396,7 +484,7 @@ class Session:
             return []
         self._step("failed")
         self.counts["trainings_failed"] += 1
-        self.timer_at = now + self._check_in_s * self._jitter()
+        self._timer_at = now + self._check_in_s * self._jitter()
         return []
 
     def trained(self, lease_id: bytes, trained: Trained, now: float) -> list[Action]:
@@ -409,27 +497,55 @@ class Session:
         delta = trained.params - self._base
         if not is_sound(delta):
             return self.failed(lease_id, now)
+        self._base = None
+        self._result = (delta, trained.num_samples)
+        return self._report(now)
+
+    def _report(self, now: float) -> list[Action]:
+        """Send what was trained, if there is a mask for it or it needs none."""
+        if self._result is None or self._plan is None:
+            return []
         lease = self._current_lease()
+        actions = self._stock_up(now)
         try:
-            pending = make_pending(
-                self.topics.task,
-                lease,
-                delta,
-                trained.num_samples,
-                layout=plan.layout,
-                residual=self._residual,
-                rounding_seed=derive(self._seed, "rounding", lease.lease_id),
-            )
+            pending = self._encode(lease, self._plan, *self._result)
         except RemoteProtocolError as error:
             self.counts[f"refused_{error.reason}"] += 1
-            return self.failed(lease_id, now)
+            self._result = None
+            return [*actions, *self.failed(lease.lease_id, now)]
+        if pending is None:
+            return [*actions, *self._wait_for_mask(lease, now)]
+        self._result = None
         self._step("trained")
         self.counts["trainings"] += 1
-        self._base = None
         self._pending = pending
         self._retry_s = self._retry_first_s
-        self.timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
-        return [Store(PENDING, pack_pending(pending)), *self._send(pending, ())]
+        self._timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
+        return [*actions, Store(PENDING, pack_pending(pending)), *self._send(pending, ())]
+
+    def _encode(
+        self, lease: Lease, plan: TrainingPlan, delta: Float32, num_samples: int
+    ) -> Pending | None:
+        if self._member is not None:
+            return self._member.mask(lease, delta, num_samples, self._residual)
+        return make_pending(
+            self.topics.task,
+            lease,
+            delta,
+            num_samples,
+            layout=plan.layout,
+            residual=self._residual,
+            rounding_seed=derive(self._seed, "rounding", lease.lease_id),
+        )
+
+    def _wait_for_mask(self, lease: Lease, now: float) -> list[Action]:
+        """Masks and support come with a message; without one until the lease ends, never."""
+        if now >= self._lease_ends_at:
+            self._result = None
+            self.counts["leases_lost"] += 1
+            return self.failed(lease.lease_id, now)
+        self._timer_at = self._lease_ends_at
+        return []
 
     def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
         """Publish chunks of the update: the ones named, or all."""
@@ -473,7 +589,12 @@ class Session:
         self._pending = None
         self._residual = residual
         self._closed.append(residual.lease_id)
-        return [Store(RESIDUAL, pack_residual(residual)), Delete(PENDING), *self._speak(now)]
+        return [
+            Store(RESIDUAL, pack_residual(residual)),
+            Delete(PENDING),
+            *self._stock_up(now),
+            *self._speak(now),
+        ]
 
     # --- small things ------------------------------------------------------------------------
 
@@ -495,9 +616,13 @@ class Session:
     def _to_aggregator(self, message: Message) -> Publish:
         return self._publish(self.topics.out(self.device), message)
 
-    def _publish(self, topic: str, message: Message) -> Publish:
+    def _publish(
+        self, topic: str, message: Message, sign: Callable[[bytes], bytes] | None = None
+    ) -> Publish:
         self._counter += 1
-        payload = encode(message, task=self.topics.task, sender=self.device, counter=self._counter)
+        payload = encode(
+            message, task=self.topics.task, sender=self.device, counter=self._counter, sign=sign
+        )
         return Publish(topic, payload)
 
     def _jitter(self) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.identity import Keys
 from device_sdk.pending import Pending
 from device_sdk.session import Session
 from device_sdk.trainer import Assignment, Trained, Trainer, TrainingError
@@ -28,8 +29,8 @@ class SimulatedDevice:
     """One device. ``duration`` says how long (virtual seconds) each training takes.
 
     ``storage`` outlives `lose_power`. ``closed`` is told of each update that got its receipt (True)
-    or a refusal (False), before that is stored. ``retry_first_s`` and ``retry_cap_s`` are the
-    session's.
+    or a refusal (False), before that is stored. ``retry_first_s``, ``retry_cap_s``, ``keys`` (of a
+    secure task), ``stock`` and ``max_share_bytes`` are the session's.
     """
 
     def __init__(
@@ -45,6 +46,9 @@ class SimulatedDevice:
         storage: dict[str, bytes],
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
+        keys: Keys | None = None,
+        stock: int = 2,
+        max_share_bytes: int = 4 << 20,
     ) -> None:
         self.name = name
         self.storage = storage
@@ -60,6 +64,9 @@ class SimulatedDevice:
         self._seed = seed
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
+        self._keys = keys
+        self._stock = stock
+        self._max_share_bytes = max_share_bytes
         self._num_starts = 0
         self._down_s: float | None = None
         self._fails_next_write = False
@@ -143,6 +150,9 @@ class SimulatedDevice:
             num_samples=self._trainer.num_samples,
             retry_first_s=self._retry_first_s,
             retry_cap_s=self._retry_cap_s,
+            keys=self._keys,
+            stock=self._stock,
+            max_share_bytes=self._max_share_bytes,
         )
         actions = self.session.start(self._queue.now)
         if self.transport.connected:

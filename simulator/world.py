@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from aggregator.task_config import TaskConfig
+from device_sdk.identity import Keys
 from device_sdk.trainer import Assignment, Trainer
 from protocol.stream import derive
 from protocol.topics import Topics
@@ -49,8 +50,14 @@ class World:
         storage: dict[str, bytes] | None = None,
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
+        keys: Keys | None = None,
+        stock: int = 2,
+        max_share_bytes: int = 4 << 20,
     ) -> SimulatedDevice:
-        """Let a new device join; ``storage`` is its own or what it brings along."""
+        """Let a new device join; ``storage`` is its own or what it brings along.
+
+        ``keys``: of a secure task.
+        """
         device = SimulatedDevice(
             name,
             trainer,
@@ -62,6 +69,9 @@ class World:
             storage={} if storage is None else storage,
             retry_first_s=retry_first_s,
             retry_cap_s=retry_cap_s,
+            keys=keys,
+            stock=stock,
+            max_share_bytes=max_share_bytes,
         )
         self.devices[name] = device
         device.start()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.identity import Keys
 from device_sdk.session import Session
 from device_sdk.trainer import Trained
 from protocol.actions import Publish, Subscribe, Unsubscribe
@@ -23,6 +24,7 @@ from protocol.messages import (
     Plan,
     UpdateChunk,
 )
+from protocol.stream import derive
 from protocol.topics import Kind, Topics
 
 Vector = npt.NDArray[np.float32]
@@ -36,10 +38,27 @@ SIZE = 6
 
 
 class Handset:
-    """One device ``a`` of task ``t``; `reboot` keeps only what was stored."""
+    """One device (``a``) of task ``t``; `reboot` keeps only what was stored.
 
-    def __init__(self, stored: Mapping[str, bytes] | None = None, *, num_samples: int = 5) -> None:
+    With ``keys`` the task is secure.
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[str, bytes] | None = None,
+        *,
+        num_samples: int = 5,
+        name: str = "a",
+        keys: Keys | None = None,
+        stock: int = 2,
+        max_share_bytes: int = 4 << 20,
+    ) -> None:
+        self.name = name
         self._num_samples = num_samples
+        self._keys = keys
+        self._stock = stock
+        self._max_share_bytes = max_share_bytes
+        self._num_starts = 0
         self.topics = Topics("fedbus/1", "t")
         self.now = 500.0
         self.flash: dict[str, bytes] = dict(stored or {})
@@ -52,13 +71,17 @@ class Handset:
     def _new_session(self) -> Session:
         session = Session(
             self.topics,
-            "a",
+            self.name,
             INSTALL,
             stored=dict(self.flash),
-            seed=bytes(32),
+            seed=derive(bytes(32), self.name, self._num_starts),
             birth={"boot": "x"},
             num_samples=lambda: self._num_samples,
+            keys=self._keys,
+            stock=self._stock,
+            max_share_bytes=self._max_share_bytes,
         )
+        self._num_starts += 1
         self.perform(session.start(self.now))
         return session
 
@@ -97,11 +120,15 @@ class Handset:
         """A message of the aggregator's arrives."""
         counter = (start << 32) + len(self.log)
         payload = encode(message, task="t", sender=AGGREGATOR, counter=counter)
+        self.receive(topic, payload)
+
+    def receive(self, topic: str, payload: bytes) -> None:
+        """Bytes arrive."""
         self.perform(self.session.message(topic, payload, self.now))
 
     def hear_in(self, message: Message) -> None:
         """A message arrives on the device's own topic."""
-        self.hear(self.topics.into("a"), message)
+        self.hear(self.topics.into(self.name), message)
 
     def hear_plan(self, codec: str = "dense/float32", *, start: int = 1) -> None:
         """The plan arrives."""
@@ -112,12 +139,31 @@ class Handset:
         """A manifest arrives."""
         self.hear(self.topics.manifest(), Manifest(version, bytes(32), 4, 1, counted))
 
-    def lease(self, params: Vector, *, codec: str = "dense/float32", number: int = 1) -> Lease:
+    def lease(
+        self,
+        params: Vector,
+        *,
+        codec: str = "dense/float32",
+        number: int = 1,
+        mask_epoch: int = 0,
+    ) -> Lease:
         """Return a lease for these params as version ``number``."""
         data = params.astype("<f4").tobytes()
         digest = hashlib.sha256(data).digest()
         lease_id = number.to_bytes(16, "big")
-        return Lease(lease_id, INSTALL, number, digest, len(data), 1, codec, 10_000, 0, 600)
+        return Lease(
+            lease_id,
+            INSTALL,
+            number,
+            digest,
+            len(data),
+            1,
+            codec,
+            10_000,
+            0,
+            600,
+            mask_epoch=mask_epoch,
+        )
 
     def deliver_model(self, lease: Lease, params: Vector) -> None:
         """The chunks of the leased version arrive."""
@@ -133,14 +179,19 @@ class Handset:
         self.perform(self.session.trained(lease_id, trained, self.now))
 
     def reports(
-        self, delta: Sequence[float], *, codec: str = "dense/float32", number: int = 1
+        self,
+        delta: Sequence[float],
+        *,
+        codec: str = "dense/float32",
+        number: int = 1,
+        mask_epoch: int = 0,
     ) -> Lease:
         """Go all the way from idle to an update without receipt."""
         params = np.zeros(SIZE, np.float32)
         if not self.session.online:
             self.connect()
             self.hear_plan(codec)
-        lease = self.lease(params, codec=codec, number=number)
+        lease = self.lease(params, codec=codec, number=number, mask_epoch=mask_epoch)
         self.hear_in(lease)
         self.deliver_model(lease, params)
         self.trains(delta)
@@ -167,4 +218,4 @@ class Handset:
     def _message(self, publish: Publish) -> Message | None:
         if self.topics.parse(publish.topic).kind not in {Kind.OUT, Kind.UPDATE}:
             return None
-        return decode(publish.payload, tuple(KINDS), task="t", sender="a")
+        return decode(publish.payload, tuple(KINDS), task="t", sender=self.name)

@@ -1,0 +1,222 @@
+"""The device as holder: it keeps shares of others' masks, and answers with sums of them, once.
+
+Shares are kept one file a mask, so that using one forgets one. `Answers` says which are used:
+whatever the files say after a loss of power, a mask in an answer is gone.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+import numpy as np
+
+from device_sdk.actions import Action, Delete, Store
+from device_sdk.answers import Answers, MaskName
+from protocol import refusals
+from protocol.errors import RemoteProtocolError
+from protocol.messages import HASH_BYTES, MAX_HELD, MAX_STOCK, Holdings, RecoveryRequest
+from protocol.secagg import scheme
+from protocol.secagg.consistency import commitment, receipt
+from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.roster import Roster
+from protocol.secagg.sealing import ShareBatch
+from protocol.secagg.shares import TEST_COLUMNS, add, columns
+
+#: Before the keys of shares in storage.
+SHARE: Final = "share-"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Share:
+    """A share of one mask, and what the holder says of it; ``order`` is that of arrival."""
+
+    order: int
+    receipt: bytes
+    row: bytes
+
+
+class Conflict(Exception):  # noqa: N818 - a finding, which the caller reports
+    """A request names masks that have been used: ``earlier`` is the request they were used for."""
+
+    def __init__(self, earlier: RecoveryRequest | None, detail: str) -> None:
+        super().__init__(detail)
+        self.earlier = earlier
+
+
+class Holder:
+    """The shares and answers of one epoch; ``index`` is the device's own place in the roster.
+
+    At most ``max_bytes`` of shares are kept, and `MAX_STOCK` masks of a dealer: of a dealer that
+    deals more, the oldest are forgotten.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        index: int,
+        *,
+        stored: Mapping[str, bytes],
+        max_bytes: int,
+        counts: Counter[str],
+    ) -> None:
+        parameters = roster.parameters
+        self._roster = roster
+        self._index = index
+        self._max_bytes = max_bytes
+        self._counts = counts
+        self._modulus = parameters.modulus
+        sharing = scheme(parameters.scheme).sharing(parameters)
+        secret_size = scheme(parameters.scheme).secret_size(parameters)
+        self._num_columns = columns(secret_size, sharing) + TEST_COLUMNS
+        self._answers = Answers(roster.hash, stored)
+        self._shares: dict[MaskName, _Share] = {}
+        self._num_bytes = 0
+        self._order = 0
+        self._load(stored)
+
+    def _load(self, stored: Mapping[str, bytes]) -> None:
+        found = {}
+        for key, data in stored.items():
+            if key.startswith(SHARE):
+                roster_hash, dealer, counter, *share = msgpack.unpackb(data)
+                if roster_hash == self._roster.hash:
+                    found[dealer, counter] = _Share(*share)
+        for mask, share in sorted(found.items(), key=lambda item: item[1].order):
+            if self._answers.with_mask(mask) is None:
+                self._shares[mask] = share
+                self._num_bytes += len(share.row)
+                self._order = share.order + 1
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys in storage that are this epoch's and still count."""
+        return frozenset(_key(mask) for mask in self._shares) | self._answers.keys
+
+    @property
+    def num_bytes(self) -> int:
+        """How much the shares take."""
+        return self._num_bytes
+
+    def __contains__(self, mask: object) -> bool:
+        return mask in self._shares
+
+    # --- shares ------------------------------------------------------------------------------
+
+    def keep(self, batch: ShareBatch) -> tuple[list[MaskName], list[Action]]:
+        """Take the shares that a dealer sealed for this holder, which the caller has opened.
+
+        Return the masks to be receipted, known ones included, and what must be durable before.
+        Raises RemoteProtocolError and keeps nothing: ``malformed``; ``mask_used`` for a mask that
+        was used or comes with another share than before; ``busy`` if there is no room.
+        """
+        rows = self._rows(batch)
+        masks = [(batch.dealer, counter) for counter in batch.counters]
+        roots = [batch.roots[at : at + HASH_BYTES] for at in range(0, len(batch.roots), HASH_BYTES)]
+        new: dict[MaskName, _Share] = {}
+        for mask, root, row in zip(masks, roots, rows, strict=True):
+            share = self._share(mask, root, row)
+            known = self._shares.get(mask)
+            if known is None and self._answers.is_used(mask):
+                raise RemoteProtocolError(refusals.MASK_USED, f"a share of {mask} again")
+            if known is not None and (known.receipt, known.row) != (share.receipt, share.row):
+                raise RemoteProtocolError(refusals.MASK_USED, f"two shares of {mask}")
+            if known is None:
+                new[mask] = share
+        return masks, self._store(batch.dealer, new)
+
+    def _rows(self, batch: ShareBatch) -> Elements:
+        count = len(batch.counters)
+        elements = from_bytes(batch.rows, self._modulus, count * self._num_columns)
+        return elements.reshape(count, self._num_columns)
+
+    def _share(self, mask: MaskName, root: bytes, row: Elements) -> _Share:
+        self._order += 1
+        mask_id = self._roster.mask_id(*mask)
+        tested = receipt(root, row, self._modulus)
+        own = commitment(mask_id, self._index, row, self._modulus)
+        return _Share(self._order, tested + own, to_bytes(row, self._modulus))
+
+    def _store(self, dealer: int, new: Mapping[MaskName, _Share]) -> list[Action]:
+        evicted = self._beyond_stock(dealer, len(new))
+        freed = sum(len(self._shares[mask].row) for mask in evicted)
+        added = sum(len(share.row) for share in new.values())
+        if self._num_bytes - freed + added > self._max_bytes:
+            self._counts["shares_without_room"] += len(new)
+            raise RemoteProtocolError(refusals.BUSY, f"{self._num_bytes} bytes of shares are held")
+        self._counts["shares_evicted"] += len(evicted)
+        actions = self._erase(evicted)
+        self._shares |= new
+        self._num_bytes += added
+        return [*actions, *(Store(_key(mask), self._pack(mask)) for mask in new)]
+
+    def _beyond_stock(self, dealer: int, num_new: int) -> list[MaskName]:
+        """The oldest masks of a dealer that must go: it has lost them long ago."""
+        held = [mask for mask in self._shares if mask[0] == dealer]
+        return held[: max(0, len(held) + num_new - MAX_STOCK)] if num_new else []
+
+    def _erase(self, masks: Iterable[MaskName]) -> list[Action]:
+        actions: list[Action] = []
+        for mask in masks:
+            self._num_bytes -= len(self._shares.pop(mask).row)
+            actions.append(Delete(_key(mask)))
+        return actions
+
+    def _pack(self, mask: MaskName) -> bytes:
+        share = self._shares[mask]
+        packed: bytes = msgpack.packb(
+            [self._roster.hash, *mask, share.order, share.receipt, share.row]
+        )
+        return packed
+
+    def holdings(self, masks: Iterable[MaskName] | None) -> Iterator[Holdings]:
+        """Say what is held of these masks; None: all that is held, in the first message whole."""
+        named = [mask for mask in (self._shares if masks is None else masks) if mask in self]
+        for at in range(0, max(1, len(named)), MAX_HELD):
+            part = named[at : at + MAX_HELD]
+            yield Holdings(
+                self._roster.hash,
+                int(masks is None and at == 0),
+                tuple(dealer for dealer, _ in part),
+                tuple(counter for _, counter in part),
+                b"".join(self._shares[mask].receipt for mask in part),
+            )
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def answer(
+        self, request: RecoveryRequest, request_hash: bytes, masks: tuple[MaskName, ...]
+    ) -> tuple[bytes, list[Action]]:
+        """Return the elements that answer a checked request, and what must be durable before.
+
+        The same request gets the same bytes. Raises Conflict if a mask has been used for another
+        one, RemoteProtocolError ``shares_missing`` or ``busy``; then nothing is used.
+        """
+        given = self._answers.given(request_hash)
+        if given is not None:
+            return given.elements, []
+        self._check_unused(masks)
+        if not self._answers.has_room(masks):
+            raise RemoteProtocolError(refusals.BUSY, "too many answers in one epoch")
+        width = self._num_columns
+        rows = [from_bytes(self._shares[mask].row, self._modulus, width) for mask in masks]
+        elements = to_bytes(add(np.stack(rows), self._modulus), self._modulus)
+        _, actions = self._answers.add(request_hash, request, elements, masks)
+        return elements, [*actions, *self._erase(masks)]
+
+    def _check_unused(self, masks: tuple[MaskName, ...]) -> None:
+        missing = [mask for mask in masks if mask not in self]
+        for mask in missing:
+            earlier = self._answers.with_mask(mask)
+            if earlier is not None:
+                raise Conflict(earlier.request, f"mask {mask[1]} of dealer {mask[0]}")
+        if any(self._answers.is_used(mask) for mask in missing):
+            raise Conflict(None, "masks of long ago")
+        if missing:
+            raise RemoteProtocolError(refusals.SHARES_MISSING, f"{len(missing)} are not held")
+
+
+def _key(mask: MaskName) -> str:
+    dealer, counter = mask
+    return f"{SHARE}{dealer}-{counter:016x}"

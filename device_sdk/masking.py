@@ -1,0 +1,101 @@
+"""From a delta to the masked update that is stored and sent: `reporting` in secure tasks.
+
+On the common support the delta is clipped, made integers beside its weight, and masked. With the
+plan's support (contractive) the residual is added before, and what was not sent, or cut by the
+clip, or lost by rounding, stays as residual. Pure functions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.dealing import Mask
+from device_sdk.pending import Pending, Residual
+from device_sdk.reporting import is_sound, residual_values
+from protocol import refusals
+from protocol.codec import encode_update
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Lease, MaskedUpdate, Support
+from protocol.secagg import scheme
+from protocol.secagg.common import coordinates, read_named
+from protocol.secagg.roster import Roster
+from protocol.vectors.packing import DENSE, CodecSpec
+from protocol.vectors.sparse import Indices, encode_indices
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The coordinates that travel, sorted (None: all of them), and the number of their support."""
+
+    number: int
+    indices: Indices | None
+
+
+def choose(task: str, codec: CodecSpec, support: Support | None, size: int) -> Chosen | None:
+    """Return the coordinates of an update with ``size`` params; None: the support is unknown yet.
+
+    Raises RemoteProtocolError (``malformed``) for a support that does not fit the model.
+    """
+    if codec.support == DENSE:
+        return Chosen(0, None)
+    if support is None:
+        return None
+    num_kept = codec.num_kept(size)
+    named = read_named(support.indices, size, num_kept)
+    return Chosen(support.number, coordinates(task, support.number, named, size, num_kept))
+
+
+def make_masked(
+    lease: Lease,
+    codec: CodecSpec,
+    delta: Float32,
+    num_samples: int,
+    *,
+    chosen: Chosen,
+    roster: Roster,
+    mask: Mask,
+    residual: Residual | None,
+) -> tuple[Pending, int]:
+    """Return the update of ``delta`` (finite), and how many of its values the clip has cut.
+
+    The mask must be used for nothing else, ever. Raises RemoteProtocolError (``oversize``) if the
+    lease allows less than the update takes; the mask is spent all the same.
+    """
+    given = roster.parameters
+    wanted = delta + residual_values(residual, delta.size) if codec.contractive else delta
+    if not is_sound(wanted):  # a residual that has run away is dropped, and nothing else
+        wanted = delta
+    values = wanted if chosen.indices is None else wanted[chosen.indices]
+    elements, num_saturated = given.encode(values, num_samples)
+    body = scheme(given.scheme).mask(
+        given, roster.public_seed, mask.secret(roster), elements, mask.noise_seed()
+    )
+    update = encode_update(
+        MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)
+    )
+    if len(update) > lease.budget_bytes:
+        raise RemoteProtocolError(
+            refusals.OVERSIZE, f"{len(update)} bytes, the lease allows {lease.budget_bytes}"
+        )
+    pending = Pending(lease.lease_id, lease.version, lease.partition, update, b"")
+    if not codec.contractive or chosen.indices is None:
+        return pending, num_saturated
+    part = elements[-1] / (given.step * given.levels)
+    sent = (elements[:-1] / (given.scale * part)).astype(np.float32)
+    unsent = wanted.copy()
+    unsent[chosen.indices] -= sent
+    return (
+        Pending(
+            lease.lease_id,
+            lease.version,
+            lease.partition,
+            update,
+            unsent.astype("<f4").tobytes(),
+            encode_indices(chosen.indices, delta.size),
+            sent.astype("<f4").tobytes(),
+        ),
+        num_saturated,
+    )
