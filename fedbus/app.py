@@ -9,7 +9,7 @@ import typer
 
 from aggregator.store_errors import StoreError
 from broker_config.programs import BrokerError
-from fedbus import aggregator, broker, demo, flash, init, watch
+from fedbus import aggregator, broker, demo, enrol, flash, init, watch
 from protocol.errors import ConfigError
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -29,6 +29,7 @@ app.command("watch")(watch.watch)
 app.command("status")(watch.status)
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(broker.app, name="broker")
+app.add_typer(enrol.app, name="enrol")
 flash.register(app)
 
 
