@@ -73,7 +73,9 @@ from protocol.vectors.layout import params_to_bytes
 from protocol.vectors.packing import max_body_bytes
 
 #: What an encoded update holds beside its body.
-UPDATE_OVERHEAD_BYTES: Final = 64
+UPDATE_OVERHEAD_BYTES: Final = 128
+#: No scheme takes more for a masked number.
+MASKED_BYTES: Final = 4
 #: How long after a connect retained chunks are looked through for left-over ones.
 SWEEP_S: Final = 30.0
 #: The one partition that this process serves.
@@ -121,17 +123,24 @@ class Coordinator:
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
         self.versions = self._load_versions(snapshot)
         self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
-        self.buffers: Buffers = self.secure or PlainBuffers(config, self.model.layout)
-        self._codec = (
+        self.buffers: Buffers = (
+            PlainBuffers(config, self.model.layout) if self.secure is None else self.secure
+        )
+        self.codec = (
             config.uplink
             if enrolment is None
             else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
         )
-        self._budget_bytes = UPDATE_OVERHEAD_BYTES + max_body_bytes(self._codec, self.model.layout)
+        self._budget_bytes = UPDATE_OVERHEAD_BYTES + self._max_body_bytes()
         self._epochs = "-" if self.secure is None else self.secure.cohorts.epochs
         self._contributors: set[str] = set()
         self._recall_contributors(snapshot)
         self._load_leases(snapshot, now)
+
+    def _max_body_bytes(self) -> int:
+        if self.codec.masked:
+            return MASKED_BYTES * (self.codec.num_kept(self.model.layout.size) + 1)
+        return max_body_bytes(self.codec, self.model.layout)
 
     @property
     def version(self) -> int:
@@ -345,7 +354,7 @@ class Coordinator:
             return [*registered, *self._ask_after(device, check_in.pending)]
         if self.secure is not None and (reason := self.secure.standing(device)):
             return [*registered, *self._turn_away(device, check_in, reason)]
-        if not {self._codec.support, self._codec.dtype} <= set(check_in.codecs):
+        if not {self.codec.support, self.codec.dtype} <= set(check_in.codecs):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
@@ -369,7 +378,7 @@ class Coordinator:
         for _ in range(self._scheduling.num_grants(self.view(now))):
             waiting = self.fleet.next()
             record = LeaseRecord(
-                self._new_lease_id(), waiting.device, self.version, str(self._codec)
+                self._new_lease_id(), waiting.device, self.version, str(self.codec)
             )
             lease = self.leases.open(record, now + self.config.lease_ttl_s)
             self.counts["leases_given"] += 1
@@ -562,7 +571,7 @@ class Coordinator:
 
     def _contributed(self, devices: set[str]) -> list[Action]:
         """Note whose updates are counted in this epoch: calibrated steps go by their number."""
-        if not self._codec.calibrated or devices <= self._contributors:
+        if not self.codec.calibrated or devices <= self._contributors:
             return []
         self._contributors |= devices
         names = [self._epochs, *sorted(self._contributors)]

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
+from aggregator.secure_config import SecureConfig
 from broker_config.programs import Engine
 from fedbus.datasets import Dataset, load, split
 from fedbus.demonstration import Outcome, demonstrate
@@ -38,6 +39,13 @@ def demo(
     codec: Annotated[
         str, typer.Option(help="How updates travel, like dense/float32 or topk-0.01/int8.")
     ] = "topk-0.1/int8",
+    scheme: Annotated[
+        str,
+        typer.Option(help="How updates are masked: seedmask, lightsecagg or none (all in sight)."),
+    ] = "seedmask",
+    support: Annotated[
+        str, typer.Option(help="What masked updates contain: dense, randk-F or plan-F.")
+    ] = "dense",
     alpha: Annotated[
         float, typer.Option(help="Dirichlet parameter; small: each device sees few labels.")
     ] = 0.3,
@@ -73,9 +81,11 @@ def demo(
     largest clients are dealt first, each to the device with the fewest rows. A fifth of all rows
     is held out for the aggregator and never reaches a device.
     """
-    _check(mode, codec, json_file)
+    _check(mode, codec, scheme, support, json_file)
     console = Console()
-    recipe = Recipe(mode=mode, codec=codec, seed=seed, engine=broker)
+    recipe = Recipe(
+        mode=mode, codec=codec, seed=seed, engine=broker, scheme=scheme, support=support
+    )
     dataset = load(data)
     num_devices = devices or _default_devices(dataset)
     parts = split(dataset, devices=num_devices, alpha=alpha, seed=seed)
@@ -98,11 +108,12 @@ def _exit_status(outcome: Outcome) -> int:
     return 0 if outcome.reached else 1
 
 
-def _check(mode: str, codec: str, json_file: Path | None) -> None:
+def _check(mode: str, codec: str, scheme: str, support: str, json_file: Path | None) -> None:
     """Refuse now what would be refused only after everything has started, or ended."""
     if mode not in {"buffered", "rounds"}:
         raise ConfigError(f"--mode {mode!r}: use buffered or rounds")
     parse_codec(codec)
+    SecureConfig(scheme=scheme, support=support)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
 

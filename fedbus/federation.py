@@ -2,13 +2,15 @@
 
 Every process has a folder of its own, and in it everything it may know and nothing else::
 
-    broker/  aggregator/{fed.toml, password, held_out.npz, state/, log}
-    device-1/{device.toml, password, data.npz, state/, log}  ...
+    broker/  aggregator/{fed.toml, password, held_out.npz, key, rosters/, state/, log}
+    device-1/{device.toml, password, keys.json, data.npz, state/, log}  ...
+    operator/    the enrolment; in real life on none of the machines above
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +18,16 @@ from typing import Final
 
 import numpy as np
 
+from aggregator.config import load_config
+from aggregator.secure_config import NONE
 from broker_config.accounts import AGGREGATOR
 from broker_config.programs import Engine
 from broker_config.running import Broker, running_broker
 from fedbus.children import Child, start, stop
 from fedbus.datasets import Dataset, Part, Split
+from fedbus.enrolment import enrol
+from protocol.secagg.parameters import defaults
+from protocol.vectors.packing import DENSE
 from transport.settings import AUTO, MQTT_3_1_1
 
 TASK: Final = "demo"
@@ -28,6 +35,8 @@ HIDDEN_UNITS: Final = 32
 #: Devices of the demonstration speak often, so that there is something to see.
 TELEMETRY_S: Final = 1
 CHECK_IN_S: Final = 2
+#: A device's keys, in its own folder.
+KEYS: Final = "keys.json"
 
 _Tables = dict[str, Mapping[str, object]]
 
@@ -40,6 +49,13 @@ class Recipe:
     codec: str
     seed: int
     engine: Engine = "auto"
+    scheme: str = NONE
+    support: str = DENSE
+
+    @property
+    def secure(self) -> bool:
+        """Whether updates are masked."""
+        return self.scheme != NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +91,11 @@ def running_federation(
     with running_broker(folder / "broker", names, engine=recipe.engine) as broker:
         fed = _write_aggregator(folder / AGGREGATOR, broker, recipe, data, parts)
         configs = {
-            name: _write_device(folder / name, broker, name, part)
+            name: _write_device(folder / name, broker, recipe, name, part)
             for name, part in zip(names, parts.devices, strict=True)
         }
+        if recipe.secure:
+            _enrol(folder, fed, names)
         children: list[Child] = []
         try:
             children.append(_start_aggregator(fed))
@@ -98,11 +116,28 @@ def _start_device(name: str, config: Path) -> Child:
     return start(name, module, config.with_name("log"), {})
 
 
+def _enrol(folder: Path, fed: Path, names: Sequence[str]) -> None:
+    """Do what an operator does with `fedbus enrol`: keys to where they belong, nothing more."""
+    config = load_config(fed)
+    num_params = config.task.model_spec().layout.size
+    parameters = config.secure.parameters(config.task, len(names), num_params)
+    made = enrol(folder / "operator", parameters, TASK, names, valid_s=config.secure.epoch_s)
+    rosters = Path(config.secure.rosters)
+    rosters.mkdir(mode=0o700)
+    shutil.copy(made.roster_file, rosters)
+    shutil.copy(made.aggregator_file, config.secure.key_file)
+    for name, keys in made.keys_files.items():
+        shutil.copy(keys, folder / name / KEYS)
+    with fed.open("a", encoding="utf-8") as file:
+        file.write(f'enrolment_key = "{made.enrolment_key.hex()}"\n')
+
+
 def _write_aggregator(
     folder: Path, broker: Broker, recipe: Recipe, data: Dataset, parts: Split
 ) -> Path:
     folder.mkdir(mode=0o700)
     num_devices = len(parts.devices)
+    least = defaults(num_devices)[0] + 2 if recipe.secure else 1
     tables: _Tables = {
         "": {"state_dir": str(folder / "state"), "monitor_s": 0.5},
         "task": {
@@ -124,18 +159,30 @@ def _write_aggregator(
         },
         "task.training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.1},
         "task.buffered": {
-            "goal": max(1, num_devices // 2),
+            "goal": max(least, num_devices // 2),
             "concurrency": num_devices,
             "max_wait_s": 5.0,
+            "min_contributors": least,
         },
-        "task.rounds": {"size": num_devices, "deadline_s": 15.0, "gather_s": 5.0},
+        "task.rounds": {
+            "size": num_devices,
+            "quorum": max(least, (num_devices + 1) // 2),
+            "deadline_s": 15.0,
+            "gather_s": 5.0,
+        },
         "broker": _broker_table(folder, broker, AGGREGATOR),
         "evaluation": {"file": _save(folder / "held_out.npz", parts.held_out)},
+        "secure": {
+            "scheme": recipe.scheme,
+            "support": recipe.support,
+            "rosters": str(folder / "rosters"),
+            "key_file": str(folder / "key"),
+        },
     }
     return _write(folder / "fed.toml", tables)
 
 
-def _write_device(folder: Path, broker: Broker, name: str, part: Part) -> Path:
+def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part: Part) -> Path:
     folder.mkdir(mode=0o700)
     tables: _Tables = {
         "": {"task": TASK, "device": name, "state_dir": str(folder / "state")},
@@ -143,6 +190,8 @@ def _write_device(folder: Path, broker: Broker, name: str, part: Part) -> Path:
         "telemetry": {"interval_s": TELEMETRY_S},
         "broker": _broker_table(folder, broker, name),
     }
+    if recipe.secure:
+        tables["secure"] = {"keys": str(folder / KEYS)}
     return _write(folder / "device.toml", tables)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from aggregator.secure_config import Enrolment
 from aggregator.task_config import TaskConfig
 from device_sdk.identity import Keys
 from device_sdk.trainer import Assignment, Trainer
@@ -17,7 +18,7 @@ class World:
     """One task in virtual time; ``seed`` (32 bytes) decides all that is drawn.
 
     The aggregator starts with it. `run_for` and `run_until` let time pass; ``broker.route`` and the
-    devices' durations say how long things take.
+    devices' durations say how long things take. With an ``enrolment`` updates are masked.
     """
 
     def __init__(
@@ -27,13 +28,16 @@ class World:
         *,
         latency_s: float = 0.05,
         max_packet_bytes: int = 1 << 16,
+        enrolment: Enrolment | None = None,
     ) -> None:
         self.queue = EventQueue()
         self.broker = Broker(self.queue, latency_s=latency_s, max_packet_bytes=max_packet_bytes)
         self.topics = Topics(config.prefix, config.task)
         self.devices: dict[str, SimulatedDevice] = {}
         self._seed = seed
-        self.server = SimulatedServer(self.queue, self.broker, config, derive(seed, "aggregator"))
+        self.server = SimulatedServer(
+            self.queue, self.broker, config, derive(seed, "aggregator"), enrolment=enrolment
+        )
         self.server.start()
 
     @property

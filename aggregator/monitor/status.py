@@ -101,7 +101,7 @@ def metrics_report(coordinator: Coordinator, evaluation: Report) -> Report:
     return {
         "version": coordinator.version,
         **evaluation,
-        "codec": coordinator.config.codec,
+        "codec": str(coordinator.codec),
         "updates_accepted": counts["updates_accepted"],
         "duplicates": counts["duplicates"],
         "refused": refused(coordinator),
