@@ -189,8 +189,9 @@ def _say_files(made: Enrolled) -> None:
 
 
 def _say_own(made: Enrolled) -> None:
-    typer.echo(f"{made.aggregator_file}")
-    typer.echo("  SECRET: to the aggregator's host (secure.key_file); then delete it")
+    if made.aggregator_file.exists():
+        typer.echo(f"{made.aggregator_file}")
+        typer.echo("  SECRET: to the aggregator's host (secure.key_file); then delete it")
     typer.echo(f"{made.directory / ENROLMENT_KEY}")
     typer.echo("  SECRET: stays here. NEVER on the aggregator's host: with it, whoever runs the")
     typer.echo("  aggregator could enrol devices of its own, and read single updates")
