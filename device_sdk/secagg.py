@@ -1,35 +1,32 @@
 """A device's part in secure aggregation: the machine that a session of a secure task owns.
 
 It is dealer of its own masks (`dealing`), holder of others' shares (`holding`), and masks what was
-trained (`masking`), all under one roster. No I/O, no clock, no entropy; the time is an argument.
+trained (`masking`), all under one roster (`membership`). No I/O, no clock, no entropy; the time is
+an argument.
 
-- The roster is what the enrolment key signed, of the highest epoch seen; with it change all shares,
-  answers and keys.
 - Masks are dealt while no update waits for its receipt, so that what a dealer names is what it has.
 - A request is answered once: the answer is stored, the shares are erased, then it is sent.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.actions import Action, Delete, Store
-from device_sdk.answers import ANSWER, USED
-from device_sdk.dealing import Dealer
-from device_sdk.epochs import EpochKeys
+from device_sdk.actions import Action
 from device_sdk.evidence import Evidence
-from device_sdk.holding import SHARE, Conflict, Holder
+from device_sdk.holding import Conflict
 from device_sdk.identity import Keys
 from device_sdk.masking import choose, make_masked
+from device_sdk.membership import Membership, Seat
 from device_sdk.pending import Pending, Residual
+from device_sdk.voice import Voice
 from protocol import refusals
 from protocol.actions import Publish, Subscribe
-from protocol.codec import decode, pack, unpack
+from protocol.codec import decode, pack
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
@@ -46,43 +43,24 @@ from protocol.messages import (
 )
 from protocol.secagg import keys as signing
 from protocol.secagg.requests import check_request, request_hash
-from protocol.secagg.roster import Roster, open_roster
 from protocol.secagg.sealing import ShareBatch, open_shares
-from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.packing import CodecSpec, parse_codec
 
-#: Where the roster is stored.
-ROSTER: Final = "roster"
 #: Receipts are gathered for so long, so that one message answers several dealers.
 GATHER_S: Final = 0.2
 
-#: The schemes whose shares are handed out beforehand, which is what this machine does.
-HANDED_OUT: Final = ("seedmask", "lightsecagg")
-_OF_AN_EPOCH: Final = (SHARE, ANSWER, USED)
 _UNANSWERED: Final = frozenset({refusals.BAD_SIGNATURE, refusals.MALFORMED})
 
 Float32 = npt.NDArray[np.float32]
 M = TypeVar("M")
-Say = Callable[[str, Message, Callable[[bytes], bytes] | None], Publish]
-
-
-@dataclass(slots=True, repr=False)
-class _Seat:
-    """The device's place in the present roster."""
-
-    roster: Roster
-    index: int
-    epoch_secret: bytes
-    dealer: Dealer
-    holder: Holder
 
 
 class Member:
     """Events in, actions out. ``seed`` is 32 secret bytes of this start, used for nothing else.
 
-    ``say`` makes a message of the device's for a topic, with a signature or None. ``counts`` is
-    the session's. At most ``stock`` masks are dealt ahead, ``max_share_bytes`` of shares held.
+    ``voice`` and ``counts`` are the session's. At most ``stock`` masks are dealt ahead, at most
+    ``max_share_bytes`` of shares are held.
     """
 
     def __init__(
@@ -94,64 +72,45 @@ class Member:
         seed: bytes,
         stock: int,
         max_share_bytes: int,
-        say: Say,
+        voice: Voice,
         counts: Counter[str],
     ) -> None:
         self.timer_at = math.inf
         self._topics = topics
         self._keys = keys
-        self._seed = seed
         self._stock = stock
-        self._max_share_bytes = max_share_bytes
-        self._say = say
+        self._voice = voice
         self._counts = counts
-        self._epochs = EpochKeys(keys, stored)
         self._evidence = Evidence(stored, counts)
-        self._online = self._confirmed = False
+        self._membership = Membership(
+            keys,
+            stored=stored,
+            seed=seed,
+            max_share_bytes=max_share_bytes,
+            evidence=self._evidence,
+            counts=counts,
+        )
+        self._online = False
+        self._heard_roster = False
         self._room_bytes = CHUNK_BYTES
-        self._signed: SignedRoster | None = None
-        self._roster: Roster | None = None
-        self._seat: _Seat | None = None
         self._support: Support | None = None
         self._unsaid: dict[tuple[int, int], None] = {}
         self._says_all = self._says_dealt = False
-        self._stale = [key for key in stored if key.startswith(_OF_AN_EPOCH)]
-        self._restore(stored)
-
-    def _restore(self, stored: Mapping[str, bytes]) -> None:
-        if ROSTER not in stored:
-            return
-        signed = unpack(stored[ROSTER], SignedRoster)
-        try:
-            roster = open_roster(signed, self._keys.enrolment)
-            self._check_ours(roster)
-        except RemoteProtocolError:
-            return  # enrolled anew, by another key or for another cohort
-        self._sit_down(signed, roster, stored)
-        if self._seat is not None:
-            kept = self._seat.holder.keys
-            self._stale = [key for key in self._stale if key not in kept]
 
     @property
     def birth(self) -> Mapping[str, Any]:
-        """What the device's birth says beside: its key for the next epoch."""
-        if self._roster is None:
-            return {}
-        announced = self._epochs.announcement(self._roster.epoch + 1)
-        return {"next_epoch": announced} if announced else {}
+        """What the device's birth says beside."""
+        return self._membership.birth
 
     # --- the connection ----------------------------------------------------------------------
 
     def start(self) -> list[Action]:
         """Return what must be stored or forgotten before anything is said."""
-        actions: list[Action] = [Delete(key) for key in self._stale]
-        if self._roster is not None:
-            actions += self._epochs.move_to(self._roster.epoch, self._draw("epoch key"))
-        return actions
+        return self._membership.start()
 
     def connected(self, room_bytes: int, now: float) -> list[Action]:
         """The bus is there; a message of the device's may have so many bytes."""
-        self._online, self._confirmed = True, False
+        self._online, self._heard_roster = True, False
         self._room_bytes = room_bytes
         self.say_all_again(now)
         return [Subscribe(self._topics.member_filters(self._keys.device, self._keys.cohort))]
@@ -168,15 +127,16 @@ class Member:
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say what is held."""
+        seat = self._membership.seat
         if now < self.timer_at:
             return []
         self.timer_at = math.inf
-        if not self._online or self._seat is None:
+        if not self._online or seat is None:
             return []
         named = None if self._says_all else tuple(self._unsaid)
         self._says_all = False
         self._unsaid.clear()
-        return [self._to_aggregator(said) for said in self._seat.holder.holdings(named)]
+        return [self._tell(holdings) for holdings in seat.holder.holdings(named)]
 
     # --- what it hears -----------------------------------------------------------------------
 
@@ -199,62 +159,17 @@ class Member:
         return self._answer(message)
 
     def _hear_roster(self, signed: SignedRoster, now: float) -> list[Action]:
-        if signed == self._signed:
-            self._confirmed = True
-            return []
-        roster = open_roster(signed, self._keys.enrolment)
-        self._check_ours(roster)
-        before = self._roster
-        if before is not None and self._signed is not None and roster.epoch <= before.epoch:
-            if roster.epoch < before.epoch:
-                self._counts["rosters_gone_back"] += 1
-                raise RemoteProtocolError(refusals.WRONG_ROSTER, f"epoch {roster.epoch} is over")
-            if roster.hash != before.hash:
-                return self._evidence.keep("rosters", pack(self._signed), pack(signed))
-            return []
-        erased = [] if self._seat is None else [Delete(key) for key in self._seat.holder.keys]
-        self._sit_down(signed, roster, {})
-        self._confirmed = True
-        self.say_all_again(now)
-        return [
-            Store(ROSTER, pack(signed)),
-            *self._epochs.move_to(roster.epoch, self._draw("epoch key")),
-            *erased,
-        ]
-
-    def _check_ours(self, roster: Roster) -> None:
-        if (roster.task, roster.cohort) != (self._keys.task, self._keys.cohort):
-            raise RemoteProtocolError(refusals.WRONG_ROSTER, "another task's or cohort's")
-        if roster.parameters.scheme not in HANDED_OUT:
-            raise RemoteProtocolError(refusals.WRONG_CODEC, "a scheme that works in rounds")
-
-    def _sit_down(self, signed: SignedRoster, roster: Roster, stored: Mapping[str, bytes]) -> None:
-        """Take the place that a roster gives; without one, the epoch passes without this device."""
-        self._signed, self._roster, self._seat = signed, roster, None
-        self._unsaid.clear()
-        index = roster.index(self._keys.device)
-        secret = self._epochs.secret(roster.epoch)
-        if index is None or secret is None:
-            return
-        member = roster.members[index]
-        public = (signing.identity_public(self._keys.identity), signing.epoch_public(secret))
-        if (member.identity, member.epoch_key) != public:
-            return
-        dealer = Dealer(
-            roster,
-            index,
-            identity=self._keys.identity,
-            epoch_secret=secret,
-            seed=self._draw("dealer"),
-        )
-        holder = Holder(
-            roster, index, stored=stored, max_bytes=self._max_share_bytes, counts=self._counts
-        )
-        self._seat = _Seat(roster, index, secret, dealer, holder)
+        before = self._membership.seat
+        actions = self._membership.follow(signed)
+        self._heard_roster = True
+        if self._membership.seat is not before:
+            self._unsaid.clear()
+            self.say_all_again(now)
+        return actions
 
     def _hear_shares(self, address: Address, payload: bytes, now: float) -> list[Action]:
         shares = decode(payload, (Shares,), task=self._topics.task, sender=address.device)
-        seat = self._seated()
+        seat = self._membership.seated()
         dealer = seat.roster.index(address.device)
         if dealer is None or address.to != self._keys.device or dealer == seat.index:
             raise RemoteProtocolError(refusals.WRONG_SENDER, f"shares from {address.device!r}")
@@ -263,7 +178,7 @@ class Member:
         )
         return self._keep(seat, batch, now)
 
-    def _keep(self, seat: _Seat, batch: ShareBatch, now: float) -> list[Action]:
+    def _keep(self, seat: Seat, batch: ShareBatch, now: float) -> list[Action]:
         masks, actions = seat.holder.keep(batch)
         self._unsaid.update(dict.fromkeys(masks))
         self._say_soon(now)
@@ -276,20 +191,19 @@ class Member:
 
         Not before the roster was heard since the bus is there: it may be another one by now.
         """
-        seat = self._seat
-        if seat is None or not self._online or not self._confirmed:
+        seat = self._membership.seat
+        if seat is None or not self._online or not self._heard_roster:
             return []
-        actions = []
-        if len(seat.dealer) < self._stock:
-            actions = self._deal(seat, self._stock - len(seat.dealer), now)
+        lacking = self._stock - len(seat.dealer)
+        actions = self._deal(seat, lacking, now) if lacking > 0 else []
         dealt = seat.dealer.dealt()
         if dealt is None or not (actions or self._says_dealt):
             return actions
         self._says_dealt = False
-        return [*actions, self._to_aggregator(dealt)]
+        return [*actions, self._tell(dealt)]
 
-    def _deal(self, seat: _Seat, num_masks: int, now: float) -> list[Action]:
-        """The device's own shares are stored like others'; those leave sealed."""
+    def _deal(self, seat: Seat, num_masks: int, now: float) -> list[Action]:
+        """The device's own shares are stored like others'; those of the others leave sealed."""
         try:
             batches = seat.dealer.deal(num_masks, self._room_bytes)
         except RemoteProtocolError as error:  # a share that no message can carry
@@ -302,20 +216,20 @@ class Member:
         sealed = [self._sealed(seat, batch) for holder in batches.values() for batch in holder]
         return [*actions, *sealed]
 
-    def _keep_own(self, seat: _Seat, batch: ShareBatch, now: float) -> list[Action]:
+    def _keep_own(self, seat: Seat, batch: ShareBatch, now: float) -> list[Action]:
         try:
             return self._keep(seat, batch, now)
         except RemoteProtocolError as error:  # no room: the others hold theirs
             self._counts[f"refused_{error.reason}"] += 1
             return []
 
-    def _sealed(self, seat: _Seat, batch: ShareBatch) -> Publish:
+    def _sealed(self, seat: Seat, batch: ShareBatch) -> Publish:
         holder = seat.roster.members[batch.holder].device
         topic = self._topics.share(holder, self._keys.device)
-        return self._say(topic, seat.dealer.seal(batch), None)
+        return self._voice.say(topic, seat.dealer.seal(batch))
 
     def _deal_again(self, wanted: SharesWanted) -> list[Action]:
-        seat = self._seated()
+        seat = self._membership.seated()
         if wanted.roster_hash != seat.roster.hash:
             raise RemoteProtocolError(refusals.WRONG_ROSTER, "shares of another roster wanted")
         if wanted.holder == seat.index or wanted.holder >= len(seat.roster.members):
@@ -327,7 +241,7 @@ class Member:
 
     def check_lease(self, lease: Lease) -> None:
         """Raise RemoteProtocolError for a lease that this device must not train for."""
-        seat = self._seated()
+        seat = self._membership.seated()
         self._codec(seat, lease)
         if lease.mask_epoch != seat.roster.epoch:
             raise RemoteProtocolError(
@@ -339,10 +253,9 @@ class Member:
     ) -> Pending | None:
         """Return the masked update of ``delta`` (finite); None: there is no mask or support yet.
 
-        Each call spends a mask. Raises RemoteProtocolError: as `check_lease`, ``wrong_shape``,
-        ``oversize``.
+        Spends a mask. Raises RemoteProtocolError: as `check_lease`, ``wrong_shape``, ``oversize``.
         """
-        seat = self._seated()
+        seat = self._membership.seated()
         codec = self._codec(seat, lease)
         chosen = choose(self._topics.task, codec, self._support, delta.size)
         if chosen is None:
@@ -368,7 +281,7 @@ class Member:
         self._counts["saturated_values"] += num_saturated
         return pending
 
-    def _codec(self, seat: _Seat, lease: Lease) -> CodecSpec:
+    def _codec(self, seat: Seat, lease: Lease) -> CodecSpec:
         codec = parse_codec(lease.codec)
         if codec.dtype != seat.roster.parameters.scheme:
             self._counts["unmasked_leases"] += not codec.masked
@@ -378,7 +291,7 @@ class Member:
     # --- answering ---------------------------------------------------------------------------
 
     def _answer(self, request: RecoveryRequest) -> list[Action]:
-        seat = self._seated()
+        seat = self._membership.seated()
         hashed = request_hash(request)
         try:
             masks = check_request(request, seat.roster)
@@ -395,34 +308,22 @@ class Member:
         if seat.index in masks:
             seat.dealer.drop(masks[seat.index])  # summed before it was used: never use it
         self._counts["answers"] += bool(actions)
-        return [*actions, self._to_aggregator(RecoveryAnswer(hashed, elements))]
+        return [*actions, self._tell(RecoveryAnswer(hashed, elements))]
 
     def _refuse(self, hashed: bytes, reason: str, detail: str) -> Publish:
-        return self._to_aggregator(RecoveryRefusal(hashed, reason, detail[:200]))
+        return self._tell(RecoveryRefusal(hashed, reason, detail[:200]))
 
     # --- small things ------------------------------------------------------------------------
-
-    def _seated(self) -> _Seat:
-        if self._roster is None:
-            raise RemoteProtocolError(refusals.WRONG_ROSTER, "no roster yet")
-        if self._seat is None:
-            raise RemoteProtocolError(refusals.NOT_ENROLLED, f"epoch {self._roster.epoch}")
-        return self._seat
 
     def _decode(self, payload: bytes, kind: type[M]) -> M:
         return decode(payload, (kind,), task=self._topics.task, sender=AGGREGATOR)
 
-    def _to_aggregator(self, message: Message) -> Publish:
-        return self._say(self._topics.out(self._keys.device), message, self._sign)
-
-    def _sign(self, data: bytes) -> bytes:
-        return signing.sign(self._keys.identity, signing.ENVELOPE, data)
+    def _tell(self, message: Message) -> Publish:
+        """Return a message for the aggregator, signed by the device's identity."""
+        return self._voice.tell(
+            message, lambda data: signing.sign(self._keys.identity, signing.ENVELOPE, data)
+        )
 
     def _say_soon(self, now: float) -> None:
         if self._online:
             self.timer_at = min(self.timer_at, now + GATHER_S)
-
-    def _draw(self, purpose: str) -> bytes:
-        """Return the next 32 secret bytes; those before cannot be found from what remains."""
-        drawn, self._seed = derive(self._seed, purpose), derive(self._seed, "next")
-        return drawn

@@ -13,34 +13,27 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
 
 import json
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.actions import Action, Store, Train
 from device_sdk.fetch import RETRY_S, Fetch
-from device_sdk.pending import (
-    BOOTS,
-    PENDING,
-    RESIDUAL,
-    Pending,
-    Residual,
-    pack_pending,
-    pack_residual,
-    unpack_pending,
-    unpack_residual,
-)
+from device_sdk.outgoing import Outgoing, pieces
+from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
-from device_sdk.reporting import fold, is_sound, make_pending
+from device_sdk.reporting import is_sound, make_pending
 from device_sdk.trainer import Assignment, Trained
+from device_sdk.voice import Voice
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
-from protocol.chunks import checksum, cut, payload_bytes
-from protocol.codec import decode, encode, open_envelope
+from protocol.chunks import payload_bytes
+from protocol.codec import decode, open_envelope
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
@@ -50,14 +43,12 @@ from protocol.messages import (
     Held,
     Lease,
     Manifest,
-    Message,
     ModelChunk,
     Plan,
     Receipt,
     RecoveryRequest,
     Refusal,
     SharesWanted,
-    UpdateChunk,
 )
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
@@ -73,8 +64,6 @@ CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
 MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES)
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
-#: Late copies of this many settled leases are known for what they are.
-CLOSED_LEASES: Final = 16
 #: When the aggregator starts, devices check in spread over this part of their interval.
 START_SPREAD: Final = 0.1
 
@@ -107,6 +96,15 @@ TRANSITIONS: Final = {
     (State.REPORTING, "receipt"): State.IDLE,
     (State.REPORTING, "refusal"): State.IDLE,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What was trained and is not on its way: a mask for it is waited for until ``give_up_at``."""
+
+    delta: Float32
+    num_samples: int
+    give_up_at: float
 
 
 class Session:
@@ -151,7 +149,7 @@ class Session:
         self._num_draws = 0
         self._aggregator_start = -1
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
-        self._counter = self._boots << COUNTER_START_BITS
+        self._voice = Voice(topics, device, self._boots)
         self._chunk_bytes = payload_bytes(1 << 16)
         self._plan: TrainingPlan | None = None
         self._lease: Lease | None = None
@@ -160,14 +158,13 @@ class Session:
         self._away_until = math.inf
         self._held: tuple[int, bytes, Float32] | None = None
         self._base: Float32 | None = None
-        self._pending: Pending | None = None
-        self._residual: Residual | None = None
-        self._closed: deque[bytes] = deque(maxlen=CLOSED_LEASES)
-        self._result: tuple[Float32, int] | None = None
+        self._outgoing = Outgoing(topics.task, stored)
+        if self._outgoing.pending is not None:
+            self.state = State.REPORTING
+        self._result: _Result | None = None
         self._member: Member | None = None
         if keys is not None:
             self._member = self._join(keys, stored, stock, max_share_bytes)
-        self._restore(stored)
 
     def _join(
         self, keys: "Keys", stored: Mapping[str, bytes], stock: int, max_share_bytes: int
@@ -183,38 +180,25 @@ class Session:
             seed=own,
             stock=stock,
             max_share_bytes=max_share_bytes,
-            say=self._publish,
+            voice=self._voice,
             counts=self.counts,
         )
-
-    def _restore(self, stored: Mapping[str, bytes]) -> None:
-        if RESIDUAL in stored:
-            self._residual = unpack_residual(stored[RESIDUAL])
-            self._closed.append(self._residual.lease_id)
-        if PENDING not in stored:
-            return
-        pending = unpack_pending(stored[PENDING])
-        if self._residual is not None and self._residual.lease_id == pending.lease_id:
-            return  # counted: the power went between the two writes of its receipt
-        self._pending = pending
-        self.state = State.REPORTING
 
     @property
     def pending(self) -> Pending | None:
         """The update that has no receipt yet."""
-        return self._pending
+        return self._outgoing.pending
 
     @property
     def residual(self) -> Residual | None:
         """What contractive codecs have not sent so far."""
-        return self._residual
+        return self._outgoing.residual
 
     @property
     def timer_at(self) -> float:
         """When `timer` should be called next."""
-        return (
-            self._timer_at if self._member is None else min(self._timer_at, self._member.timer_at)
-        )
+        member_at = math.inf if self._member is None else self._member.timer_at
+        return min(self._timer_at, member_at)
 
     # --- the connection ----------------------------------------------------------------------
 
@@ -224,7 +208,7 @@ class Session:
         actions: list[Action] = [Store(BOOTS, self._boots.to_bytes(8, "little"))]
         if self._member is not None:
             actions += self._member.start()
-        return actions if self._pending is not None else [*actions, Delete(PENDING)]
+        return [*actions, *self._outgoing.start()]
 
     def connected(self, max_packet_bytes: int, now: float) -> list[Action]:
         """The bus is there (again): brokers forget, so birth and state are said again."""
@@ -240,7 +224,7 @@ class Session:
             return [*actions, *self._ask_for_plan(now)]
         if self.state is State.AWAY:
             self._timer_at = self._away_until
-        return [*actions, *self._speak(now)]
+        return [*actions, *self._report(now), *self._speak(now)]
 
     def disconnected(self) -> list[Action]:
         """The bus is gone; training goes on."""
@@ -313,7 +297,7 @@ class Session:
 
     def _stock_up(self, now: float) -> list[Action]:
         """Masks are dealt while no update waits for its receipt."""
-        if self._member is None or self._pending is not None:
+        if self._member is None or self.pending is not None:
             return []
         return self._member.stock_up(now)
 
@@ -323,17 +307,18 @@ class Session:
                 return self._leased(answer, now)
             case Refusal(lease_id=b""):
                 return self._turned_away(answer, now)
-        if self._pending is None or answer.lease_id != self._pending.lease_id:
+        pending = self.pending
+        if pending is None or answer.lease_id != pending.lease_id:
             return []
         match answer:
             case ChunksMissing():
-                return self._send(self._pending, answer.indices)
+                return self._send(pending, answer.indices)
             case Held():
                 return []
             case Receipt():
-                return self._counted(self._pending, now)
+                return self._counted(pending, now)
             case Refusal():
-                return self._refused(self._pending, answer.reason, now)
+                return self._refused(pending, answer.reason, now)
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say again what has not been answered."""
@@ -376,9 +361,9 @@ class Session:
             -1 if self._held is None else self._held[0],
             num_samples,
             CODECS if self._member is None else MASKED_CODECS,
-            b"" if self._pending is None else self._pending.lease_id,
+            b"" if self.pending is None else self.pending.lease_id,
         )
-        return [self._to_aggregator(message)]
+        return [self._voice.tell(message)]
 
     def _turned_away(self, refusal: Refusal, now: float) -> list[Action]:
         if refusal.install_id != self.install_id or self.state is not State.IDLE:
@@ -407,7 +392,7 @@ class Session:
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
             return []
-        if lease.lease_id in self._closed:
+        if self._outgoing.is_closed(lease.lease_id):
             return []  # a late copy: its update has been settled
         try:
             codec = parse_codec(lease.codec)
@@ -483,6 +468,7 @@ class Session:
         if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
             return []
         self._step("failed")
+        self._result = None
         self.counts["trainings_failed"] += 1
         self._timer_at = now + self._check_in_s * self._jitter()
         return []
@@ -498,103 +484,77 @@ class Session:
         if not is_sound(delta):
             return self.failed(lease_id, now)
         self._base = None
-        self._result = (delta, trained.num_samples)
+        give_up_at = max(self._lease_ends_at, now + RETRY_S)
+        self._result = _Result(delta, trained.num_samples, give_up_at)
         return self._report(now)
 
     def _report(self, now: float) -> list[Action]:
-        """Send what was trained, if there is a mask for it or it needs none."""
-        if self._result is None or self._plan is None:
+        """Send what was trained; in a secure task as soon as there is a mask for it."""
+        result, plan = self._result, self._plan
+        if result is None or plan is None:
             return []
         lease = self._current_lease()
         actions = self._stock_up(now)
         try:
-            pending = self._encode(lease, self._plan, *self._result)
+            pending = self._encode(lease, plan, result)
         except RemoteProtocolError as error:
             self.counts[f"refused_{error.reason}"] += 1
-            self._result = None
             return [*actions, *self.failed(lease.lease_id, now)]
+        if pending is None and now < result.give_up_at:
+            self._timer_at = result.give_up_at
+            return actions
         if pending is None:
-            return [*actions, *self._wait_for_mask(lease, now)]
-        self._result = None
+            self.counts["leases_lost"] += 1
+            return [*actions, *self.failed(lease.lease_id, now)]
         self._step("trained")
+        self._result = None
         self.counts["trainings"] += 1
-        self._pending = pending
         self._retry_s = self._retry_first_s
         self._timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
-        return [*actions, Store(PENDING, pack_pending(pending)), *self._send(pending, ())]
+        return [*actions, *self._outgoing.hold(pending), *self._send(pending, ())]
 
-    def _encode(
-        self, lease: Lease, plan: TrainingPlan, delta: Float32, num_samples: int
-    ) -> Pending | None:
+    def _encode(self, lease: Lease, plan: TrainingPlan, result: _Result) -> Pending | None:
         if self._member is not None:
-            return self._member.mask(lease, delta, num_samples, self._residual)
+            return self._member.mask(lease, result.delta, result.num_samples, self.residual)
         return make_pending(
             self.topics.task,
             lease,
-            delta,
-            num_samples,
+            result.delta,
+            result.num_samples,
             layout=plan.layout,
-            residual=self._residual,
+            residual=self.residual,
             rounding_seed=derive(self._seed, "rounding", lease.lease_id),
         )
-
-    def _wait_for_mask(self, lease: Lease, now: float) -> list[Action]:
-        """Masks and support come with a message; without one until the lease ends, never."""
-        if now >= self._lease_ends_at:
-            self._result = None
-            self.counts["leases_lost"] += 1
-            return self.failed(lease.lease_id, now)
-        self._timer_at = self._lease_ends_at
-        return []
 
     def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
         """Publish chunks of the update: the ones named, or all."""
         if not self.online:
             return []
-        pieces = cut(pending.update, self._chunk_bytes)
-        whole = checksum(pending.update)
         topic = self.topics.update(pending.partition, self.device)
-        wanted = [index for index in indices if index < len(pieces)] or range(len(pieces))
-        return [
-            self._publish(
-                topic, UpdateChunk(pending.lease_id, whole, index, len(pieces), pieces[index])
-            )
-            for index in wanted
-        ]
+        chunks = pieces(pending, indices, self._chunk_bytes)
+        return [self._voice.say(topic, chunk) for chunk in chunks]
 
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
-        if self._pending is not None and self._pending.lease_id in manifest.counted:
-            return self._counted(self._pending, now)
+        if self.pending is not None and self.pending.lease_id in manifest.counted:
+            return self._counted(self.pending, now)
         return []
 
     def _counted(self, pending: Pending, now: float) -> list[Action]:
         self.counts["receipts"] += 1
-        return self._close("receipt", Residual(pending.lease_id, pending.residual), now)
+        return self._settled("receipt", self._outgoing.counted(pending), now)
 
     def _refused(self, pending: Pending, reason: str, now: float) -> list[Action]:
         self.counts[f"update_refused_{reason}"] += 1
         if reason == refusals.BUSY:
             return []
-        kept = b"" if self._residual is None else self._residual.values
-        residual = Residual(pending.lease_id, kept)
-        if reason in refusals.FOLDED and pending.residual:
-            if self._plan is None:
-                return []  # folding needs the plan: asked again when it is here
-            residual = fold(self.topics.task, pending, self._plan.layout)
-        return self._close("refusal", residual, now)
+        layout = None if self._plan is None else self._plan.layout
+        return self._settled("refusal", self._outgoing.refused(pending, reason, layout), now)
 
-    def _close(self, event: str, residual: Residual, now: float) -> list[Action]:
-        """Settle the pending update. The residual names it, so that it is never settled twice."""
+    def _settled(self, event: str, stores: list[Action], now: float) -> list[Action]:
+        if self.pending is not None:
+            return []  # folding needs the plan: asked again when it is here
         self._step(event)
-        self._pending = None
-        self._residual = residual
-        self._closed.append(residual.lease_id)
-        return [
-            Store(RESIDUAL, pack_residual(residual)),
-            Delete(PENDING),
-            *self._stock_up(now),
-            *self._speak(now),
-        ]
+        return [*stores, *self._stock_up(now), *self._speak(now)]
 
     # --- small things ------------------------------------------------------------------------
 
@@ -612,18 +572,6 @@ class Session:
     @property
     def _check_in_s(self) -> float:
         return DEFAULT_CHECK_IN_S if self._plan is None else self._plan.check_in_s
-
-    def _to_aggregator(self, message: Message) -> Publish:
-        return self._publish(self.topics.out(self.device), message)
-
-    def _publish(
-        self, topic: str, message: Message, sign: Callable[[bytes], bytes] | None = None
-    ) -> Publish:
-        self._counter += 1
-        payload = encode(
-            message, task=self.topics.task, sender=self.device, counter=self._counter, sign=sign
-        )
-        return Publish(topic, payload)
 
     def _jitter(self) -> float:
         """Return a factor from 0.75 to 1.25, so that devices do not speak in chorus."""

@@ -1,0 +1,92 @@
+"""The update that has no receipt yet, and what becomes of it: the session's memory of its own work.
+
+A receipt is committed in two writes, the residual first, which names the update it accounts for:
+so an update is never settled twice.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from device_sdk.actions import Action, Delete, Store
+from device_sdk.pending import (
+    PENDING,
+    RESIDUAL,
+    Pending,
+    Residual,
+    pack_pending,
+    pack_residual,
+    unpack_pending,
+    unpack_residual,
+)
+from device_sdk.reporting import fold
+from protocol import refusals
+from protocol.chunks import checksum, cut
+from protocol.messages import UpdateChunk
+from protocol.vectors.layout import Layout
+
+#: Late copies of this many settled leases are known for what they are.
+CLOSED_LEASES: Final = 16
+
+
+class Outgoing:
+    """Made from what storage holds; what its methods return must be stored."""
+
+    def __init__(self, task: str, stored: Mapping[str, bytes]) -> None:
+        self.pending: Pending | None = None
+        self.residual: Residual | None = None
+        self._task = task
+        self._closed: deque[bytes] = deque(maxlen=CLOSED_LEASES)
+        if RESIDUAL in stored:
+            self.residual = unpack_residual(stored[RESIDUAL])
+            self._closed.append(self.residual.lease_id)
+        if PENDING in stored:
+            pending = unpack_pending(stored[PENDING])
+            # If it is closed, the power went between the two writes of its receipt.
+            self.pending = None if self.is_closed(pending.lease_id) else pending
+
+    def is_closed(self, lease_id: bytes) -> bool:
+        """Whether this lease's update has been settled."""
+        return lease_id in self._closed
+
+    def start(self) -> list[Action]:
+        """Forget an update that was settled before the start."""
+        return [] if self.pending is not None else [Delete(PENDING)]
+
+    def hold(self, pending: Pending) -> list[Action]:
+        """Keep an update until it is settled."""
+        self.pending = pending
+        return [Store(PENDING, pack_pending(pending))]
+
+    def counted(self, pending: Pending) -> list[Action]:
+        """It got its receipt: what it has not sent is the residual now."""
+        return self._close(Residual(pending.lease_id, pending.residual))
+
+    def refused(self, pending: Pending, reason: str, layout: Layout | None) -> list[Action]:
+        """It will not be used. After a refusal that faults nobody its delta is not lost.
+
+        Nothing happens while folding needs a layout that is not known: it is refused again later.
+        """
+        kept = b"" if self.residual is None else self.residual.values
+        residual = Residual(pending.lease_id, kept)
+        if reason in refusals.FOLDED and pending.residual:
+            if layout is None:
+                return []
+            residual = fold(self._task, pending, layout)
+        return self._close(residual)
+
+    def _close(self, residual: Residual) -> list[Action]:
+        self.pending = None
+        self.residual = residual
+        self._closed.append(residual.lease_id)
+        return [Store(RESIDUAL, pack_residual(residual)), Delete(PENDING)]
+
+
+def pieces(pending: Pending, indices: tuple[int, ...], chunk_bytes: int) -> list[UpdateChunk]:
+    """Return chunks of an update, each with at most so many bytes of it: the ones named, or all."""
+    parts = cut(pending.update, chunk_bytes)
+    whole = checksum(pending.update)
+    wanted = [index for index in indices if index < len(parts)] or range(len(parts))
+    return [
+        UpdateChunk(pending.lease_id, whole, index, len(parts), parts[index]) for index in wanted
+    ]
