@@ -25,7 +25,7 @@ from protocol.secagg import scheme
 from protocol.secagg.consistency import commitments, root
 from protocol.secagg.field import Elements, to_bytes
 from protocol.secagg.roster import Roster
-from protocol.secagg.sealing import ShareBatch, seal
+from protocol.secagg.sealing import Boxes, ShareBatch
 from protocol.secagg.shares import deal
 from protocol.stream import derive
 
@@ -56,13 +56,13 @@ class Dealer:
     """The stock of one epoch, oldest first. ``seed`` is 32 secret bytes of this start."""
 
     def __init__(
-        self, roster: Roster, index: int, *, identity: bytes, epoch_secret: bytes, seed: bytes
+        self, roster: Roster, index: int, *, identity: bytes, boxes: Boxes, seed: bytes
     ) -> None:
         parameters = roster.parameters
         self._roster = roster
         self._index = index
         self._identity = identity
-        self._epoch_secret = epoch_secret
+        self._boxes = boxes
         self._seed = seed
         self._sharing = scheme(parameters.scheme).sharing(parameters)
         start = int.from_bytes(self._draw("start")[:4], "little") >> 1
@@ -120,13 +120,8 @@ class Dealer:
 
     def seal(self, batch: ShareBatch) -> Shares:
         """Return a batch as its holder alone can open it."""
-        return seal(
-            self._roster,
-            batch,
-            identity=self._identity,
-            epoch_secret=self._epoch_secret,
-            nonce=self._draw("nonce")[:NONCE_BYTES],
-        )
+        nonce = self._draw("nonce")[:NONCE_BYTES]
+        return self._boxes.seal(batch, identity=self._identity, nonce=nonce)
 
     def _rows(self, seed: bytes) -> Elements:
         given = self._roster.parameters

@@ -23,6 +23,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.messages import SignedRoster
 from protocol.secagg import keys as signing
 from protocol.secagg.roster import Roster, open_roster
+from protocol.secagg.sealing import Boxes
 from protocol.stream import derive
 
 #: Where the roster is stored.
@@ -38,7 +39,7 @@ class Seat:
 
     roster: Roster
     index: int
-    epoch_secret: bytes
+    boxes: Boxes
     dealer: Dealer
     holder: Holder
 
@@ -146,17 +147,18 @@ class Membership:
         public = (signing.identity_public(self._keys.identity), signing.epoch_public(secret))
         if (member.identity, member.epoch_key) != public:
             return
+        boxes = Boxes(roster, index, secret)
         dealer = Dealer(
             roster,
             index,
             identity=self._keys.identity,
-            epoch_secret=secret,
+            boxes=boxes,
             seed=self._draw("dealer"),
         )
         holder = Holder(
             roster, index, stored=stored, max_bytes=self._max_share_bytes, counts=self._counts
         )
-        self.seat = Seat(roster, index, secret, dealer, holder)
+        self.seat = Seat(roster, index, boxes, dealer, holder)
 
     def _draw(self, purpose: str) -> bytes:
         """Return the next 32 secret bytes; those before cannot be found from what remains."""

@@ -43,7 +43,7 @@ from protocol.messages import (
 )
 from protocol.secagg import keys as signing
 from protocol.secagg.requests import check_request, request_hash
-from protocol.secagg.sealing import ShareBatch, open_shares
+from protocol.secagg.sealing import ShareBatch
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.packing import CodecSpec, parse_codec
 
@@ -173,10 +173,7 @@ class Member:
         dealer = seat.roster.index(address.device)
         if dealer is None or address.to != self._keys.device or dealer == seat.index:
             raise RemoteProtocolError(refusals.WRONG_SENDER, f"shares from {address.device!r}")
-        batch = open_shares(
-            seat.roster, shares, dealer=dealer, holder=seat.index, epoch_secret=seat.epoch_secret
-        )
-        return self._keep(seat, batch, now)
+        return self._keep(seat, seat.boxes.open(shares, dealer), now)
 
     def _keep(self, seat: Seat, batch: ShareBatch, now: float) -> list[Action]:
         masks, actions = seat.holder.keep(batch)

@@ -29,8 +29,8 @@ _BLOCK: Final = 1 << 10  # columns at a time: what is worked on stays in the cac
 
 def matmul(a: Elements, b: Elements, modulus: int) -> Elements:
     """The product (r, c) of ``a`` (r, k) and ``b`` (k, c), or (r,) if ``b`` is (k,)."""
-    if b.ndim == 1:
-        return matmul(a, b[:, np.newaxis], modulus)[:, 0]
+    if b.ndim == 1:  # turned over: what is cut into limbs should be the smaller one
+        return matmul(b[np.newaxis], a.T, modulus).reshape(-1)
     if a.shape[-1] != len(b):
         raise LocalProtocolError(f"shapes {a.shape} and {b.shape} do not multiply")
     limbs = split(a, modulus)

@@ -5,6 +5,7 @@ is for stands before what it signs, so that none can be passed off as another. S
 32-byte seeds; whoever calls draws them.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from nacl.bindings import crypto_box_beforenm, crypto_scalarmult_base
@@ -28,7 +29,7 @@ ENVELOPE: Final = b"fedbus/1 envelope\0"
 def sign(secret: bytes, purpose: bytes, data: bytes) -> bytes:
     """Return the 64-byte signature of the identity ``secret`` over ``data``."""
     _check_length(secret)
-    return SigningKey(secret).sign(purpose + data).signature
+    return _signing_key(secret).sign(purpose + data).signature
 
 
 def check_signature(public: bytes, purpose: bytes, data: bytes, signature: bytes) -> None:
@@ -50,7 +51,7 @@ def check_envelope(public: bytes, data: bytes) -> None:
 def identity_public(secret: bytes) -> bytes:
     """Return the public key of an identity."""
     _check_length(secret)
-    return bytes(SigningKey(secret).verify_key)
+    return bytes(_signing_key(secret).verify_key)
 
 
 def epoch_public(secret: bytes) -> bytes:
@@ -80,6 +81,11 @@ def agree(secret: bytes, public: bytes, *context: str | bytes | int) -> bytes:
     except (CryptoError, ValueError, TypeError):
         raise RemoteProtocolError(refusals.MALFORMED, "an epoch key that is none") from None
     return derive(shared, "agreed", *context)
+
+
+@lru_cache(maxsize=2)  # who signs a message has signed others, and will
+def _signing_key(secret: bytes) -> SigningKey:
+    return SigningKey(secret)
 
 
 def _check_length(secret: bytes) -> None:

@@ -58,51 +58,79 @@ class _SignedBatch:
     signature: Signature
 
 
+class Boxes:
+    """The boxes of one member, to and from all others, while an epoch lasts.
+
+    The key that a pair agrees on is made once for each direction, and forgotten with this.
+    """
+
+    def __init__(self, roster: Roster, own: int, epoch_secret: bytes) -> None:
+        self._roster = roster
+        self._own = own
+        self._epoch_secret = epoch_secret
+        self._keys: dict[tuple[int, int], bytes] = {}
+
+    def seal(self, batch: ShareBatch, *, identity: bytes, nonce: bytes) -> Shares:
+        """Return our batch for its holder; ``nonce`` is 24 bytes never used before in this epoch."""
+        body = pack(batch)
+        signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, body))
+        header = _header(self._roster, batch.dealer, batch.holder)
+        key = self._key(batch.dealer, batch.holder)
+        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(pack(signed), header, nonce, key)
+        return Shares(self._roster.hash, nonce, sealed)
+
+    def open(self, shares: Shares, dealer: int) -> ShareBatch:
+        """Return what ``dealer`` sealed for us.
+
+        Raises RemoteProtocolError: ``wrong_roster``, ``bad_signature`` for anything that was not
+        made by this dealer for us, ``malformed``.
+        """
+        roster, holder = self._roster, self._own
+        if shares.roster_hash != roster.hash:
+            raise RemoteProtocolError(refusals.WRONG_ROSTER, "shares of another roster")
+        key, header = self._key(dealer, holder), _header(roster, dealer, holder)
+        try:
+            opened = crypto_aead_xchacha20poly1305_ietf_decrypt(
+                shares.sealed, header, shares.nonce, key
+            )
+        except (CryptoError, ValueError):
+            raise RemoteProtocolError(
+                refusals.BAD_SIGNATURE, "shares that were not sealed by this dealer for this holder"
+            ) from None
+        signed = unpack(opened, _SignedBatch)
+        keys.check_signature(
+            roster.members[dealer].identity, keys.SHARES, signed.body, signed.signature
+        )
+        batch = unpack(signed.body, ShareBatch)
+        named = (batch.task, batch.roster_hash, batch.epoch, batch.dealer, batch.holder)
+        if named != (roster.task, roster.hash, roster.epoch, dealer, holder):
+            raise RemoteProtocolError(refusals.WRONG_ROSTER, "the shares inside name somebody else")
+        if len(batch.roots) != HASH_BYTES * len(batch.counters):
+            raise RemoteProtocolError(refusals.MALFORMED, "not a root for each mask")
+        if len(set(batch.counters)) != len(batch.counters):
+            raise RemoteProtocolError(refusals.MALFORMED, "a mask twice")
+        return batch
+
+    def _key(self, dealer: int, holder: int) -> bytes:
+        key = self._keys.get((dealer, holder))
+        if key is None:
+            key = _key(self._roster, dealer, holder, self._epoch_secret, own=self._own)
+            self._keys[dealer, holder] = key
+        return key
+
+
 def seal(
     roster: Roster, batch: ShareBatch, *, identity: bytes, epoch_secret: bytes, nonce: bytes
 ) -> Shares:
-    """Return a batch for its holder; ``nonce`` is 24 bytes never used before with these keys."""
-    body = pack(batch)
-    signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, body))
-    key = _key(roster, batch.dealer, batch.holder, epoch_secret, own=batch.dealer)
-    header = _header(roster, batch.dealer, batch.holder)
-    sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(pack(signed), header, nonce, key)
-    return Shares(roster.hash, nonce, sealed)
+    """`Boxes.seal`, for one box."""
+    return Boxes(roster, batch.dealer, epoch_secret).seal(batch, identity=identity, nonce=nonce)
 
 
 def open_shares(
     roster: Roster, shares: Shares, *, dealer: int, holder: int, epoch_secret: bytes
 ) -> ShareBatch:
-    """Return what ``dealer`` sealed for ``holder``, which holds ``epoch_secret``.
-
-    Raises RemoteProtocolError: ``wrong_roster``, ``bad_signature`` for anything that was not made
-    by this dealer for this holder, ``malformed``.
-    """
-    if shares.roster_hash != roster.hash:
-        raise RemoteProtocolError(refusals.WRONG_ROSTER, "shares of another roster")
-    key = _key(roster, dealer, holder, epoch_secret, own=holder)
-    header = _header(roster, dealer, holder)
-    try:
-        opened = crypto_aead_xchacha20poly1305_ietf_decrypt(
-            shares.sealed, header, shares.nonce, key
-        )
-    except (CryptoError, ValueError):
-        raise RemoteProtocolError(
-            refusals.BAD_SIGNATURE, "shares that were not sealed by this dealer for this holder"
-        ) from None
-    signed = unpack(opened, _SignedBatch)
-    keys.check_signature(
-        roster.members[dealer].identity, keys.SHARES, signed.body, signed.signature
-    )
-    batch = unpack(signed.body, ShareBatch)
-    named = (batch.task, batch.roster_hash, batch.epoch, batch.dealer, batch.holder)
-    if named != (roster.task, roster.hash, roster.epoch, dealer, holder):
-        raise RemoteProtocolError(refusals.WRONG_ROSTER, "the shares inside name somebody else")
-    if len(batch.roots) != HASH_BYTES * len(batch.counters):
-        raise RemoteProtocolError(refusals.MALFORMED, "not a root for each mask")
-    if len(set(batch.counters)) != len(batch.counters):
-        raise RemoteProtocolError(refusals.MALFORMED, "a mask twice")
-    return batch
+    """`Boxes.open`, for one box."""
+    return Boxes(roster, holder, epoch_secret).open(shares, dealer)
 
 
 def _key(roster: Roster, dealer: int, holder: int, secret: bytes, *, own: int) -> bytes:
