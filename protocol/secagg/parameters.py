@@ -34,7 +34,13 @@ MIN_LEVELS: Final = 4
 MAX_ERROR: Final = 1_020
 
 _RING_BITS: Final = 31
-_MODULI: Final = {SEEDMASK: Q31, LIGHTSECAGG: P16, PAIRWISE: 1 << 32}
+#: Scheme -> modulus, and what no sum may exceed in size. A sixteenth of half the modulus is free
+#: where only the range of the sums tells a wrong secret; `pairwise` checks its secrets themselves.
+_RINGS: Final = {
+    SEEDMASK: (Q31, 15 * Q31 // 32),
+    LIGHTSECAGG: (P16, 15 * P16 // 32),
+    PAIRWISE: (1 << 32, (1 << 31) - 1),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +70,8 @@ class Parameters:
 
     def check(self) -> None:
         """Raise ConfigError, saying what to change, unless every invariant is kept."""
-        if self.scheme not in _MODULI:
-            raise ConfigError(f"scheme {self.scheme!r}: use one of {', '.join(_MODULI)}")
+        if self.scheme not in _RINGS:
+            raise ConfigError(f"scheme {self.scheme!r}: use one of {', '.join(_RINGS)}")
         self._check_cohort()
         self._check_contributors()
         if self.size < 2:  # noqa: PLR2004 - a value, and the count
@@ -131,7 +137,7 @@ class Parameters:
     @property
     def modulus(self) -> int:
         """Sums are taken modulo this; a prime, but 2**32 in `pairwise`."""
-        return _MODULI[self.scheme]
+        return _RINGS[self.scheme][0]
 
     @property
     def width(self) -> int:
@@ -157,11 +163,10 @@ class Parameters:
     def limit(self) -> int:
         """X: the largest size of an element in one update.
 
-        The largest for which K W (X + noise) is at most 15/16 of half the modulus. In the last
-        sixteenth there are values that only a wrong secret leaves.
+        The largest for which no sum of K updates of weight W, noise included, is too large.
         """
         most = self.max_contributors * self.max_weight
-        return 15 * self.modulus // 32 // most - self.noise
+        return _RINGS[self.scheme][1] // most - self.noise
 
     @property
     def scale(self) -> float:
