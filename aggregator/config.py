@@ -69,7 +69,10 @@ def load_enrolment(config: AggregatorConfig) -> Enrolment | None:
         return None
     for key in ("rosters", "key_file", "enrolment_key"):
         if not getattr(secure, key):
-            raise ConfigError(f'secure.{key}: `fedbus enrol` makes it; or set scheme = "none"')
+            raise ConfigError(
+                f'secure.{key}: `fedbus enrol new` makes it; or set scheme = "none", and the'
+                " aggregator sees every update"
+            )
     try:
         secret = bytes.fromhex(Path(secure.key_file).read_text(encoding="ascii").strip())
         enrolment_key = bytes.fromhex(secure.enrolment_key)

@@ -33,12 +33,14 @@ _RANGES: dict[str, tuple[float, float]] = {
 class SecureConfig:
     """The table ``[secure]``. -1 and 0 mean the default that the cohort's size gives.
 
+    ``scheme`` must be said: `check` refuses the empty one.
+
     ``support`` is ``dense``, ``randk-F`` or ``plan-F``; ``malicious``, ``noise`` and ``answers``
     are t, T and U. ``rosters`` is the folder that `fedbus enrol` fills, ``key_file`` the
     aggregator's own key, ``enrolment_key`` the public key that signs rosters.
     """
 
-    scheme: str = NONE
+    scheme: str = ""
     support: str = DENSE
     support_every: int = 5
     clip: float = 1.0
@@ -55,7 +57,7 @@ class SecureConfig:
     enrolment_key: str = ""
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
+        if self.scheme and self.scheme not in SCHEMES:
             raise ConfigError(f"scheme {self.scheme!r}: use {', '.join(SCHEMES)}")
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
@@ -66,7 +68,7 @@ class SecureConfig:
     @property
     def enabled(self) -> bool:
         """Whether updates are masked."""
-        return self.scheme != NONE
+        return self.scheme not in ("", NONE)
 
     @property
     def codec(self) -> CodecSpec:
@@ -97,6 +99,11 @@ class SecureConfig:
 
     def check(self, task: TaskConfig) -> None:
         """Refuse what secure aggregation cannot keep with this task. Raises ConfigError."""
+        if not self.scheme:
+            raise ConfigError(
+                'secure.scheme: say "seedmask", and enrol the devices with `fedbus enrol`; or say'
+                ' "none" if the aggregator may see the update of every single device'
+            )
         if not self.enabled:
             return
         if self.scheme == "pairwise" and task.mode != "rounds":

@@ -310,6 +310,8 @@ def _counted(watcher: Watcher) -> Iterator[Mark]:
 def _config(case: Case, window: Path, files: BrokerFiles, port: int) -> str:
     return f"""
 state_dir = "{window / "state"}"
+[secure]
+scheme = "none"
 [broker]
 port = {port}
 password_file = "{files.secret("aggregator")}"

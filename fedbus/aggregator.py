@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from aggregator.config import AggregatorConfig, load_config
+from aggregator.config import AggregatorConfig, load_config, load_enrolment
 from aggregator.records import DeviceRecord
 from aggregator.service import Service
 from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, load_npz
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.secagg.roster import open_roster
 from protocol.topics import check_id
 
 app = typer.Typer(help="Run a task's aggregator, or check its configuration.", no_args_is_help=True)
@@ -54,13 +55,30 @@ def check(config: ConfigOption) -> None:
     """Check a configuration and the files it names, and say what it would do."""
     checked = load_config(config)
     num_held_out = check_files(checked)
+    masked = _masking(checked)
     task = checked.task
     held_out = f"{num_held_out} held-out rows" if num_held_out else "no held-out data"
     typer.echo(
-        f"{config}: task {task.task} ({task.mode}, {task.codec}), "
+        f"{config}: task {task.task} ({task.mode}), {masked}, "
         f"{task.model_spec().layout.size} params, {held_out}, "
         f"broker {checked.broker.host}:{checked.broker.port}"
     )
+
+
+def _masking(config: AggregatorConfig) -> str:
+    """Say how updates are masked. Raises ConfigError for rosters that do not fit."""
+    enrolment = load_enrolment(config)
+    if enrolment is None:
+        return "every update in sight"
+    num_params = config.task.model_spec().layout.size
+    for signed in enrolment.rosters:
+        try:
+            roster = open_roster(signed, enrolment.enrolment_key)
+        except RemoteProtocolError as error:
+            raise ConfigError(f"secure.rosters: {error.detail}") from None
+        config.secure.check_roster(config.task, roster.parameters, num_params)
+    num_rosters = len(enrolment.rosters)
+    return f"masked by {config.secure.scheme} ({num_rosters} roster{'s' * (num_rosters != 1)})"
 
 
 @app.command()

@@ -28,6 +28,7 @@ def init(
     fed, device = (directory / name for name in SAMPLES)
     typer.echo(f"wrote {fed}     the aggregator's: fedbus aggregator check --config {fed}")
     typer.echo(f"wrote {device}  a device's:       fedbus-device check --config {device}")
+    typer.echo(f"next: fedbus enrol new enrolment --config {fed} --device ID --device ID ...")
 
 
 def sample(name: str) -> str:

@@ -17,6 +17,7 @@ from device_sdk.engine.training import TrainingSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 REQUIRED = "required"
+DEVICES_OWN = "device: "
 
 
 def sections() -> dict[str, dict[str, str]]:
@@ -26,7 +27,8 @@ def sections() -> dict[str, dict[str, str]]:
         heading = re.match(r"`\[?([a-z._]+)\]?`\n", part)
         if heading is not None:
             rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|[^|]*\|[^|]+\|$", part, re.MULTILINE)
-            found[heading[1]] = dict(rows)
+            again = f"{DEVICES_OWN}{heading[1]}"  # a table of both files, with keys of its own
+            found[again if heading[1] in found else heading[1]] = dict(rows)
     return found
 
 
@@ -40,9 +42,13 @@ def settings(cls: Any, name: str) -> dict[str, Any]:
     return found
 
 
+AGGREGATORS = settings(AggregatorConfig, "fed.toml")
 SETTINGS = {
-    **settings(AggregatorConfig, "fed.toml"),
-    **settings(DeviceConfig, "device.toml"),
+    **AGGREGATORS,
+    **{
+        name if AGGREGATORS.get(name, cls) is cls else f"{DEVICES_OWN}{name}": cls
+        for name, cls in settings(DeviceConfig, "device.toml").items()
+    },
     "task.training": TrainingSettings,
 }
 

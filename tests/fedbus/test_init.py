@@ -14,7 +14,7 @@ from device_sdk.engine.training import TrainingSettings
 from fedbus.__main__ import main
 from fedbus.init import SAMPLES, sample
 from protocol.settings import build
-from tests.fedbus.test_configuration_docs import SETTINGS, plain_fields, sections
+from tests.fedbus.test_configuration_docs import DEVICES_OWN, SETTINGS, plain_fields, sections
 
 #: Commented out with an example, as their default is to leave them out.
 WITHOUT_DEFAULT = {"max_steps", "clip_norm"}
@@ -31,8 +31,28 @@ def test_the_samples_pass_their_own_checks(
     assert main(["init", str(tmp_path / "new")]) == 0
     assert load_aggregator(tmp_path / "new" / "fed.toml").task.task == "digits"
     assert load_device(tmp_path / "new" / "device.toml").device == "device-1"
-    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 0
-    assert "2410 params" in capsys.readouterr().out
+    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 2
+    assert "`fedbus enrol new` makes it" in capsys.readouterr().err
+
+
+def test_without_masks_the_sample_needs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fed.toml"
+    file.write_text(sample("fed.toml").replace('scheme = "seedmask"', 'scheme = "none"'))
+    assert main(["aggregator", "check", "--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "2410 params" in said
+    assert "every update in sight" in said
+
+
+def test_whether_updates_are_masked_must_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fed.toml"
+    file.write_text(sample("fed.toml").replace('scheme = "seedmask"', ""))
+    assert main(["aggregator", "check", "--config", str(file)]) == 2
+    assert "secure.scheme" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -64,9 +84,11 @@ def test_every_key_stands_in_its_sample() -> None:
     for section in sections():
         if section == "task.model":
             continue
-        for name in SAMPLES:
+        own = section.startswith(DEVICES_OWN)
+        for name in ["device.toml"] if own else ["fed.toml"] if section == "secure" else SAMPLES:
             found: object = uncommented(name)
-            for part in [] if section.endswith(".toml") else section.split("."):
+            path = section.removeprefix(DEVICES_OWN)
+            for part in [] if section.endswith(".toml") else path.split("."):
                 found = found.get(part) if isinstance(found, dict) else None
             if section.endswith(".toml") and section != name:
                 continue

@@ -101,6 +101,7 @@ def start_aggregator(folder: Path, broker: Broker) -> Child:
         {
             "state_dir": str(folder / "state"),
             "broker": {"port": broker.port, "password_file": str(secret)},
+            "secure": {"scheme": "none"},
             "task": task,
         },
     )

@@ -284,6 +284,7 @@ class Federation:
             "state_dir": str(self.state_dir("aggregator")),
             "monitor_s": 0.1,
             "broker": self._broker_table("aggregator"),
+            "secure": {"scheme": "none"},
             "task": {
                 "task": TASK,
                 "model": SMALL,
