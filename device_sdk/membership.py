@@ -109,12 +109,16 @@ class Membership:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, f"epoch {self._roster.epoch}")
         return self.seat
 
+    def follows(self, signed: SignedRoster) -> bool:
+        """Whether this is the present roster."""
+        return signed == self._signed
+
     def follow(self, signed: SignedRoster) -> list[Action]:
         """A roster arrived: follow it if it is that of a higher epoch.
 
         Raises RemoteProtocolError: as `open_roster`, ``wrong_roster``, ``wrong_codec``.
         """
-        if signed == self._signed:
+        if self.follows(signed):
             return []
         roster = self._open(signed)
         if self._signed is not None and self._roster is not None:

@@ -161,7 +161,7 @@ class Member:
     def _hear_roster(self, signed: SignedRoster, now: float) -> list[Action]:
         before = self._membership.seat
         actions = self._membership.follow(signed)
-        self._heard_roster = True
+        self._heard_roster = self._heard_roster or self._membership.follows(signed)
         if self._membership.seat is not before:
             self._unsaid.clear()
             self.say_all_again(now)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from protocol.topics import Kind
 from tests.support.enrolment import Cohort, Overrides, cohort
 from tests.support.handset import SIZE, Handset
 
+K = TypeVar("K")
 NAMES = ("a", "b", "c", "d", "e")
 
 
@@ -59,6 +60,7 @@ class Circle:
         overrides.setdefault("scheme", codec.split("/")[1])
         self.codec = codec
         self.cohort = cohort(names, **overrides)
+        self.scheme = scheme(self.cohort.roster.parameters.scheme)
         self.said: list[tuple[int, Message]] = []
         self.handsets = [
             Handset(
@@ -82,6 +84,15 @@ class Circle:
         """A roster arrives at one device."""
         roster = (given or self.cohort).signed
         handset.hear(handset.topics.roster("all"), roster)
+
+    def restart(self, name: str) -> None:
+        """A device loses its memory and comes back."""
+        handset = self[name]
+        handset.reboot()
+        handset.connect()
+        handset.hear_plan(self.codec)
+        self.hear_roster(handset)
+        self.settle()
 
     def settle(self) -> None:
         """Deliver what was published, and let short timers run, until nobody says a thing."""
@@ -132,6 +143,12 @@ class Circle:
         chunk = [message for _, message in self.said if isinstance(message, UpdateChunk)][-1]
         return unpack(chunk.data, MaskedUpdate)
 
+    def pending(self, name: str) -> bytes:
+        """Return the id of the update that a device has under way."""
+        pending = self[name].session.pending
+        assert pending is not None
+        return pending.lease_id
+
     def request(self, masks: Mapping[int, int]) -> RecoveryRequest:
         """Return the signed request for these masks (dealer's index -> counter)."""
         return make_request(self.cohort.roster, masks, self.cohort.aggregator)
@@ -146,7 +163,7 @@ class Circle:
     def sums(self, updates: Mapping[int, MaskedUpdate]) -> npt.NDArray[np.int64]:
         """Recover the sums of updates (by dealer) from everybody's answers."""
         roster = self.cohort.roster
-        given, way = roster.parameters, scheme(roster.parameters.scheme)
+        given, way = roster.parameters, self.scheme
         total = np.zeros(given.size, np.int64)
         for update in updates.values():
             way.add(given, total, update.body)
@@ -162,7 +179,7 @@ class Circle:
         secret = recover(answers, sharing, way.secret_size(given)).secret
         return way.unmask(given, roster.public_seed, total, len(updates), secret)
 
-    def of(self, name: str, kind: type[Message]) -> list[Message]:
+    def of(self, name: str, kind: type[K]) -> list[K]:
         """Return what a device has said of one kind, oldest first."""
         index = self.index(name)
         return [said for by, said in self.said if by == index and isinstance(said, kind)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,7 @@ class Handset:
         self._stock = stock
         self._max_share_bytes = max_share_bytes
         self._num_starts = 0
+        self.power = math.inf  #: how many more actions it lasts for
         self.topics = Topics("fedbus/1", "t")
         self.now = 500.0
         self.flash: dict[str, bytes] = dict(stored or {})
@@ -86,16 +88,20 @@ class Handset:
         return session
 
     def reboot(self) -> None:
-        """Lose everything but the flash."""
+        """Lose everything but the flash; there is power again."""
+        self.power = math.inf
         self.training = None
         self.published.clear()
         self.subscribed.clear()
         self.session = self._new_session()
 
     def perform(self, actions: Sequence[Action]) -> None:
-        """What the device's shell does, in order."""
-        self.log += actions
+        """What the device's shell does, in order, while there is power."""
         for action in actions:
+            if self.power == 0:
+                return
+            self.power -= 1
+            self.log.append(action)
             match action:
                 case Store(key, data):
                     self.flash[key] = data
