@@ -18,7 +18,7 @@ from protocol.errors import ConfigError, LocalProtocolError
 from protocol.messages import MAX_COHORT
 from protocol.secagg import fixedpoint
 from protocol.secagg.field import P16, Q31, Elements
-from protocol.secagg.shares import MAX_WEIGHT, RecoveryError
+from protocol.secagg.shares import MAX_WEIGHT, TEST_COLUMNS, RecoveryError
 
 SEEDMASK: Final = "seedmask"
 LIGHTSECAGG: Final = "lightsecagg"
@@ -32,6 +32,9 @@ MAX_BITS: Final = 24
 MIN_LEVELS: Final = 4
 #: No error of `seedmask` is larger: eight bytes around their mean.
 MAX_ERROR: Final = 1_020
+
+#: A share and its seal must fit into one message.
+MAX_SHARE_BYTES: Final = 55_000
 
 _RING_BITS: Final = 31
 #: Scheme -> modulus, and what no sum may exceed in size. A sixteenth of half the modulus is free
@@ -83,6 +86,11 @@ class Parameters:
         if self.samples_cap < 0:
             raise ConfigError(f"samples_cap must not be negative, it is {self.samples_cap}")
         self._check_range()
+        if self.scheme == LIGHTSECAGG and self.share_bytes > MAX_SHARE_BYTES:
+            raise ConfigError(
+                f"a share of {self.share_bytes} bytes does not fit into a message: use seedmask,"
+                " a smaller support, or a larger cohort"
+            )
 
     def _check_cohort(self) -> None:
         num_devices, malicious = self.num_devices, self.num_malicious
@@ -133,6 +141,12 @@ class Parameters:
                 f"a number of samples would be one of {self.levels} levels, fewer than"
                 f" {MIN_LEVELS}: {mend}, or set weigh_by_samples = false"
             )
+
+    @property
+    def share_bytes(self) -> int:
+        """How large a holder's share of one mask is in `lightsecagg`, two bytes an element."""
+        num_columns = -(-self.size // (self.num_answers - self.num_noise))
+        return 2 * (num_columns + TEST_COLUMNS)
 
     @property
     def modulus(self) -> int:

@@ -13,14 +13,16 @@ from protocol.secagg.field import P16, Q31
 from protocol.secagg.parameters import (
     LIGHTSECAGG,
     MAX_ERROR,
+    MAX_SHARE_BYTES,
     PAIRWISE,
     SEEDMASK,
     Parameters,
     defaults,
 )
-from protocol.secagg.shares import RecoveryError
+from protocol.secagg.shares import TEST_COLUMNS, RecoveryError
 from tests.support.enrolment import parameters
 
+SHARED = parameters(8, scheme="lightsecagg")
 SCHEMES = [SEEDMASK, LIGHTSECAGG, PAIRWISE]
 
 
@@ -266,3 +268,12 @@ def test_the_schemes_of_buffers_are_two() -> None:
     for name in (PAIRWISE, "none", "codec"):
         with pytest.raises(ConfigError, match="use seedmask or lightsecagg"):
             scheme(name)
+
+
+def test_a_share_that_no_message_can_carry_is_refused() -> None:
+    blocks = SHARED.num_answers - SHARED.num_noise
+    largest = blocks * (MAX_SHARE_BYTES // 2 - TEST_COLUMNS)
+    replace(SHARED, size=largest).check()
+    with pytest.raises(ConfigError, match="does not fit into a message: use seedmask"):
+        replace(SHARED, size=largest + 1).check()
+    replace(SHARED, size=largest + 1, scheme="seedmask").check()
