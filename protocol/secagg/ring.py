@@ -6,6 +6,7 @@ manner of Bailey's four steps (1990), with the twiddle factors inside the matric
 products of 32 x 32 matrices with a whole batch, exact in float64.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +18,7 @@ from protocol.secagg.field import Q31, Elements, Floats, product, split
 DEGREE: Final = 1024
 
 _SIDE: Final = 32  # squared, the degree
+_GROUP: Final = 16  # polynomials at a time: what lies between stays in the cache
 _ROOT: Final = 211_808_905  # 11 ** ((q - 1) / 2048): its 1024th power is -1
 
 
@@ -27,10 +29,13 @@ def ntt(polys: Elements) -> Elements:
     one is without k2 and the other without j1: sum over j1 for all j2, k1; then over j2.
     """
     coarse, fine, _ = _tables()
-    columns = _squares(polys).transpose(1, 2, 0)
-    sums = product(coarse, columns.reshape(_SIDE, -1), Q31).reshape(_SIDE, _SIDE, -1)
-    values = product(fine, sums, Q31)
-    return values.transpose(2, 1, 0).astype(np.int64).reshape(polys.shape)
+
+    def transform(squares: Elements) -> Floats:
+        columns = squares.transpose(1, 2, 0)
+        sums = product(coarse, columns.reshape(_SIDE, -1), Q31).reshape(_SIDE, _SIDE, -1)
+        return product(fine, sums, Q31).transpose(2, 1, 0)
+
+    return _in_groups(transform, polys)
 
 
 def intt(values: Elements) -> Elements:
@@ -40,10 +45,13 @@ def intt(values: Elements) -> Elements:
     power is that of `ntt` for 1023 - k: the same steps transposed, on the values in reverse.
     """
     _, fine, scaled = _tables()
-    columns = _squares(values)[:, ::-1, ::-1].transpose(2, 1, 0)
-    sums = product(fine.swapaxes(-1, -2), columns, Q31).reshape(_SIDE, -1)
-    polys = product(scaled, sums, Q31).reshape(_SIDE, _SIDE, -1)
-    return polys.transpose(2, 0, 1).astype(np.int64).reshape(values.shape)
+
+    def transform(squares: Elements) -> Floats:
+        columns = squares[:, ::-1, ::-1].transpose(2, 1, 0)
+        sums = product(fine.swapaxes(-1, -2), columns, Q31).reshape(_SIDE, -1)
+        return product(scaled, sums, Q31).reshape(_SIDE, _SIDE, -1).transpose(2, 0, 1)
+
+    return _in_groups(transform, values)
 
 
 def multiply(a_hat: Elements, b_hat: Elements) -> Elements:
@@ -61,10 +69,16 @@ def negacyclic_product(a: Elements, b: Elements) -> Elements:
     return total
 
 
-def _squares(polys: Elements) -> Elements:
+def _in_groups(transform: Callable[[Elements], Floats], polys: Elements) -> Elements:
+    """Transform polynomials (..., 1024), each seen as a square, `_GROUP` of them at a time."""
     if polys.shape[-1] != DEGREE:
         raise LocalProtocolError(f"a polynomial has {DEGREE} coefficients, not {polys.shape[-1]}")
-    return polys.reshape(-1, _SIDE, _SIDE)
+    squares = polys.reshape(-1, _SIDE, _SIDE)
+    result = np.empty(squares.shape, dtype=np.int64)
+    for start in range(0, len(squares), _GROUP):
+        group = slice(start, start + _GROUP)
+        result[group] = transform(squares[group])
+    return result.reshape(polys.shape)
 
 
 @lru_cache(maxsize=1)

@@ -71,7 +71,7 @@ class Boxes:
         self._keys: dict[tuple[int, int], bytes] = {}
 
     def seal(self, batch: ShareBatch, *, identity: bytes, nonce: bytes) -> Shares:
-        """Return our batch for its holder; ``nonce`` is 24 bytes never used before in this epoch."""
+        """Return our batch for its holder; ``nonce`` is 24 bytes used once in this epoch."""
         body = pack(batch)
         signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, body))
         header = _header(self._roster, batch.dealer, batch.holder)

@@ -28,6 +28,7 @@ from protocol.stream import Stream, derive
 
 _EVEN_BYTES: Final = np.uint64(0x00FF_00FF_00FF_00FF)
 _LANES: Final = np.uint64(0x0001_0001_0001_0001)
+_BAND: Final = 1 << 14  # elements at a time: errors are never in memory all at once
 
 
 def secret(_parameters: Parameters, seed: bytes) -> Elements:
@@ -56,10 +57,13 @@ def mask(
     """
     parameters.check_values(values)
     masked = _mask(parameters, public_seed, secret)
-    masked += small(derive(seed, "errors"), parameters.size)
-    masked += values
-    masked %= Q31
-    masked >>= parameters.shift
+    errors = Stream(derive(seed, "errors"))
+    for start in range(0, parameters.size, _BAND):
+        part = masked[start : start + _BAND]
+        part += values[start : start + _BAND]
+        part += _small(errors, part.size)
+        part %= Q31
+        part >>= parameters.shift
     return pack(masked, parameters.width)
 
 
@@ -107,7 +111,11 @@ def small(seed: bytes, count: int) -> Elements:
 
     Rule: each is the sum of the next 8 bytes of `Stream` (seed), less 1,020. Near-Gaussian.
     """
-    words = np.frombuffer(Stream(seed).bytes(8 * count), "<u8")
+    return _small(Stream(seed), count)
+
+
+def _small(stream: Stream, count: int) -> Elements:
+    words = np.frombuffer(stream.bytes(8 * count), "<u8")
     # Two bytes at a time into four sums of 16 bits, whose sum a product leaves in the highest.
     sums = (words & _EVEN_BYTES) + (words >> np.uint64(8) & _EVEN_BYTES)
     return (sums * _LANES >> np.uint64(48)).astype(np.int64) - MAX_ERROR
