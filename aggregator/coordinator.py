@@ -291,7 +291,6 @@ class Coordinator:
             self._count_refusal(partial.device, refusals.INCOMPLETE)
         if self.secure is not None:
             actions += self.secure.timer(now)
-            self._notice_epoch()
         return [*actions, *self._end_sweep(now), *self._advance(now)]
 
     def timer_at(self, now: float) -> float:
@@ -338,7 +337,6 @@ class Coordinator:
         if self.secure is None:
             return []
         actions = self.secure.offer(signed, now)
-        self._notice_epoch()
         return [*actions, *self._advance(now)]
 
     # --- check-in and lease ------------------------------------------------------------------
@@ -532,6 +530,7 @@ class Coordinator:
         while outcomes := self.buffers.outcomes():
             for outcome in outcomes:
                 actions += self._step(outcome, now)
+        self._notice_epoch()
         if not self.fleet.num_waiting or self._between_rounds:
             return actions
         return [*actions, *self._grant(now)]

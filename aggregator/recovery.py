@@ -76,7 +76,8 @@ class Recovery:
     @property
     def hopeless(self) -> bool:
         """Too many holders have refused for U of them to answer."""
-        return len(self.roster.members) - len(self.refused) < self.num_needed
+        able = (self.holders | self.answers.keys()) - self.refused.keys()
+        return len(able) < self.num_needed
 
     def missing_from(self) -> list[int]:
         """Return the holders that have said nothing yet."""

@@ -277,6 +277,7 @@ class SecureBuffers:
     def stepped(self, version: int, params: Float32, now: float) -> list[Action]:
         """There is a new version: with a new support, the buffers of the last but one end."""
         in_use = {recovery.support for recovery in self.recoveries}
+        in_use |= {buffer.support for buffer in self._buffers.values()}
         actions = self.supports.stepped(version, params, self._publication, in_use)
         return [*actions, *self._drop_stale(now)]
 
@@ -292,7 +293,6 @@ class SecureBuffers:
     def timer_at(self) -> float:
         """Return when `timer` should be called next."""
         times = [cohort.ends_at for cohort in self.cohorts]
-        times += [cohort.drains_at for cohort in self.cohorts]
         times += [each.next_deadline(self._present(each)) for each in self.recoveries]
         return min(times, default=math.inf)
 
@@ -329,6 +329,8 @@ class SecureBuffers:
 
     def _close(self, buffer: OpenBuffer, now: float) -> list[Action]:
         cohort = buffer.cohort
+        held = [cohort.book.holders(*mask) for mask in buffer.masks.items()]
+        buffer.holders = frozenset.intersection(*held)  # what was known when they entered is old
         request = make_request(cohort.roster, buffer.masks, self._secret)
         recovery = self._recovery(buffer, request, now)
         self._counts["recoveries"] += 1

@@ -5,18 +5,15 @@ is read, with the reason and what to change.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from aggregator.scheduling.rounds import Rounds
 from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
 from protocol.messages import KEY_BYTES, SignedRoster
-from protocol.secagg.parameters import MIN_COHORT, Parameters, defaults
+from protocol.secagg.parameters import Parameters, defaults
 from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
 
 NONE = "none"
-#: What an encoded masked update holds beside its body.
-MASKED_OVERHEAD_BYTES: Final = 80
 SCHEMES = ("seedmask", "lightsecagg", "pairwise", NONE)
 _RANGES: dict[str, tuple[float, float]] = {
     "support_every": (1, 1_000_000),
@@ -80,16 +77,11 @@ class SecureConfig:
 
     def parameters(self, task: TaskConfig, num_devices: int, num_params: int) -> Parameters:
         """Return the parameters of a cohort's roster, checked. Raises ConfigError."""
-        given = self._given(task, num_devices, num_params)
-        given.check()
-        return given
-
-    def _given(self, task: TaskConfig, num_devices: int, num_params: int) -> Parameters:
         malicious, noise, answers = defaults(num_devices)
         malicious = malicious if self.malicious < 0 else self.malicious
         noise = noise if self.noise < 0 else self.noise
         answers = answers if self.answers < 0 else self.answers
-        return Parameters(
+        parameters = Parameters(
             scheme=self.scheme,
             num_devices=num_devices,
             num_malicious=malicious,
@@ -102,10 +94,8 @@ class SecureConfig:
             bits=self.bits,
             samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
         )
-
-    def budget_bytes(self, task: TaskConfig, num_params: int) -> int:
-        """Return how many bytes an encoded update takes at most, whatever its cohort's size."""
-        return MASKED_OVERHEAD_BYTES + self._given(task, MIN_COHORT, num_params).body_bytes
+        parameters.check()
+        return parameters
 
     def check(self, task: TaskConfig) -> None:
         """Refuse what secure aggregation cannot keep with this task. Raises ConfigError."""
