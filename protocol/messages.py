@@ -72,6 +72,7 @@ Stock = Annotated[tuple[MaskCounter, ...], Limit(1, MAX_STOCK)]
 MAX_HELD: Final = 1_024
 Flag = Annotated[int, Limit(0, 1)]
 Small = Annotated[bytes, Limit(0, 60_000)]
+RoundPublics = Annotated[bytes, Limit(3 * KEY_BYTES, 3 * KEY_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,83 @@ class RecoveryRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """A round of `pairwise` begins; ``number`` names it in all that follows, and no other round."""
+
+    roster_hash: Hash
+    number: MaskCounter
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKeys:
+    """A device's keys for one round, signed (`protocol.secagg.pairwise_keys`)."""
+
+    number: MaskCounter
+    keys: RoundPublics
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAdvertised:
+    """Who advertised: for each member, in order, the fields of its `RoundKeys`, joined."""
+
+    number: MaskCounter
+    members: Members
+    keys: Small
+
+
+@dataclass(frozen=True, slots=True)
+class RoundShares:
+    """A dealer's shares, sealed: for each neighbour that advertised, in order, 88 bytes."""
+
+    number: MaskCounter
+    sealed: Small
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDealers:
+    """Who dealt, and what those of them that are neighbours sealed for the receiver, in order."""
+
+    number: MaskCounter
+    dealers: Members
+    sealed: Small
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """Whose updates arrived, and for each of them, in order, its signature of its view."""
+
+    number: MaskCounter
+    survivors: Members
+    views: Small
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSignature:
+    """A survivor signs the outcome: the only one that it ever signs in this round."""
+
+    number: MaskCounter
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCertificate:
+    """A quorum signed the outcome: for each signer, in order, its signature."""
+
+    number: MaskCounter
+    signers: Members
+    signatures: Small
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAnswer:
+    """A survivor's shares of what removes the masks: 36 bytes of each dealer, in order."""
+
+    number: MaskCounter
+    shares: Small
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """What every binary message is wrapped in; `codec` wraps and unwraps it.
 
@@ -345,7 +423,18 @@ Message = (
     | RecoveryRequest
     | RecoveryAnswer
     | RecoveryRefusal
+    | RoundOpened
+    | RoundKeys
+    | RoundAdvertised
+    | RoundShares
+    | RoundDealers
+    | RoundOutcome
+    | RoundSignature
+    | RoundCertificate
+    | RoundAnswer
 )
+#: What the aggregator says in rounds of `pairwise`.
+RoundTold = RoundOpened | RoundAdvertised | RoundDealers | RoundOutcome | RoundCertificate
 
 #: Message kind on the wire. A number is never given a second meaning.
 KINDS: Final[dict[type[Message], int]] = {
@@ -368,6 +457,15 @@ KINDS: Final[dict[type[Message], int]] = {
     RecoveryRequest: 17,
     RecoveryAnswer: 18,
     RecoveryRefusal: 19,
+    RoundOpened: 20,
+    RoundKeys: 21,
+    RoundAdvertised: 22,
+    RoundShares: 23,
+    RoundDealers: 24,
+    RoundOutcome: 25,
+    RoundSignature: 26,
+    RoundCertificate: 27,
+    RoundAnswer: 28,
 }
 #: The aggregator's name in the envelope's ``sender``; a device may not have it as its id.
 AGGREGATOR: Final = "_aggregator"

@@ -7,6 +7,8 @@ from pathlib import Path
 from protocol import refusals
 from protocol.messages import KINDS, MaskedUpdate, Update
 from protocol.secagg import keys, requests, roster, sealing
+from protocol.secagg.pairwise import OUTCOME, VIEW
+from protocol.secagg.pairwise_keys import ADVERTISEMENT
 from protocol.topics import Kind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
@@ -43,7 +45,8 @@ def test_what_is_signed_and_sealed_is_specified() -> None:
 
 
 def test_every_purpose_of_a_signature_is_specified() -> None:
-    for purpose in (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, keys.ENVELOPE):
+    of_messages = (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, keys.ENVELOPE)
+    for purpose in (*of_messages, ADVERTISEMENT, VIEW, OUTCOME):
         assert f"| `{purpose.decode()[:-1]}` |" in PAGE, purpose
 
 

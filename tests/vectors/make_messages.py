@@ -33,6 +33,15 @@ from protocol.messages import (
     RecoveryRefusal,
     RecoveryRequest,
     Refusal,
+    RoundAdvertised,
+    RoundAnswer,
+    RoundCertificate,
+    RoundDealers,
+    RoundKeys,
+    RoundOpened,
+    RoundOutcome,
+    RoundShares,
+    RoundSignature,
     Shares,
     SharesWanted,
     SignedRoster,
@@ -53,7 +62,10 @@ MASKED = MaskedUpdate(3, HASH, (7 << 32) + 1, 4, b"\x01\x02\x03")
 SIGNATURE = bytes(range(64))
 IDENTITY = bytes(range(64, 96))
 #: Devices sign these with their identity, so that no broker can say them in their place.
-SIGNED = (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal)
+SIGNED = (
+    *(Dealt, Holdings, RecoveryAnswer, RecoveryRefusal),
+    *(RoundKeys, RoundShares, RoundSignature, RoundAnswer),
+)
 LAST_MASK = (1 << 63) - 1
 
 Entry = dict[str, object]
@@ -85,6 +97,15 @@ GOOD: list[tuple[str, Message]] = [
     (DEVICE, RecoveryAnswer(HASH, b"\x00\x00\xff\xff\xff\x7f")),
     (DEVICE, RecoveryRefusal(HASH, refusals.MASK_USED, "mask 1 of pump-3")),
     (DEVICE, UpdateChunk(ID, checksum(encode_update(MASKED)), 0, 1, encode_update(MASKED))),
+    (AGGREGATOR, RoundOpened(HASH, LAST_MASK)),
+    (DEVICE, RoundKeys(LAST_MASK, bytes(range(96)), SIGNATURE)),
+    (AGGREGATOR, RoundAdvertised(LAST_MASK, (0, 127), bytes(range(160)) * 2)),
+    (DEVICE, RoundShares(LAST_MASK, bytes(range(88)))),
+    (AGGREGATOR, RoundDealers(LAST_MASK, (0, 127), bytes(range(88)))),
+    (AGGREGATOR, RoundOutcome(LAST_MASK, (0, 127), SIGNATURE * 2)),
+    (DEVICE, RoundSignature(LAST_MASK, SIGNATURE)),
+    (AGGREGATOR, RoundCertificate(LAST_MASK, (127,), SIGNATURE)),
+    (DEVICE, RoundAnswer(LAST_MASK, bytes(range(72)))),
 ]
 
 
@@ -173,6 +194,11 @@ def _bad_fields() -> Iterator[Entry]:
         "elements as a list": (DEVICE, RecoveryAnswer, [HASH, [1, 2]]),
         "a refusal without a reason": (DEVICE, RecoveryRefusal, [HASH, "", ""]),
         "a support below 0": (AGGREGATOR, Support, [-1, b""]),
+        "a round below 0": (AGGREGATOR, RoundOpened, [HASH, -1]),
+        "two keys of three": (DEVICE, RoundKeys, [1, bytes(64), SIGNATURE]),
+        "129 dealers": (AGGREGATOR, RoundDealers, [1, [1] * 129, b""]),
+        "a view's signatures as a list": (AGGREGATOR, RoundOutcome, [1, [1], [SIGNATURE]]),
+        "an outcome unsigned": (DEVICE, RoundSignature, [1, b""]),
     }
     for name, (sender, cls, values) in fields.items():
         envelope = [1, KINDS[cls], TASK, sender, 1, msgpack.packb(values), b"", b""]
