@@ -484,6 +484,9 @@ def test_what_never_gets_a_mask_is_given_up_when_the_lease_has_ended() -> None:
     handset.perform(handset.session.timer(handset.now))
     assert handset.session.state is State.IDLE
     assert handset.session.counts["leases_lost"] == 1
+    hear_support(circle, 1)  # too late
+    assert handset.session.pending is None
+    assert circle.of("a", UpdateChunk) == []
 
 
 # --- coordinates in common -----------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_a_share_that_is_not_held_is_missing_and_nothing_is_used() -> None:
 
 def test_a_mask_that_was_summed_before_its_dealer_used_it_is_never_used() -> None:
     circle, _ = joined("ab")
-    masks = spare_masks(circle, "abc")
+    masks = {**spare_masks(circle, "ab"), 2: circle.of("c", Dealt)[-1].counters[0]}
     for name in "abcde":
         circle.ask(name, circle.request(masks))
     assert circle.reports("c", DELTA).counter not in masks.values()

@@ -201,19 +201,31 @@ def test_evidence_outlives_the_epoch() -> None:
     assert any(key.startswith(EVIDENCE) for key in handset.flash)
 
 
-@pytest.mark.parametrize("num_actions", range(0, 30, 3))
+@pytest.mark.parametrize("num_actions", range(8))
 def test_power_may_go_between_any_two_steps_of_an_epoch_s_change(num_actions: int) -> None:
-    circle = Circle()
-    circle.join()
-    handset = circle["e"]
-    later = enrolled(epoch=2)
+    first, later = enrolled(), enrolled(epoch=2)
+    handset = handset_of(first, later)
+    hear(handset, first.signed)
+    assert len(epoch_files(handset)) == 2
     handset.power = num_actions
-    circle.hear_roster(handset, later)
+    hear(handset, later.signed)
     handset.reboot()
     handset.connect()
-    circle.hear_roster(handset, later)
+    hear(handset, later.signed)
     assert handset.flash[ROSTER] == pack(later.signed)
-    assert b"".join(handset.flash.values()).find(circle.cohort.roster.hash) < 0
+    assert b"".join(handset.flash.values()).find(first.roster.hash) < 0
+    assert len(epoch_files(handset)) == 2
+    announced = birth(handset)["next_epoch"]
+    assert isinstance(announced, dict)
+    assert announced["epoch"] == 3
+
+
+def test_keys_that_were_made_for_an_epoch_are_erased_when_it_is_over() -> None:
+    handset = handset_of(enrolled())
+    for epoch in (1, 2, 3):
+        hear(handset, enrolled(epoch=epoch).signed)
+        made = msgpack.unpackb(handset.flash[EPOCH_KEYS], strict_map_key=False)
+        assert sorted(made) == [each for each in (epoch, epoch + 1) if each > 1]
 
 
 def test_an_update_of_the_epoch_before_is_still_reported_until_it_is_settled() -> None:

@@ -71,12 +71,14 @@ class Handset:
         self.session = self._new_session()
 
     def _new_session(self) -> Session:
+        #: As a shell draws it: another one a start.
+        self.seed = derive(bytes(32), self.name, self._num_starts)
         session = Session(
             self.topics,
             self.name,
             INSTALL,
             stored=dict(self.flash),
-            seed=derive(bytes(32), self.name, self._num_starts),
+            seed=self.seed,
             birth={"boot": "x"},
             num_samples=lambda: self._num_samples,
             keys=self._keys,
