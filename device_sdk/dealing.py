@@ -42,6 +42,13 @@ class Mask:
     seed: bytes
     committed: tuple[bytes, ...]
 
+    def apply(self, roster: Roster, values: Elements) -> bytes:
+        """Return the body of the one update that this mask is for."""
+        given = roster.parameters
+        return scheme(given.scheme).mask(
+            given, roster.public_seed, self.secret(roster), values, self.noise_seed()
+        )
+
     def secret(self, roster: Roster) -> Elements:
         """Return what is shared out, from which the mask is expanded."""
         given = roster.parameters

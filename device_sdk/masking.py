@@ -6,24 +6,35 @@ clip, or lost by rounding, stays as residual. Pure functions.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.dealing import Mask
 from device_sdk.pending import Pending, Residual
 from device_sdk.reporting import is_sound, residual_values
 from protocol import refusals
 from protocol.codec import encode_update
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Lease, MaskedUpdate, Support
-from protocol.secagg import scheme
 from protocol.secagg.common import coordinates, read_named
+from protocol.secagg.field import Elements
 from protocol.secagg.roster import Roster
 from protocol.vectors.packing import DENSE, CodecSpec
 from protocol.vectors.sparse import Indices, encode_indices
 
 Float32 = npt.NDArray[np.float32]
+
+
+class Mask(Protocol):
+    """A mask for one update, named by ``counter``."""
+
+    @property
+    def counter(self) -> int:
+        """What the update names it by."""
+
+    def apply(self, roster: Roster, values: Elements, /) -> bytes:
+        """Return the body of the update: the values under the mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +81,7 @@ def make_masked(
         wanted = delta
     values = wanted if chosen.indices is None else wanted[chosen.indices]
     elements, num_saturated = given.encode(values, num_samples)
-    body = scheme(given.scheme).mask(
-        given, roster.public_seed, mask.secret(roster), elements, mask.noise_seed()
-    )
+    body = mask.apply(roster, elements)
     update = encode_update(
         MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)
     )

@@ -8,11 +8,11 @@ epoch is kept as evidence and not followed.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from device_sdk.actions import Action, Delete, Store
 from device_sdk.answers import ANSWER, USED
-from device_sdk.dealing import Dealer
+from device_sdk.dealing import Dealer, Mask
 from device_sdk.epochs import EpochKeys
 from device_sdk.evidence import Evidence
 from device_sdk.holding import SHARE, Holder
@@ -22,20 +22,24 @@ from protocol.codec import pack, unpack
 from protocol.errors import RemoteProtocolError
 from protocol.messages import SignedRoster
 from protocol.secagg import keys as signing
+from protocol.secagg.parameters import PAIRWISE
 from protocol.secagg.roster import Roster, open_roster
 from protocol.secagg.sealing import Boxes
 from protocol.stream import derive
 
+if TYPE_CHECKING:
+    from device_sdk.pairwise import Rounds
+
 #: Where the roster is stored.
 ROSTER: Final = "roster"
-#: The schemes whose shares are handed out beforehand, which is what this machine does.
-HANDED_OUT: Final = ("seedmask", "lightsecagg")
-_OF_AN_EPOCH: Final = (SHARE, ANSWER, USED)
+#: Where a round of `pairwise` is stored.
+ROUND: Final = "round"
+_OF_AN_EPOCH: Final = (SHARE, ANSWER, USED, ROUND)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Seat:
-    """The device's place in the present roster, and its two parts there."""
+    """The device's place in the present roster, and its two parts: shares go out beforehand."""
 
     roster: Roster
     index: int
@@ -43,9 +47,16 @@ class Seat:
     dealer: Dealer
     holder: Holder
 
+    def take(self) -> Mask | None:
+        """Return the mask to be used next, None if none is at hand."""
+        return self.dealer.take()
+
 
 class Membership:
-    """``seed`` is 32 secret bytes of this start; at most ``max_share_bytes`` of shares are held."""
+    """``seed`` is 32 secret bytes of this start; at most ``max_share_bytes`` of shares are held.
+
+    The device has a ``seat``, or takes part in ``rounds`` (of `pairwise`), or neither.
+    """
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Membership:
         counts: Counter[str],
     ) -> None:
         self.seat: Seat | None = None
+        self.rounds: Rounds | None = None
         self._keys = keys
         self._seed = seed
         self._max_share_bytes = max_share_bytes
@@ -84,6 +96,8 @@ class Membership:
 
     @property
     def _kept(self) -> frozenset[str]:
+        if self.rounds is not None:
+            return self.rounds.keys
         return frozenset() if self.seat is None else self.seat.holder.keys
 
     def start(self) -> list[Action]:
@@ -101,13 +115,28 @@ class Membership:
         announced = self._epochs.announcement(self._roster.epoch + 1)
         return {"next_epoch": announced} if announced else {}
 
-    def seated(self) -> Seat:
-        """Return the seat. Raises RemoteProtocolError: ``wrong_roster``, ``not_enrolled``."""
+    def place(self) -> "Seat | Rounds":
+        """Return either. Raises RemoteProtocolError: ``wrong_roster``, ``not_enrolled``."""
         if self._roster is None:
             raise RemoteProtocolError(refusals.WRONG_ROSTER, "no roster yet")
-        if self.seat is None:
+        place = self.seat or self.rounds
+        if place is None:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, f"epoch {self._roster.epoch}")
-        return self.seat
+        return place
+
+    def seated(self) -> Seat:
+        """Return the seat. Raises as `place`, and ``wrong_kind`` for a roster of rounds."""
+        place = self.place()
+        if not isinstance(place, Seat):
+            raise RemoteProtocolError(refusals.WRONG_KIND, "of no use in rounds")
+        return place
+
+    def in_rounds(self) -> "Rounds":
+        """Return the rounds. Raises as `place`, and ``wrong_kind`` for another roster."""
+        place = self.place()
+        if isinstance(place, Seat):
+            raise RemoteProtocolError(refusals.WRONG_KIND, "rounds of another scheme")
+        return place
 
     def follows(self, signed: SignedRoster) -> bool:
         """Whether this is the present roster."""
@@ -116,7 +145,7 @@ class Membership:
     def follow(self, signed: SignedRoster) -> list[Action]:
         """A roster arrived: follow it if it is that of a higher epoch.
 
-        Raises RemoteProtocolError: as `open_roster`, ``wrong_roster``, ``wrong_codec``.
+        Raises RemoteProtocolError: as `open_roster`, ``wrong_roster``.
         """
         if self.follows(signed):
             return []
@@ -136,13 +165,11 @@ class Membership:
         roster = open_roster(signed, self._keys.enrolment)
         if (roster.task, roster.cohort) != (self._keys.task, self._keys.cohort):
             raise RemoteProtocolError(refusals.WRONG_ROSTER, "another task's or cohort's")
-        if roster.parameters.scheme not in HANDED_OUT:
-            raise RemoteProtocolError(refusals.WRONG_CODEC, "a scheme that works in rounds")
         return roster
 
     def _sit_down(self, signed: SignedRoster, roster: Roster, stored: Mapping[str, bytes]) -> None:
         """Take the seat that a roster gives; without one, the epoch passes without this device."""
-        self._signed, self._roster, self.seat = signed, roster, None
+        self._signed, self._roster, self.seat, self.rounds = signed, roster, None, None
         index = roster.index(self._keys.device)
         secret = self._epochs.secret(roster.epoch)
         if index is None or secret is None:
@@ -150,6 +177,9 @@ class Membership:
         member = roster.members[index]
         public = (signing.identity_public(self._keys.identity), signing.epoch_public(secret))
         if (member.identity, member.epoch_key) != public:
+            return
+        if roster.parameters.scheme == PAIRWISE:
+            self.rounds = self._in_rounds(roster, index, stored)
             return
         boxes = Boxes(roster, index, secret)
         dealer = Dealer(
@@ -163,6 +193,18 @@ class Membership:
             roster, index, stored=stored, max_bytes=self._max_share_bytes, counts=self._counts
         )
         self.seat = Seat(roster, index, boxes, dealer, holder)
+
+    def _in_rounds(self, roster: Roster, index: int, stored: Mapping[str, bytes]) -> "Rounds":
+        from device_sdk.pairwise import Rounds  # noqa: PLC0415 - only such rosters wait for it
+
+        return Rounds(
+            roster,
+            index,
+            identity=self._keys.identity,
+            seed=self._draw("rounds"),
+            stored=stored,
+            counts=self._counts,
+        )
 
     def _draw(self, purpose: str) -> bytes:
         """Return the next 32 secret bytes; those before cannot be found from what remains."""

@@ -1,8 +1,8 @@
 """A device's part in secure aggregation: the machine that a session of a secure task owns.
 
 It is dealer of its own masks (`dealing`), holder of others' shares (`holding`), and masks what was
-trained (`masking`), all under one roster (`membership`). No I/O, no clock, no entropy; the time is
-an argument.
+trained (`masking`), all under one roster (`membership`); or takes part in rounds (`pairwise`). No
+I/O, no clock, no entropy; the time is an argument.
 
 - Masks are dealt while no update waits for its receipt, so that what a dealer names is what it has.
 - A request is answered once: the answer is stored, the shares are erased, then it is sent.
@@ -36,6 +36,7 @@ from protocol.messages import (
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
+    RoundTold,
     Shares,
     SharesWanted,
     SignedRoster,
@@ -43,6 +44,7 @@ from protocol.messages import (
 )
 from protocol.secagg import keys as signing
 from protocol.secagg.requests import check_request, request_hash
+from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.packing import CodecSpec, parse_codec
@@ -96,6 +98,11 @@ class Member:
         self._support: Support | None = None
         self._unsaid: dict[tuple[int, int], None] = {}
         self._says_all = self._says_dealt = False
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether a mask is for one round, and lost with it."""
+        return self._membership.rounds is not None
 
     @property
     def birth(self) -> Mapping[str, Any]:
@@ -152,11 +159,18 @@ class Member:
                 return self._hear_shares(address, payload, now)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
 
-    def asked(self, message: SharesWanted | RecoveryRequest) -> list[Action]:
-        """The aggregator asks for shares again, or for an answer. Raises RemoteProtocolError."""
-        if isinstance(message, SharesWanted):
-            return self._deal_again(message)
-        return self._answer(message)
+    def asked(self, message: SharesWanted | RecoveryRequest | RoundTold) -> list[Action]:
+        """The aggregator asks for shares again, an answer, or a word in a round.
+
+        Raises RemoteProtocolError.
+        """
+        match message:
+            case SharesWanted():
+                return self._deal_again(message)
+            case RecoveryRequest():
+                return self._answer(message)
+        actions, said = self._membership.in_rounds().told(message)
+        return actions if said is None else [*actions, self._tell(said)]
 
     def _hear_roster(self, signed: SignedRoster, now: float) -> list[Action]:
         before = self._membership.seat
@@ -238,11 +252,11 @@ class Member:
 
     def check_lease(self, lease: Lease) -> None:
         """Raise RemoteProtocolError for a lease that this device must not train for."""
-        seat = self._membership.seated()
-        self._codec(seat, lease)
-        if lease.mask_epoch != seat.roster.epoch:
+        roster = self._membership.place().roster
+        self._codec(roster, lease)
+        if lease.mask_epoch != roster.epoch:
             raise RemoteProtocolError(
-                refusals.WRONG_ROSTER, f"epoch {lease.mask_epoch}, not {seat.roster.epoch}"
+                refusals.WRONG_ROSTER, f"epoch {lease.mask_epoch}, not {roster.epoch}"
             )
 
     def mask(
@@ -250,19 +264,22 @@ class Member:
     ) -> Pending | None:
         """Return the masked update of ``delta`` (finite); None: there is no mask or support yet.
 
+        In rounds the mask is there once the dealers are known.
+
         Spends a mask. Raises RemoteProtocolError: as `check_lease`, ``wrong_shape``, ``oversize``.
         """
-        seat = self._membership.seated()
-        codec = self._codec(seat, lease)
+        place = self._membership.place()
+        roster = place.roster
+        codec = self._codec(roster, lease)
         chosen = choose(self._topics.task, codec, self._support, delta.size)
         if chosen is None:
             return None
         kept = delta.size if chosen.indices is None else chosen.indices.size
-        if kept + 1 != seat.roster.parameters.size:
+        if kept + 1 != roster.parameters.size:
             raise RemoteProtocolError(
                 refusals.WRONG_SHAPE, f"{kept} values, the roster is for another model"
             )
-        mask = seat.dealer.take()
+        mask = place.take()
         if mask is None:
             return None
         pending, num_saturated = make_masked(
@@ -271,16 +288,16 @@ class Member:
             delta,
             num_samples,
             chosen=chosen,
-            roster=seat.roster,
+            roster=roster,
             mask=mask,
             residual=residual,
         )
         self._counts["saturated_values"] += num_saturated
         return pending
 
-    def _codec(self, seat: Seat, lease: Lease) -> CodecSpec:
+    def _codec(self, roster: Roster, lease: Lease) -> CodecSpec:
         codec = parse_codec(lease.codec)
-        if codec.dtype != seat.roster.parameters.scheme:
+        if codec.dtype != roster.parameters.scheme:
             self._counts["unmasked_leases"] += not codec.masked
             raise RemoteProtocolError(refusals.WRONG_CODEC, f"{codec} in a secure task")
         return codec

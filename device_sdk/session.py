@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ from protocol.messages import (
     Receipt,
     RecoveryRequest,
     Refusal,
+    RoundTold,
     SharesWanted,
 )
 from protocol.stream import derive
@@ -70,8 +71,8 @@ START_SPREAD: Final = 0.1
 Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
 ANSWERS: Final[tuple[type[Answer], ...]] = (Lease, ChunksMissing, Held, Receipt, Refusal)
-Told = Answer | SharesWanted | RecoveryRequest
-TOLD: Final[tuple[type[Told], ...]] = (*ANSWERS, SharesWanted, RecoveryRequest)
+Told = Answer | SharesWanted | RecoveryRequest | RoundTold
+TOLD: Final[tuple[type[Told], ...]] = get_args(Told)
 M = TypeVar("M")
 
 
@@ -282,9 +283,9 @@ class Session:
         return decode(payload, allowed, task=self.topics.task, sender=AGGREGATOR)
 
     def _told(self, message: Told, now: float) -> list[Action]:
-        if not isinstance(message, SharesWanted | RecoveryRequest):
+        if isinstance(message, Answer):
             return self._answered(message, now)
-        return [] if self._member is None else self._member.asked(message)
+        return [] if self._member is None else [*self._member.asked(message), *self._report(now)]
 
     def _heard(
         self, member: "Member", address: Address, payload: bytes, now: float
@@ -537,7 +538,18 @@ class Session:
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
         if self.pending is not None and self.pending.lease_id in manifest.counted:
             return self._counted(self.pending, now)
-        return []
+        if self._result is None or self._member is None or not self._member.in_rounds:
+            return []
+        if manifest.version <= self._current_lease().version:
+            return []
+        return self._lose_round(now)
+
+    def _lose_round(self, now: float) -> list[Action]:
+        """The round that the result was for is over without it."""
+        self.counts["leases_lost"] += 1
+        self._result = None
+        self._step("failed")
+        return self._speak(now)
 
     def _counted(self, pending: Pending, now: float) -> list[Action]:
         self.counts["receipts"] += 1

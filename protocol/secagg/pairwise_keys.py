@@ -7,7 +7,7 @@ so that whatever is made again after a restart is the same again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
@@ -27,6 +27,9 @@ from protocol.stream import derive
 ADVERTISEMENT: Final = b"fedbus/1 pairwise advertisement\0"
 #: Shares of one dealer for one holder: of its mask key, then of its self mask's seed.
 PAIR_BYTES: Final = 2 * shamir.SHARE_BYTES
+#: The same, sealed.
+SEALED_BYTES: Final = PAIR_BYTES + 16
+PUBLICS_BYTES: Final = 3 * KEY_BYTES
 
 _NONCE: Final = bytes(24)  # every box has a key of its own, which encrypts one message
 _NO_SEED: Final = bytes(KEY_BYTES)
@@ -73,6 +76,11 @@ class Publics:
     def to_bytes(self) -> bytes:
         """Return the 96 bytes that are signed and hashed."""
         return self.box_key + self.mask_key + self.commitment
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote: `PUBLICS_BYTES`."""
+        return cls(*split(data, KEY_BYTES, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,13 @@ def open_sealed(part: Part, dealer: int, public: Publics, sealed: bytes) -> byte
 def pair_seed(round_: Round, own: int, mask_key: bytes, other: int, public: Publics) -> bytes:
     """Return the seed of the mask between two neighbours, from the secret key of one of them."""
     return agree(round_, mask_key, public.mask_key, "mask", (min(own, other), max(own, other)))
+
+
+def split(data: bytes, size: int, count: int) -> list[bytes]:
+    """Return ``count`` pieces of ``size`` bytes. Raises RemoteProtocolError (``malformed``)."""
+    if len(data) != size * count:
+        raise RemoteProtocolError(refusals.MALFORMED, f"{len(data)} bytes, not {size * count}")
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def commit(self_seed: bytes) -> bytes:
