@@ -15,9 +15,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -99,8 +98,7 @@ TRANSITIONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(NamedTuple):
     """What was trained and is not on its way: a mask for it is waited for until ``give_up_at``."""
 
     delta: Float32
