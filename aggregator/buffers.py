@@ -5,7 +5,7 @@ answer from the devices before they are one. Either way a closed buffer ends as 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -44,7 +44,11 @@ class Buffers(Protocol):
 
     @property
     def fill(self) -> Fill:
-        """The buffer that the next update would go to."""
+        """The open buffer with the most updates."""
+
+    @property
+    def fills(self) -> Sequence[Fill]:
+        """Every open buffer; without one, that which the next update would go to."""
 
     @property
     def recovering(self) -> bool:
@@ -82,6 +86,11 @@ class PlainBuffers:
     def fill(self) -> Fill:
         """How full the buffer is."""
         return Fill(len(self.buffer), len(self.buffer.devices), self._opened_at)
+
+    @property
+    def fills(self) -> Sequence[Fill]:
+        """There is only one."""
+        return [self.fill]
 
     @property
     def recovering(self) -> bool:

@@ -168,11 +168,11 @@ class Coordinator:
             enrolment.enrolment_key,
             self.counts,
             lambda given: config.check_roster(self.config, given, size),
+            alone=self.config.mode == "rounds" or self.config.uplink.calibrated,
         )
         cohorts.restore(snapshot.documents, now)
         try:
-            for signed in enrolment.rosters:
-                self._first += cohorts.offer(signed, now)
+            self._first += cohorts.offer_all(enrolment.rosters, now)
         except RemoteProtocolError as error:
             raise ConfigError(f"a roster in secure.rosters: {error.detail}") from None
         supports = Supports(
@@ -187,12 +187,12 @@ class Coordinator:
         return SecureBuffers(
             self.config,
             enrolment,
-            self.model.layout,
             publication=self._publication,
             supports=supports,
             cohorts=cohorts,
             counts=self.counts,
             alert=self._say,
+            is_online=self.fleet.is_online,
         )
 
     def _load_leases(self, snapshot: Snapshot, now: float) -> None:
@@ -209,7 +209,7 @@ class Coordinator:
             except RemoteProtocolError as error:  # the settings have changed since it was admitted
                 self._first += self._refuse(waiting, error.reason, error.detail)
         if self.secure is not None:
-            self.secure.restore(snapshot.documents, now)
+            self._first += self.secure.restore(snapshot.documents, self.version, now)
         if self.config.mode == "rounds" and self.leases.num_active > 0:
             self.buffers.open(now)
 
@@ -275,7 +275,7 @@ class Coordinator:
                 return self._check_in(device, check_in, now)
             case Kind.STATE:
                 self.fleet.see(device, payload)
-                return self._presence(device, payload, now)
+                return self._presence(device, now)
             case Kind.MODEL:
                 return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
@@ -295,15 +295,15 @@ class Coordinator:
 
     def timer_at(self, now: float) -> float:
         """Return when `timer` should be called next."""
-        secure_at = math.inf if self.secure is None else self.secure.timer_at()
-        times = (
-            secure_at,
+        fills = self.buffers.fills
+        times = [
+            math.inf if self.secure is None else self.secure.timer_at(),
             self.leases.next_expiry(),
             self.partials.next_deadline(),
             self._sweep_until,
-            self._scheduling.next_deadline(self.view(now)),
-        )
-        return min((at for at in times if at is not None), default=math.inf)
+            *[self._scheduling.next_deadline(self._view(fill, now)) for fill in fills],
+        ]
+        return min(at for at in times if at is not None)
 
     # --- the members of a secure task --------------------------------------------------------
 
@@ -317,16 +317,12 @@ class Coordinator:
     ) -> list[Action]:
         if self.secure is None:
             raise RemoteProtocolError(refusals.WRONG_KIND, "this task is not secure")
-        actions = self.secure.message(device, said, payload, now)
-        for waiting in self.fleet.unready():
-            if self.secure.is_ready(waiting, now):
-                self.fleet.promote(waiting)
-        return [*actions, *self._advance(now)]
+        return [*self.secure.message(device, said, payload, now), *self._advance(now)]
 
-    def _presence(self, device: str, payload: bytes, now: float) -> list[Action]:
+    def _presence(self, device: str, now: float) -> list[Action]:
         if self.secure is None:
             return []
-        actions = self.secure.presence(device, now, online=payload == b"online")
+        actions = self.secure.presence(device, now)
         return [*actions, *self._advance(now)] if actions else []
 
     def roster(self, signed: SignedRoster, now: float) -> list[Action]:
@@ -368,7 +364,9 @@ class Coordinator:
 
     def _turn_away(self, device: str, check_in: CheckIn, reason: str) -> list[Action]:
         self._count_refusal(device, reason)
-        refusal = Refusal(b"", reason, refusals.MEANING[reason], TURNED_AWAY_S, check_in.install_id)
+        # The next roster may name it, any moment.
+        stay_s = self.config.check_in_s if reason == refusals.NOT_ENROLLED else TURNED_AWAY_S
+        refusal = Refusal(b"", reason, refusals.MEANING[reason], stay_s, check_in.install_id)
         return [self._publication.to_device(device, refusal)]
 
     def _grant(self, now: float) -> list[Action]:
@@ -478,11 +476,14 @@ class Coordinator:
         """Close a lease without counting its update; ``busy`` leaves it open for another try."""
         text = detail or refusals.MEANING[reason]
         self._count_refusal(lease.record.device, reason, text)
-        refusal = Refusal(lease.lease_id, reason, text[:500])
-        answer = self._publication.to_device(lease.record.device, refusal)
+        answer = self._refusal(lease, reason, text)
         if reason == refusals.BUSY:
             return [answer]
         return [*self._forget(lease, reason), answer]
+
+    def _refusal(self, lease: Lease, reason: str, text: str) -> Publish:
+        refusal = Refusal(lease.lease_id, reason, text[:500])
+        return self._publication.to_device(lease.record.device, refusal)
 
     def _refuse_unknown(self, device: str, lease_id: bytes) -> list[Action]:
         """Answer for a lease that this device never had, whoever else may have it."""
@@ -530,7 +531,9 @@ class Coordinator:
         while outcomes := self.buffers.outcomes():
             for outcome in outcomes:
                 actions += self._step(outcome, now)
-        self._notice_epoch()
+        if (secure := self.secure) is not None:
+            self._notice_epoch(secure)
+            self.fleet.regroup(lambda device: secure.is_ready(device, now))
         if not self.fleet.num_waiting or self._between_rounds:
             return actions
         return [*actions, *self._grant(now)]
@@ -583,17 +586,23 @@ class Coordinator:
         else:
             self.versions.forget()
 
-    def _notice_epoch(self) -> None:
+    def _notice_epoch(self, secure: SecureBuffers) -> None:
         """With their epoch, devices forget what was counted of them: so do calibrated steps."""
-        if self.secure is not None and self._epochs != self.secure.cohorts.epochs:
-            self._epochs = self.secure.cohorts.epochs
+        if self._epochs != secure.cohorts.epochs:
+            self._epochs = secure.cohorts.epochs
             self._contributors = set()
             self.versions.forget()
 
     def _abandon(self, ids: Iterable[bytes], reason: str) -> list[Action]:
         """Give a buffer up, durably: its members are told, and the model stays as it is."""
         leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
-        return [action for lease in leases for action in self._refuse(lease, reason)]
+        meaning = refusals.MEANING[reason]
+        self.counts[f"refused_{reason}"] += len(leases)
+        self._say("buffer", reason, f"{len(leases)} updates given up: {meaning}")
+        actions: list[Action] = []
+        for lease in leases:
+            actions += [*self._forget(lease, reason), self._refusal(lease, reason, meaning)]
+        return actions
 
     def _forget(self, lease: Lease, reason: str) -> list[Action]:
         """Close a lease that no update can come for any more; who asks all the same is told why."""

@@ -4,7 +4,7 @@ An id belongs to the installation that used it first. A second one (a cloned car
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aggregator.records import DeviceRecord
@@ -88,20 +88,23 @@ class Fleet:
     def wait(self, device: str, check_in: CheckIn, now: float, *, ready: bool = True) -> None:
         """Queue a device for a lease; one that waits already keeps its place.
 
-        One that is not ``ready`` (its masks are not) is remembered until `promote`.
+        One that is not ``ready`` (its masks are not) is remembered until it is: `regroup`.
         """
         place = self._waiting.get(device)
         waiting = Waiting(device, check_in, now if place is None else place.since)
         (self._waiting if ready else self._unready)[device] = waiting
         (self._unready if ready else self._waiting).pop(device, None)
 
-    def unready(self) -> list[str]:
-        """Return the devices that would wait for a lease if they were ready."""
-        return list(self._unready)
+    def regroup(self, is_ready: Callable[[str], bool]) -> None:
+        """Let those wait for a lease that are ready now, and no others."""
+        for device in [device for device in self._waiting if not is_ready(device)]:
+            self._unready[device] = self._waiting.pop(device)
+        for device in [device for device in self._unready if is_ready(device)]:
+            self._waiting[device] = self._unready.pop(device)
 
-    def promote(self, device: str) -> None:
-        """Let a device wait for a lease: it is ready now."""
-        self._waiting[device] = self._unready.pop(device)
+    def is_online(self, device: str) -> bool:
+        """Whether a device was there when it was last heard of."""
+        return self.presence.get(device) == "online"
 
     def next(self) -> Waiting:
         """Take the device that has waited longest."""

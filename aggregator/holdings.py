@@ -1,12 +1,14 @@
 """Who holds shares of which masks: what dealers and holders of one roster have said.
 
 Soft state. Holders say it again whenever they or the aggregator come back, so none of it is stored;
-only what is summed (`aggregator.recovery`) is. A mask is *ripe* when enough holders hold shares of
-it that lie on one polynomial (`protocol.secagg.consistency`).
+only what is summed (`aggregator.recovery`) is. What a holder says is kept by holder: one that names
+masks without end pushes out its own. Who holds a mask is judged when somebody asks, since each of
+N holders has a word on each of N dealers' masks (`protocol.secagg.consistency`).
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,141 +20,163 @@ from protocol.secagg.field import to_bytes
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import TEST_COLUMNS, Sharing
 
-#: Masks of one dealer that are remembered at most: a stock, and those under way.
-MAX_MASKS = 4 * MAX_STOCK
+#: So many of a dealer's last used masks are known as used.
+MAX_USED: Final = 64
+#: A holder's word is kept for so many masks of each dealer, on average.
+MAX_RECEIPTS: Final = MAX_STOCK
+
+#: A mask: its dealer's index, and its counter.
+MaskName = tuple[int, int]
 
 
-@dataclass(slots=True)
-class _Mask:
-    """One mask: what its dealer committed to, and the receipts of its holders by index."""
+class _Receipt(NamedTuple):
+    """A holder's part in the dealers' test, and its own commitment to its share."""
 
-    commitments: tuple[bytes, ...] = ()
-    receipts: dict[int, bytes] = field(default_factory=dict)
-    own: dict[int, bytes] = field(default_factory=dict)
-    holders: frozenset[int] = frozenset()
+    tested: bytes
+    own: bytes
 
 
 class HoldingsBook:
     """The masks of one roster. Devices are named by their index in it."""
 
     def __init__(self, roster: Roster, sharing: Sharing) -> None:
-        self._roster = roster
+        num_members = len(roster.members)
         self._sharing = sharing
-        self._masks: list[dict[int, _Mask]] = [{} for _ in roster.members]
-        self._stock: list[tuple[int, ...]] = [() for _ in roster.members]
+        self._stock: list[tuple[int, ...]] = [()] * num_members
+        self._commitments: dict[MaskName, tuple[bytes, ...]] = {}
+        self._receipts: list[dict[MaskName, _Receipt]] = [{} for _ in roster.members]
+        self._used: list[deque[int]] = [deque(maxlen=MAX_USED) for _ in roster.members]
+        self._judged: dict[MaskName, frozenset[int]] = {}
         self._excluded: set[int] = set()
-        self._receipt_bytes = len(to_bytes(np.zeros(TEST_COLUMNS, np.int64), sharing.modulus))
+        self._tested_bytes = len(to_bytes(np.zeros(TEST_COLUMNS, np.int64), sharing.modulus))
+
+    # --- what is said --------------------------------------------------------------------------
 
     def dealt(self, dealer: int, message: Dealt) -> None:
-        """Take a dealer's word for the masks it has at hand; others it had are lost.
+        """Take a dealer's word for the masks it has at hand, the one it uses next first.
 
         Raises RemoteProtocolError (``malformed``) unless there is a commitment for each holder.
         """
-        size = COMMITMENT_BYTES * len(self._roster.members)
+        size = COMMITMENT_BYTES * len(self._receipts)
         if len(message.commitments) != size * len(message.counters):
             raise RemoteProtocolError(refusals.MALFORMED, "not a commitment a mask and holder")
-        masks = self._masks[dealer]
-        for counter in set(self._stock[dealer]) - set(message.counters):
-            masks.pop(counter, None)
-        self._stock[dealer] = message.counters
-        for at, counter in enumerate(message.counters):
-            mask = masks.setdefault(counter, _Mask())
-            whole = message.commitments[at * size : (at + 1) * size]
-            mask.commitments = _pieces(whole, COMMITMENT_BYTES)
-            self._judge(mask)
-        self._bound(dealer)
+        for counter in self._stock[dealer]:
+            self._commitments.pop((dealer, counter), None)
+            self._judged.pop((dealer, counter), None)
+        committed = _pieces(message.commitments, size)
+        new = {
+            counter: _pieces(whole, COMMITMENT_BYTES)
+            for counter, whole in zip(message.counters, committed, strict=True)
+            if counter not in self._used[dealer]
+        }
+        self._stock[dealer] = tuple(new)
+        for counter, pieces in new.items():
+            self._commitments[dealer, counter] = pieces
+            self._judged.pop((dealer, counter), None)
 
-    def held(self, holder: int, message: Holdings) -> set[int]:
-        """Take a holder's word for what it holds; return the dealers it concerns.
+    def held(self, holder: int, message: Holdings) -> None:
+        """Take a holder's word for what it holds.
 
         Raises RemoteProtocolError (``malformed``) unless there is a receipt for each mask.
         """
-        size = self._receipt_bytes + COMMITMENT_BYTES
+        size = self._tested_bytes + COMMITMENT_BYTES
         counters, dealers = message.counters, message.dealers
         if not len(counters) * size == len(dealers) * size == len(message.receipts):
             raise RemoteProtocolError(refusals.MALFORMED, "not a dealer and a receipt a mask")
-        if any(dealer >= len(self._masks) for dealer in dealers):
+        if any(dealer >= len(self._receipts) for dealer in dealers):
             raise RemoteProtocolError(refusals.MALFORMED, "a dealer that the roster does not name")
+        if holder in self._excluded:
+            return
         if message.whole:
             self._forget_holder(holder)
-        receipts = _pieces(message.receipts, size)
-        for dealer, counter, receipt in zip(dealers, counters, receipts, strict=True):
-            mask = self._masks[dealer].setdefault(counter, _Mask())
-            mask.receipts[holder] = receipt[:-COMMITMENT_BYTES]
-            mask.own[holder] = receipt[-COMMITMENT_BYTES:]
-            self._judge(mask)
-            self._bound(dealer)
-        return set(dealers)
-
-    def holders(self, dealer: int, counter: int) -> frozenset[int]:
-        """Return who holds a good share of a mask."""
-        mask = self._masks[dealer].get(counter)
-        return frozenset() if mask is None else mask.holders
-
-    def was_tested(self, dealer: int, counter: int) -> bool:
-        """Whether more receipts agree than fix the polynomial: only then is a liar a liar."""
-        mask = self._masks[dealer].get(counter)
-        return (
-            mask is not None
-            and bool(mask.commitments)
-            and len(mask.holders) > self._sharing.num_answers
-        )
-
-    def is_ready(self, dealer: int) -> bool:
-        """Whether the mask that the device will use next is ripe."""
-        stock = self._stock[dealer]
-        return bool(stock) and len(self.holders(dealer, stock[0])) >= self._sharing.num_answers
-
-    def missing(self, holder: int) -> Mapping[int, tuple[int, ...]]:
-        """Return the masks at hand that a holder has no share of, by dealer."""
-        found = {}
-        for dealer, stock in enumerate(self._stock):
-            lacking = tuple(
-                counter for counter in stock if holder not in self._masks[dealer][counter].receipts
-            )
-            if lacking and dealer != holder:
-                found[dealer] = lacking
-        return found
+        kept = self._receipts[holder]
+        pieces = _pieces(message.receipts, size)
+        for name, piece in zip(zip(dealers, counters, strict=True), pieces, strict=True):
+            kept.pop(name, None)  # so that it counts as new
+            kept[name] = _Receipt(piece[:-COMMITMENT_BYTES], piece[-COMMITMENT_BYTES:])
+            self._judged.pop(name, None)
+        while len(kept) > MAX_RECEIPTS * len(self._receipts):
+            oldest = next(iter(kept))
+            del kept[oldest]
+            self._judged.pop(oldest, None)
 
     def used(self, dealer: int, counter: int) -> None:
         """Note that an update has come under this mask: it is at hand no more."""
+        self._used[dealer].append(counter)
         self._stock[dealer] = tuple(each for each in self._stock[dealer] if each != counter)
 
-    def settled(self, masks: Iterable[tuple[int, int]]) -> None:
-        """Forget masks whose updates are counted or refused."""
-        for dealer, counter in masks:
-            self._masks[dealer].pop(counter, None)
+    def settled(self, masks: Iterable[MaskName]) -> None:
+        """Forget masks whose updates are counted or refused, but not that they were used."""
+        for name in masks:
+            self._commitments.pop(name, None)
+            self._judged.pop(name, None)
+            for kept in self._receipts:
+                kept.pop(name, None)
 
     def exclude(self, holder: int) -> None:
         """Trust nothing of this holder any more."""
         self._excluded.add(holder)
         self._forget_holder(holder)
 
-    def _forget_holder(self, holder: int) -> None:
-        for masks in self._masks:
-            for mask in masks.values():
-                if mask.receipts.pop(holder, None) is not None:
-                    del mask.own[holder]
-                    self._judge(mask)
+    # --- what follows --------------------------------------------------------------------------
 
-    def _judge(self, mask: _Mask) -> None:
+    def is_used(self, dealer: int, counter: int) -> bool:
+        """Whether an update has come under this mask, lately."""
+        return counter in self._used[dealer]
+
+    def holders(self, dealer: int, counter: int) -> frozenset[int]:
+        """Return who holds a good share of a mask."""
+        name = (dealer, counter)
+        found = self._judged.get(name)
+        if found is None:
+            found = self._judged[name] = self._judge(name)
+        return found
+
+    def was_tested(self, dealer: int, counter: int) -> bool:
+        """Whether more receipts agree than fix the polynomial: only then is a liar a liar."""
+        num_agreeing = len(self.holders(dealer, counter))
+        return (dealer, counter) in self._commitments and num_agreeing > self._sharing.num_answers
+
+    def is_ready(self, dealer: int) -> bool:
+        """Whether enough holders have good shares of the mask that the device will use next."""
+        stock = self._stock[dealer]
+        return bool(stock) and len(self.holders(dealer, stock[0])) >= self._sharing.num_answers
+
+    def missing(self, holder: int) -> Mapping[int, tuple[int, ...]]:
+        """Return the masks at hand that a holder has no share of, by dealer."""
+        others = (dealer for dealer in range(len(self._stock)) if dealer != holder)
+        missing = {dealer: self._missing(dealer, holder) for dealer in others}
+        return {dealer: counters for dealer, counters in missing.items() if counters}
+
+    def is_short(self, dealer: int) -> bool:
+        """Whether a device has a mask at hand that too few hold good shares of."""
+        return bool(self._stock[dealer]) and not self.is_ready(dealer)
+
+    def lacking(self, dealer: int) -> Mapping[int, tuple[int, ...]]:
+        """Return the masks that a device has at hand, by who has no share of them."""
+        others = (holder for holder in range(len(self._stock)) if holder != dealer)
+        missing = {holder: self._missing(dealer, holder) for holder in others}
+        return {holder: counters for holder, counters in missing.items() if counters}
+
+    def _missing(self, dealer: int, holder: int) -> tuple[int, ...]:
+        kept = self._receipts[holder]
+        return tuple(each for each in self._stock[dealer] if (dealer, each) not in kept)
+
+    def _judge(self, name: MaskName) -> frozenset[int]:
         """Find the holders whose shares agree. A dealer that is gone committed to nothing."""
+        committed = self._commitments.get(name)
         trusted = {
-            holder: receipt
-            for holder, receipt in mask.receipts.items()
-            if holder not in self._excluded
-            and (not mask.commitments or mask.own[holder] == mask.commitments[holder])
+            holder: receipt.tested
+            for holder, kept in enumerate(self._receipts)
+            if (receipt := kept.get(name)) is not None
+            and (committed is None or receipt.own == committed[holder])
         }
-        mask.holders = consistent_holders(trusted, self._sharing)
+        return consistent_holders(trusted, self._sharing)
 
-    def _bound(self, dealer: int) -> None:
-        """Drop the oldest masks that nobody has at hand, beyond `MAX_MASKS`."""
-        masks = self._masks[dealer]
-        while len(masks) > MAX_MASKS:
-            idle = next((counter for counter in masks if counter not in self._stock[dealer]), None)
-            if idle is None:
-                return
-            del masks[idle]
+    def _forget_holder(self, holder: int) -> None:
+        for name in self._receipts[holder]:
+            self._judged.pop(name, None)
+        self._receipts[holder] = {}
 
 
 def _pieces(data: bytes, size: int) -> tuple[bytes, ...]:

@@ -1,44 +1,44 @@
 """One closed buffer of masked updates, from the request for its masks to its sum.
 
-Holders that are online are asked first. One that sleeps is asked when it comes back, and all of
-them when the others were not enough. Answers beyond the U that decode are spares: they prove the
-sum, and who answered wrong. Sans-IO: the time is an argument.
+Holders that are online are asked first. One that sleeps is asked once, for the broker to keep, and
+again when it comes back. Answers beyond the U that decode are spares: they prove the sum, and who
+answered wrong. Sans-IO: the time is an argument.
 """
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
+from aggregator.backoff import RETRY_S, Backoff
+from aggregator.cohorts import Cohort
+from protocol import refusals
 from protocol.messages import RecoveryRequest
-from protocol.secagg import Scheme
 from protocol.secagg.field import Elements, from_bytes
+from protocol.secagg.requests import request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import columns, recover
 
-#: A holder that has not answered is asked again after this long, then twice as long, ...
-RETRY_S: Final = 5.0
-RETRY_CAP_S: Final = 300.0
-
-
-class _Asked(NamedTuple):
-    """How often a holder was asked, and when last."""
-
-    times: int
-    at: float
+#: A holder that refuses for one of these will never answer.
+FINAL: Final = frozenset(
+    {
+        refusals.MASK_USED,
+        refusals.SHARES_MISSING,
+        refusals.WRONG_MEMBERS,
+        refusals.EXCLUDED,
+    }
+)
 
 
 @dataclass(slots=True, eq=False)
 class Recovery:
     """A closed buffer. ``masks``: dealer's index -> counter; ``closed_at`` on the shell's clock.
 
-    ``blamable``: every mask in it passed its dealer's test.
+    ``holders`` are asked. ``blamable``: every mask in it passed its dealer's test.
     """
 
-    roster: Roster
-    scheme: Scheme
+    cohort: Cohort
     request: RecoveryRequest
-    request_hash: bytes
     ids: tuple[bytes, ...]
     masks: Mapping[int, int]
     support: int
@@ -51,8 +51,20 @@ class Recovery:
     refused: dict[int, str] = field(default_factory=dict)
     liars: tuple[int, ...] = ()
     checked: bool = False
-    _asked: dict[int, _Asked] = field(default_factory=dict)
+    request_hash: bytes = field(init=False)
+    _backoff: Backoff = field(default_factory=Backoff)
+    _num_wanted: int = field(init=False)
     _enough_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.request_hash = request_hash(self.request)
+        # U decode; t + 1 spares prove who answered wrong, if it is one.
+        self._num_wanted = self.num_needed + self.roster.parameters.num_malicious + 1
+
+    @property
+    def roster(self) -> Roster:
+        """Who is asked, and by which rules."""
+        return self.cohort.roster
 
     @property
     def num_needed(self) -> int:
@@ -60,13 +72,12 @@ class Recovery:
         return self.roster.parameters.num_answers
 
     @property
-    def num_spares(self) -> int:
-        """T + 1: spare answers that are waited for; so many prove who answered wrong."""
-        return self.roster.parameters.num_malicious + 1
-
-    @property
     def proven_liars(self) -> tuple[int, ...]:
-        """Who answered wrong, beyond what t malicious holders and a bad dealer could stage."""
+        """Who answered wrong, beyond what t malicious holders and a bad dealer could stage.
+
+        The answers that agree are then U honest ones at least, which fix the sum; and a holder of
+        tested shares is off it by its own doing only.
+        """
         num_spares = len(self.answers) - self.num_needed
         proven = num_spares >= self.roster.parameters.num_malicious + len(self.liars)
         if not (self.blamable and proven):
@@ -76,12 +87,14 @@ class Recovery:
     @property
     def hopeless(self) -> bool:
         """Too many holders have refused for U of them to answer."""
-        able = (self.holders | self.answers.keys()) - self.refused.keys()
-        return len(able) < self.num_needed
+        return len(self.answers) + len(self.missing_from()) < self.num_needed
 
     def missing_from(self) -> list[int]:
-        """Return the holders that have said nothing yet."""
-        return sorted(self.holders - self.answers.keys() - self.refused.keys())
+        """Return the holders that may still answer."""
+        gone = {holder for holder, reason in self.refused.items() if reason in FINAL}
+        return sorted(self.holders - self.answers.keys() - gone)
+
+    # --- asking --------------------------------------------------------------------------------
 
     def to_ask(self, online: Collection[int], now: float) -> list[int]:
         """Return the holders to be asked now."""
@@ -89,32 +102,58 @@ class Recovery:
             return []
         due = [each for each in self.missing_from() if now >= self._due_at(each, online)]
         for holder in due:
-            before = self._asked.get(holder)
-            self._asked[holder] = _Asked(1 if before is None else before.times + 1, now)
+            self._backoff.asked(holder, now)
         return due
 
     def ask_again(self, holder: int) -> None:
         """A holder has come back: it is asked without waiting."""
-        self._asked.pop(holder, None)
+        self._backoff.forget(holder)
+
+    def next_deadline(self, online: Collection[int]) -> float:
+        """Return when `to_ask` or `is_ready` may change without a message."""
+        times = [math.inf]
+        if not self._has_spares:
+            times += [self._due_at(holder, online) for holder in self.missing_from()]
+        if self._enough_since is not None:
+            times.append(self._enough_since + self.spare_wait_s)
+        return min(times)
+
+    def _due_at(self, holder: int, online: Collection[int]) -> float:
+        if holder in online:
+            return self._backoff.due_at(holder, self.closed_at)
+        return math.inf if self._backoff.was_asked(holder) else self.closed_at + RETRY_S
+
+    # --- answers -------------------------------------------------------------------------------
 
     def answer(self, holder: int, elements: bytes, now: float) -> None:
-        """Take a holder's answer; the same again changes nothing.
+        """Take a holder's answer; its first one stands.
 
         Raises RemoteProtocolError (``malformed``) unless it has a share's length.
         """
-        if holder in self.answers or holder not in range(len(self.roster.members)):
+        if holder in self.answers:
             return
-        sharing = self.scheme.sharing(self.roster.parameters)
-        num_columns = columns(self.scheme.secret_size(self.roster.parameters), sharing)
+        sharing = self.cohort.scheme.sharing(self.roster.parameters)
+        num_columns = columns(self.cohort.scheme.secret_size(self.roster.parameters), sharing)
         self.answers[holder] = from_bytes(elements, sharing.modulus, num_columns)
         self.refused.pop(holder, None)
         if len(self.answers) >= self.num_needed and self._enough_since is None:
             self._enough_since = now
 
-    def refuse(self, holder: int, reason: str) -> None:
-        """Note that a holder will not answer."""
-        if holder not in self.answers:
-            self.refused[holder] = reason
+    def refuse(self, holder: int, reason: str) -> bool:
+        """Note that a holder does not answer; return whether that is news."""
+        if holder in self.answers or holder in self.refused:
+            return False
+        self.refused[holder] = reason
+        return True
+
+    def exclude(self, holder: int) -> None:
+        """Do without a holder that lied elsewhere."""
+        self.answers.pop(holder, None)
+        self.refused[holder] = refusals.EXCLUDED
+        if len(self.answers) < self.num_needed:
+            self._enough_since = None
+
+    # --- the sum -------------------------------------------------------------------------------
 
     def is_ready(self, online: Collection[int], now: float) -> bool:
         """Whether it is time to decode: with spares, or when they do not come."""
@@ -123,40 +162,23 @@ class Recovery:
         waited = now >= self._enough_since + self.spare_wait_s
         return self._has_spares or waited or not set(self.missing_from()) & set(online)
 
-    def next_deadline(self, online: Collection[int]) -> float:
-        """Return when `to_ask` or `is_ready` may change without a message."""
-        times = (
-            []
-            if self._has_spares
-            else [self._due_at(holder, online) for holder in self.missing_from()]
-        )
-        if self._enough_since is not None:
-            times.append(self._enough_since + self.spare_wait_s)
-        return min(times, default=math.inf)
-
     def unmask(self) -> Elements:
         """Return the sums of the masked values (size,), centred integers.
 
         Notes in ``liars`` who answered wrong, if that can be said. Raises RecoveryError when the
         answers do not decode: more of them may.
         """
-        parameters = self.roster.parameters
-        sharing = self.scheme.sharing(parameters)
-        found = recover(self.answers, sharing, self.scheme.secret_size(parameters))
+        parameters, scheme = self.roster.parameters, self.cohort.scheme
+        found = recover(self.answers, scheme.sharing(parameters), scheme.secret_size(parameters))
         self.liars, self.checked = found.liars, found.checked
         seed = self.roster.public_seed
-        return self.scheme.unmask(parameters, seed, self.total, len(self.ids), found.secret)
+        return scheme.unmask(parameters, seed, self.total, len(self.ids), found.secret)
 
     def wait_for_more(self) -> None:
         """The answers contradict each other: only another one can tell."""
         self._enough_since = None
+        self._num_wanted = len(self.answers) + 1
 
     @property
     def _has_spares(self) -> bool:
-        return len(self.answers) >= self.num_needed + self.num_spares
-
-    def _due_at(self, holder: int, online: Collection[int]) -> float:
-        asked = self._asked.get(holder)
-        if asked is None:
-            return self.closed_at + (0.0 if holder in online else RETRY_S)
-        return asked.at + min(RETRY_S * 2.0 ** (asked.times - 1), RETRY_CAP_S)
+        return len(self.answers) >= self._num_wanted

@@ -14,8 +14,8 @@ Sans-IO: the time is an argument.
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -24,16 +24,19 @@ from aggregator.admission import check_staleness
 from aggregator.buffers import Fill, Outcome
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.leases import Lease
+from aggregator.masked_buffer import MaskedBuffer, Waiting
 from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
+from aggregator.recoveries import REQUEST, Recoveries
 from aggregator.recovery import Recovery
 from aggregator.secure_config import Enrolment
-from aggregator.strategy import Float32, Float64
+from aggregator.share_desk import ShareDesk
+from aggregator.strategy import Float32
 from aggregator.supports import Supports
 from aggregator.task_config import TaskConfig
 from protocol import refusals
-from protocol.codec import pack, unpack
-from protocol.errors import RemoteProtocolError
+from protocol.codec import unpack
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import (
     Dealt,
     Holdings,
@@ -41,84 +44,54 @@ from protocol.messages import (
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
-    SharesWanted,
     SignedRoster,
 )
-from protocol.secagg.field import Elements
 from protocol.secagg.keys import check_envelope
-from protocol.secagg.requests import check_request, make_request, request_hash
-from protocol.secagg.shares import RecoveryError
-from protocol.vectors.layout import Layout
-
-#: Before the names of stored requests.
-REQUEST = "request/"
+from protocol.secagg.requests import check_request, make_request
 
 SecureMessage = Dealt | Holdings | RecoveryAnswer | RecoveryRefusal
 SECURE_MESSAGES = (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal)
 
-
-@dataclass(slots=True, eq=False)
-class OpenBuffer:
-    """An open buffer: the running sum, whose masks are in it, and who holds all of them."""
-
-    cohort: Cohort
-    support: int
-    total: Elements
-    holders: frozenset[int]
-    opened_at: float
-    ids: list[bytes] = field(default_factory=list)
-    masks: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def fill(self) -> Fill:
-        """How full it is: one update a device."""
-        return Fill(len(self.ids), len(self.masks), self.opened_at)
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An admitted update that no buffer can take yet."""
-
-    lease_id: bytes
-    cohort: Cohort
-    dealer: int
-    update: MaskedUpdate
+#: How often it is noted how long an epoch has lasted, when nothing else happens.
+TICK_S: Final = 60.0
 
 
 class SecureBuffers:
     """Masked buffers of one task; a `aggregator.buffers.Buffers`.
 
-    ``documents`` is what the store keeps; ``counts`` and ``say`` (device, reason, detail) are where
-    refusals are counted and shown.
+    ``counts`` and ``alert`` (who, reason, detail) are where it is counted and shown what went
+    wrong; ``is_online`` says whether a device is.
     """
 
     def __init__(
         self,
         task: TaskConfig,
         enrolment: Enrolment,
-        layout: Layout,
         *,
         publication: Publication,
         supports: Supports,
         cohorts: Cohorts,
         counts: Counter[str],
         alert: Callable[[str, str, str], None],
+        is_online: Callable[[str], bool],
     ) -> None:
         self.cohorts = cohorts
         self.supports = supports
-        self.recoveries: list[Recovery] = []
+        self._done: deque[Outcome] = deque()
+        self.recoveries = Recoveries(
+            publication, supports, self._done, counts=counts, alert=alert, is_online=is_online
+        )
         self._task = task
         self._config = enrolment.config
         self._secret = enrolment.secret
-        self._layout = layout
         self._publication = publication
-        self._counts = counts
         self._alert = alert
-        self._online: set[str] = set()
-        self._buffers: dict[tuple[bytes, int], OpenBuffer] = {}
-        self._waiting: list[_Waiting] = []
-        self._done: deque[Outcome] = deque()
+        self._desk = ShareDesk(cohorts, publication, is_online)
+        self._is_online = is_online
+        self._buffers: dict[tuple[bytes, int], MaskedBuffer] = {}
+        self._waiting: list[Waiting] = []
         self._opened_at: float | None = None
+        self._ticked_at = 0.0
         self._restoring = True
 
     # --- what the coordinator asks of buffers --------------------------------------------------
@@ -130,16 +103,21 @@ class SecureBuffers:
     @property
     def fill(self) -> Fill:
         """The open buffer with the most updates."""
+        return max(self.fills, key=lambda fill: fill.num_updates)
+
+    @property
+    def fills(self) -> Sequence[Fill]:
+        """Every open buffer; without one, that which the next update would go to."""
         fills = [buffer.fill for buffer in self._buffers.values()]
-        return max(fills, key=lambda fill: fill.num_updates, default=Fill(0, 0, self._opened_at))
+        return fills or [Fill(0, 0, self._opened_at)]
 
     @property
     def recovering(self) -> bool:
         """Whether a closed buffer waits for answers."""
-        return bool(self.recoveries)
+        return len(self.recoveries) > 0
 
     @property
-    def buffers(self) -> Iterable[OpenBuffer]:
+    def buffers(self) -> Iterable[MaskedBuffer]:
         """The open buffers."""
         return self._buffers.values()
 
@@ -157,41 +135,52 @@ class SecureBuffers:
         """Check a masked update and take it, into a buffer as soon as one can hold it.
 
         Raises RemoteProtocolError: ``malformed``, ``too_stale``, ``wrong_base``, ``not_enrolled``,
-        ``wrong_roster``, ``stale_support`` or ``mask_used``.
+        ``wrong_roster``, ``stale_support`` or ``mask_used``; of one from the journal, when the
+        epoch has ended meanwhile, ``recovery_failed``.
         """
         update = unpack(data, MaskedUpdate)
         if not self._restoring:  # what is in the journal was in time when it came
-            self._check_fresh(update, version)
+            check_staleness(update.base_version, version, self._task.staleness_limit)
+            if not self.supports.is_taken(update.support):
+                raise RemoteProtocolError(refusals.STALE_SUPPORT, f"support {update.support}")
         if update.base_version != lease.record.version:
             raise RemoteProtocolError(refusals.WRONG_BASE, f"leased {lease.record.version}")
-        place = self.cohorts.place(lease.record.device)
-        if place is None:
-            raise RemoteProtocolError(refusals.NOT_ENROLLED, refusals.MEANING["not_enrolled"])
-        cohort, dealer = place.cohort, place.index
-        if update.roster_hash != cohort.roster.hash:
-            raise RemoteProtocolError(refusals.WRONG_ROSTER, refusals.MEANING["wrong_roster"])
-        if (dealer, update.counter) in cohort.used:
+        cohort, dealer = self._place(lease.record.device, update.roster_hash)
+        if cohort.book.is_used(dealer, update.counter):
             raise RemoteProtocolError(refusals.MASK_USED, f"mask {update.counter}")
         parameters = cohort.roster.parameters
         cohort.scheme.add(parameters, np.zeros(parameters.size, np.int64), update.body)
-        cohort.used.add((dealer, update.counter))
         cohort.book.used(dealer, update.counter)
-        self._waiting.append(_Waiting(lease.lease_id, cohort, dealer, update))
+        self._waiting.append(Waiting(lease.lease_id, cohort, dealer, update))
         self._fill_buffers(now)
 
-    def _check_fresh(self, update: MaskedUpdate, version: int) -> None:
-        check_staleness(update.base_version, version, self._task.staleness_limit)
-        if not self.supports.is_taken(update.support):
-            raise RemoteProtocolError(refusals.STALE_SUPPORT, f"support {update.support}")
+    def _place(self, device: str, roster_hash: bytes) -> tuple[Cohort, int]:
+        place = self.cohorts.place(device)
+        if place is not None and place.cohort.roster.hash == roster_hash:
+            return place.cohort, place.index
+        if self._restoring:
+            reason = refusals.RECOVERY_FAILED
+        else:
+            reason = refusals.NOT_ENROLLED if place is None else refusals.WRONG_ROSTER
+        raise RemoteProtocolError(reason, refusals.MEANING[reason])
 
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:
-        """Close what is due: the request for its masks is stored, then sent."""
+        """Close what is due: the request for its masks is stored, then sent. End what is over."""
         actions: list[Action] = []
-        while due := [buffer for buffer in self._buffers.values() if is_due(buffer.fill)]:
+        while due := [each for each in self._buffers.values() if self._is_due(each, is_due, now)]:
             for buffer in due:
                 actions += self._close(buffer, now)
             self._fill_buffers(now)
+        for cohort in self.cohorts:
+            if now >= cohort.ends_at or (cohort.next is not None and self._is_idle(cohort)):
+                actions += self._end(cohort, now)
         return actions
+
+    def _is_due(self, buffer: MaskedBuffer, is_due: Callable[[Fill], bool], now: float) -> bool:
+        """Whether a buffer is full, or its epoch so near its end that it gets no fuller."""
+        if not buffer.has_enough:
+            return False
+        return is_due(buffer.fill) or now >= buffer.cohort.closes_at
 
     def outcomes(self) -> list[Outcome]:
         """Take what is done."""
@@ -201,13 +190,15 @@ class SecureBuffers:
 
     # --- what it says and hears beside ---------------------------------------------------------
 
-    def restore(self, documents: Mapping[str, bytes], now: float) -> None:
+    def restore(self, documents: Mapping[str, bytes], version: int, now: float) -> list[Action]:
         """Put the closed buffers together again, after their updates were replayed."""
+        actions = self.supports.start()
         for key, data in documents.items():
             if key.startswith(REQUEST):
-                self._restore_request(unpack(data, RecoveryRequest), now)
+                actions += self._restore_request(key, unpack(data, RecoveryRequest), now)
         self._restoring = False
-        self._drop_stale(now)
+        self._ticked_at = now
+        return [*actions, *self._drop_stale(version, now)]
 
     def connected(self) -> list[Action]:
         """Return what is retained: rosters and the support."""
@@ -217,7 +208,7 @@ class SecureBuffers:
         ]
 
     def offer(self, signed: SignedRoster, now: float) -> list[Action]:
-        """Take a roster from the operator. Raises RemoteProtocolError (`Cohorts.offer`)."""
+        """Take a roster from the operator. Raises as `Cohorts.offer`."""
         return [*self.cohorts.offer(signed, now), *self.cohorts.publish(self._publication)]
 
     def epoch(self, device: str) -> int:
@@ -231,6 +222,7 @@ class SecureBuffers:
         return (
             place is not None
             and now < place.cohort.drains_at
+            and place.index not in place.cohort.excluded
             and place.cohort.book.is_ready(place.index)
         )
 
@@ -241,60 +233,63 @@ class SecureBuffers:
             return refusals.NOT_ENROLLED
         return refusals.EXCLUDED if place.index in place.cohort.excluded else ""
 
-    def presence(self, device: str, now: float, *, online: bool) -> list[Action]:
+    def presence(self, device: str, now: float) -> list[Action]:
         """A device came or went; one that came is asked for what is missing."""
-        if not online:
-            self._online.discard(device)
-            return self._advance(now)
-        self._online.add(device)
         place = self.cohorts.place(device)
-        for recovery in self.recoveries:
-            if place is not None and place.cohort.roster.hash == recovery.roster.hash:
-                recovery.ask_again(place.index)
-        return self._advance(now)
+        if place is None:
+            return []
+        if self._is_online(device):
+            self.recoveries.returned(place.cohort, place.index)
+        return self.recoveries.advance(now)
 
     def message(
         self, device: str, message: SecureMessage, payload: bytes, now: float
     ) -> list[Action]:
         """A dealer or holder says something; its signature is checked first.
 
-        Raises RemoteProtocolError: ``not_enrolled``, ``bad_signature``, ``wrong_roster``.
+        Raises RemoteProtocolError: ``not_enrolled``, ``bad_signature``, ``wrong_roster``,
+        ``malformed``.
         """
         place = self.cohorts.place(device)
         if place is None:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, refusals.MEANING["not_enrolled"])
-        check_envelope(place.cohort.roster.members[place.index].identity, payload)
+        cohort, index = place.cohort, place.index
+        check_envelope(cohort.roster.members[index].identity, payload)
         if isinstance(message, RecoveryAnswer | RecoveryRefusal):
-            return self._answered(place.cohort, place.index, message, now)
-        if message.roster_hash != place.cohort.roster.hash:
+            self.recoveries.answered(cohort, index, message, now)
+            return self.recoveries.advance(now)
+        if message.roster_hash != cohort.roster.hash:
             raise RemoteProtocolError(refusals.WRONG_ROSTER, "said under another roster")
         if isinstance(message, Dealt):
-            place.cohort.book.dealt(place.index, message)
-            self._fill_buffers(now)
-            return []
-        return self._held(place.cohort, place.index, message, now)
+            self._desk.dealt(cohort, index, message, now)
+            actions = []
+        else:
+            actions = self._desk.held(cohort, index, message)
+        self._fill_buffers(now)
+        return actions
 
     def stepped(self, version: int, params: Float32, now: float) -> list[Action]:
         """There is a new version: with a new support, the buffers of the last but one end."""
-        in_use = {recovery.support for recovery in self.recoveries}
-        in_use |= {buffer.support for buffer in self._buffers.values()}
+        in_use = {each.support for each in (*self.recoveries, *self._buffers.values())}
         actions = self.supports.stepped(version, params, self._publication, in_use)
-        return [*actions, *self._drop_stale(now)]
+        return [*actions, *self._drop_stale(version, now)]
 
     def timer(self, now: float) -> list[Action]:
-        """Time passed: holders are asked again, epochs end."""
+        """Time passed: holders are asked again, and dealers whose shares did not arrive."""
+        self._ticked_at = now
         self.cohorts.tick(now)
-        actions = self._advance(now)
-        for cohort in self.cohorts:
-            if now >= cohort.ends_at or (cohort.next is not None and self._is_idle(cohort)):
-                actions += self._end(cohort, now)
-        return actions
+        return [*self._desk.timer(now), *self.recoveries.advance(now)]
 
     def timer_at(self) -> float:
         """Return when `timer` should be called next."""
-        times = [cohort.ends_at for cohort in self.cohorts]
-        times += [each.next_deadline(self._present(each)) for each in self.recoveries]
-        return min(times, default=math.inf)
+        cohorts = list(self.cohorts)
+        if not cohorts:
+            return math.inf
+        times = [self._ticked_at + TICK_S]
+        times += [self.recoveries.next_deadline(), self._desk.timer_at()]
+        times += [cohort.ends_at for cohort in cohorts]
+        times += [each.cohort.closes_at for each in self._buffers.values() if each.has_enough]
+        return min(times)
 
     # --- buffers -------------------------------------------------------------------------------
 
@@ -302,253 +297,122 @@ class SecureBuffers:
         """Move into buffers what they can take, in the order of arrival."""
         self._waiting = [each for each in self._waiting if not self._enter(each, now)]
 
-    def _enter(self, waiting: _Waiting, now: float) -> bool:
+    def _enter(self, waiting: Waiting, now: float) -> bool:
         """Add an update to its buffer, if so many hold all its masks as must answer."""
         cohort, update = waiting.cohort, waiting.update
-        parameters = cohort.roster.parameters
+        holders = cohort.book.holders(waiting.dealer, update.counter)
+        if len(holders) < cohort.roster.parameters.num_answers:
+            return False
         key = (cohort.roster.hash, update.support)
         buffer = self._buffers.get(key)
-        holders = cohort.book.holders(waiting.dealer, update.counter)
-        if buffer is not None:
-            if waiting.dealer in buffer.masks or len(buffer.ids) >= parameters.max_contributors:
-                return False
-            holders &= buffer.holders
-        if len(holders) < parameters.num_answers:
-            return False
         if buffer is None:
             opened_at = now if self._opened_at is None else self._opened_at
-            total = np.zeros(parameters.size, np.int64)
-            buffer = self._buffers[key] = OpenBuffer(
-                cohort, update.support, total, holders, opened_at
-            )
-        cohort.scheme.add(parameters, buffer.total, update.body)
-        buffer.holders = holders
-        buffer.ids.append(waiting.lease_id)
-        buffer.masks[waiting.dealer] = update.counter
+            buffer = self._buffers[key] = MaskedBuffer(cohort, update.support, opened_at)
+        elif not buffer.takes(waiting, holders):
+            return False
+        buffer.add(waiting)
         return True
 
-    def _close(self, buffer: OpenBuffer, now: float) -> list[Action]:
-        cohort = buffer.cohort
-        held = [cohort.book.holders(*mask) for mask in buffer.masks.items()]
-        buffer.holders = frozenset.intersection(*held)  # what was known when they entered is old
-        request = make_request(cohort.roster, buffer.masks, self._secret)
-        recovery = self._recovery(buffer, request, now)
-        self._counts["recoveries"] += 1
-        return [
-            Store(DocumentRecord(_name(recovery.request_hash), pack(request))),
-            *self._ask(recovery, now),
-        ]
-
-    def _recovery(self, buffer: OpenBuffer, request: RecoveryRequest, now: float) -> Recovery:
-        cohort = buffer.cohort
-        del self._buffers[cohort.roster.hash, buffer.support]
+    def _close(self, buffer: MaskedBuffer, now: float) -> list[Action]:
+        del self._buffers[buffer.cohort.roster.hash, buffer.support]
         self._opened_at = None
-        recovery = Recovery(
-            roster=cohort.roster,
-            scheme=cohort.scheme,
+        request = make_request(buffer.cohort.roster, buffer.masks, self._secret)
+        return self.recoveries.begin(self._recovery(buffer, request, buffer.holders, now), now)
+
+    def _recovery(
+        self, buffer: MaskedBuffer, request: RecoveryRequest, holders: frozenset[int], now: float
+    ) -> Recovery:
+        book = buffer.cohort.book
+        return Recovery(
+            cohort=buffer.cohort,
             request=request,
-            request_hash=request_hash(request),
-            ids=tuple(buffer.ids),
+            ids=tuple(sorted(buffer.ids)),
             masks=buffer.masks,
             support=buffer.support,
             total=buffer.total,
-            holders=buffer.holders,
-            blamable=all(cohort.book.was_tested(*mask) for mask in buffer.masks.items()),
+            holders=holders,
+            blamable=all(book.was_tested(*mask) for mask in buffer.masks.items()),
             closed_at=now,
             spare_wait_s=self._config.spare_wait_s,
         )
-        self.recoveries.append(recovery)
-        return recovery
 
-    def _restore_request(self, request: RecoveryRequest, now: float) -> None:
-        """Make a closed buffer again of the updates that its request names."""
+    def _restore_request(self, key: str, request: RecoveryRequest, now: float) -> list[Action]:
+        """Make a closed buffer again of the updates that its request names.
+
+        What cannot be put together again must not enter another request: it is given up.
+        """
         for cohort in self.cohorts:
             try:
                 masks = check_request(request, cohort.roster)
             except RemoteProtocolError:
                 continue
-            chosen = [
-                waiting
-                for waiting in self._waiting
-                if waiting.cohort is cohort and masks.get(waiting.dealer) == waiting.update.counter
-            ]
+            chosen = [each for each in self._waiting if each.is_named(cohort, masks)]
+            self._waiting = [each for each in self._waiting if each not in chosen]
             if len(chosen) != len(masks):
-                continue
-            self._waiting = [waiting for waiting in self._waiting if waiting not in chosen]
-            parameters = cohort.roster.parameters
-            support = chosen[0].update.support
-            everybody = frozenset(range(parameters.num_devices))
-            total = np.zeros(parameters.size, np.int64)
-            buffer = OpenBuffer(cohort, support, total, everybody, now)
+                self._lose(chosen, refusals.RECOVERY_FAILED)
+                break
+            buffer = MaskedBuffer(cohort, chosen[0].update.support, now)
             for waiting in chosen:
-                cohort.scheme.add(parameters, total, waiting.update.body)
-                buffer.ids.append(waiting.lease_id)
-                buffer.masks[waiting.dealer] = waiting.update.counter
-            self._buffers[cohort.roster.hash, support] = buffer
-            self._recovery(buffer, request, now)
+                buffer.add(waiting)
+            # Who holds what is not known yet: everybody is asked.
+            everybody = frozenset(range(len(cohort.roster.members))) - cohort.excluded
+            self.recoveries.resume(self._recovery(buffer, request, everybody, now))
+            return []
+        return [Store(DocumentRecord(key, b""))]
 
-    def _drop_stale(self, now: float) -> list[Action]:
+    def _drop_stale(self, version: int, now: float) -> list[Action]:
         """Sum what is left of older supports, if that is enough of them; else give it up."""
         actions: list[Action] = []
-        lost = []
         for key, buffer in list(self._buffers.items()):
             if self.supports.is_taken(buffer.support):
                 continue
-            if len(buffer.ids) >= buffer.cohort.roster.parameters.min_contributors:
+            if buffer.has_enough:
                 actions += self._close(buffer, now)
                 continue
-            lost += buffer.ids
             del self._buffers[key]
-        stale = [each for each in self._waiting if not self.supports.is_taken(each.update.support)]
-        self._waiting = [each for each in self._waiting if each not in stale]
-        lost += [waiting.lease_id for waiting in stale]
-        if lost:
-            self._done.append(Outcome(tuple(lost), None, refusals.STALE_SUPPORT))
+            buffer.settle()
+            self._done.append(Outcome(tuple(buffer.ids), None, refusals.STALE_SUPPORT))
+        oldest = version - self._task.staleness_limit
+        old_support = [each for each in self._waiting if not self._is_taken(each)]
+        too_stale = [
+            each
+            for each in self._waiting
+            if self._is_taken(each) and each.update.base_version < oldest
+        ]
+        self._lose(old_support, refusals.STALE_SUPPORT)
+        self._lose(too_stale, refusals.TOO_STALE)
         return actions
 
-    # --- recovery ------------------------------------------------------------------------------
+    def _is_taken(self, waiting: Waiting) -> bool:
+        return self.supports.is_taken(waiting.update.support)
 
-    def _answered(
-        self, cohort: Cohort, holder: int, message: RecoveryAnswer | RecoveryRefusal, now: float
-    ) -> list[Action]:
-        for recovery in self.recoveries:
-            if recovery.request_hash != message.request_hash:
-                continue
-            if holder in cohort.excluded:
-                return []
-            if isinstance(message, RecoveryAnswer):
-                recovery.answer(holder, message.elements, now)
-            else:
-                recovery.refuse(holder, message.reason)
-                name = cohort.roster.members[holder].device
-                self._alert(name, message.reason, f"no share for a recovery: {message.detail}")
-        return self._advance(now)
+    def _lose(self, lost: Sequence[Waiting], reason: str) -> None:
+        """Give up updates that wait, or could not go on waiting."""
+        if not lost:
+            return
+        self._waiting = [each for each in self._waiting if each not in lost]
+        for each in lost:
+            each.settle()
+        self._done.append(Outcome(tuple(each.lease_id for each in lost), None, reason))
 
-    def _advance(self, now: float) -> list[Action]:
-        """Decode what can be decoded, and ask whoever is to be asked."""
-        actions: list[Action] = []
-        for recovery in list(self.recoveries):
-            if recovery.is_ready(self._present(recovery), now):
-                actions += self._decode(recovery)
-            elif recovery.hopeless:
-                actions += self._finish(recovery, Outcome(recovery.ids, None, _FAILED))
-        for recovery in self.recoveries:
-            actions += self._ask(recovery, now)
-        return actions
-
-    def _ask(self, recovery: Recovery, now: float) -> list[Action]:
-        due = recovery.to_ask(self._present(recovery), now)
-        members = recovery.roster.members
-        return [
-            self._publication.to_device(members[holder].device, recovery.request) for holder in due
-        ]
-
-    def _decode(self, recovery: Recovery) -> list[Action]:
-        try:
-            sums = recovery.unmask()
-        except RecoveryError as error:
-            self._counts["recoveries_inconsistent"] += 1
-            self._alert("recovery", refusals.RECOVERY_FAILED, f"{error}; waiting for more answers")
-            if recovery.missing_from():
-                recovery.wait_for_more()
-                return []
-            return self._finish(recovery, Outcome(recovery.ids, None, _FAILED))
-        actions = self._blame(recovery)
-        return [
-            *actions,
-            *self._finish(recovery, Outcome(recovery.ids, self._mean(recovery, sums))),
-        ]
-
-    def _mean(self, recovery: Recovery, sums: Elements) -> Float64:
-        """Return the mean delta from the sums of values and, last, of weights."""
-        parameters = recovery.roster.parameters
-        weight = parameters.weight_of(int(sums[-1]))
-        kept = sums[:-1].astype(np.float64) * (self.supports.scale() / (parameters.scale * weight))
-        where = self.supports.coordinates(recovery.support)
-        if where is None:
-            return kept
-        mean = np.zeros(self._layout.size)
-        mean[where] = kept
-        return mean
-
-    def _blame(self, recovery: Recovery) -> list[Action]:
-        """Exclude who is proven to have answered wrong; else only say that somebody did."""
-        if not recovery.liars:
-            return []
-        if not recovery.proven_liars:
-            self._alert("recovery", refusals.RECOVERY_FAILED, "answers were inconsistent")
-            return []
-        for cohort in self.cohorts:
-            if cohort.roster.hash != recovery.roster.hash:
-                continue
-            for liar in recovery.proven_liars:
-                cohort.excluded.add(liar)
-                cohort.book.exclude(liar)
-                name = cohort.roster.members[liar].device
-                self._counts["refused_excluded"] += 1
-                self._alert(name, refusals.EXCLUDED, "a wrong share in a recovery")
-        return []
-
-    def _finish(self, recovery: Recovery, outcome: Outcome) -> list[Action]:
-        self.recoveries.remove(recovery)
-        self._done.append(outcome)
-        if outcome.mean is None:
-            self._counts["recoveries_failed"] += 1
-        for cohort in self.cohorts:
-            if cohort.roster.hash == recovery.roster.hash:
-                cohort.book.settled(recovery.masks.items())
-        return [Store(DocumentRecord(_name(recovery.request_hash), b""))]
-
-    # --- holdings and epochs -------------------------------------------------------------------
-
-    def _held(self, cohort: Cohort, holder: int, message: Holdings, now: float) -> list[Action]:
-        """Note what a holder has; dealers are asked for what it lacks."""
-        if holder in cohort.excluded:
-            return []
-        cohort.book.held(holder, message)
-        self._fill_buffers(now)
-        if not message.whole:
-            return []
-        members = cohort.roster.members
-        return [
-            self._publication.to_device(
-                members[dealer].device, SharesWanted(cohort.roster.hash, holder, counters)
-            )
-            for dealer, counters in cohort.book.missing(holder).items()
-        ]
+    # --- epochs --------------------------------------------------------------------------------
 
     def _is_idle(self, cohort: Cohort) -> bool:
-        return (
-            all(each.roster.hash != cohort.roster.hash for each in self.recoveries)
-            and all(buffer.cohort is not cohort for buffer in self._buffers.values())
-            and all(waiting.cohort is not cohort for waiting in self._waiting)
-        )
+        under_way = (*self.recoveries, *self._buffers.values(), *self._waiting)
+        return all(each.cohort is not cohort for each in under_way)
 
     def _end(self, cohort: Cohort, now: float) -> list[Action]:
         """An epoch is over: what has no sum yet never gets one."""
-        actions: list[Action] = []
-        for recovery in list(self.recoveries):
-            if recovery.roster.hash == cohort.roster.hash:
-                actions += self._finish(recovery, Outcome(recovery.ids, None, _FAILED))
-        lost = [waiting.lease_id for waiting in self._waiting if waiting.cohort is cohort]
+        actions = self.recoveries.abandon(cohort)
         for key, buffer in list(self._buffers.items()):
             if buffer.cohort is cohort:
-                lost += buffer.ids
+                self._done.append(Outcome(tuple(buffer.ids), None, refusals.RECOVERY_FAILED))
                 del self._buffers[key]
-        self._waiting = [waiting for waiting in self._waiting if waiting.cohort is not cohort]
-        if lost:
-            self._done.append(Outcome(tuple(lost), None, _FAILED))
-        actions += self.cohorts.end(cohort, now)
+        lost = [waiting for waiting in self._waiting if waiting.cohort is cohort]
+        self._lose(lost, refusals.RECOVERY_FAILED)
+        actions += self.cohorts.end(cohort)
+        try:
+            actions += self.cohorts.follow(cohort, now)
+        except (ConfigError, RemoteProtocolError) as error:
+            self._alert(f"cohort {cohort.roster.cohort}", refusals.WRONG_ROSTER, str(error))
         return [*actions, *self.cohorts.publish(self._publication)]
-
-    def _present(self, recovery: Recovery) -> set[int]:
-        """Return the holders of a recovery that are online."""
-        indices = (recovery.roster.index(device) for device in self._online)
-        return {index for index in indices if index is not None}
-
-
-_FAILED = refusals.RECOVERY_FAILED
-
-
-def _name(hash_: bytes) -> str:
-    return REQUEST + hash_.hex()

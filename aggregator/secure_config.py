@@ -7,6 +7,7 @@ is read, with the reason and what to change.
 from dataclasses import dataclass, field
 
 from aggregator.scheduling.rounds import Rounds
+from aggregator.supports import check_support
 from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
 from protocol.messages import KEY_BYTES, SignedRoster
@@ -77,6 +78,7 @@ class SecureConfig:
 
     def parameters(self, task: TaskConfig, num_devices: int, num_params: int) -> Parameters:
         """Return the parameters of a cohort's roster, checked. Raises ConfigError."""
+        check_support(self.codec, num_params)
         malicious, noise, answers = defaults(num_devices)
         malicious = malicious if self.malicious < 0 else self.malicious
         noise = noise if self.noise < 0 else self.noise

@@ -3,7 +3,8 @@
 A masked vector cannot be compressed, so its coordinates are chosen beforehand and are the same for
 a whole buffer. They change every few versions; the support before is still taken, into a buffer of
 its own. ``randk`` draws them; ``plan`` names those that moved most since the last change and draws
-the rest, so that every coordinate is visited.
+the rest, so that every coordinate is visited. A support's number is the version it is meant to
+begin with.
 """
 
 from collections.abc import Mapping
@@ -15,15 +16,29 @@ import numpy as np
 from aggregator.actions import Action, Store
 from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
-from aggregator.strategy import Float32
+from aggregator.strategy import Float32, Float64
+from protocol.errors import ConfigError
 from protocol.messages import Support
 from protocol.secagg.common import coordinates, num_named, read_named
 from protocol.topics import Topics
 from protocol.vectors.packing import DENSE, PLAN, RANDK, CodecSpec
-from protocol.vectors.sparse import Indices, encode_indices, top_k
+from protocol.vectors.sparse import Indices, encode_indices, max_indices_bytes, top_k
+
+#: The names of coordinates travel in one message.
+MAX_NAMED_BYTES: Final = 55_000
 
 _SUPPORT: Final = "support/"
 _BASE: Final = "support-base"
+
+
+def check_support(spec: CodecSpec, size: int) -> None:
+    """Raise ConfigError if the coordinates that are named would not fit into one message."""
+    named = num_named(spec.num_kept(size)) if spec.support == PLAN else 0
+    if named and max_indices_bytes(size, named) > MAX_NAMED_BYTES:
+        raise ConfigError(
+            f"secure.support: {named} coordinates of {size} cannot be named in one message: use"
+            " randk, or a smaller fraction"
+        )
 
 
 class Supports:
@@ -50,8 +65,8 @@ class Supports:
             for key, data in documents.items()
             if key.startswith(_SUPPORT)
         }
-        base = documents.get(_BASE)
-        self._base: Float32 = params if base is None else np.frombuffer(base, "<f4")
+        self._has_base = _BASE in documents
+        self._base: Float32 = np.frombuffer(documents[_BASE], "<f4") if self._has_base else params
 
     @property
     def num_kept(self) -> int:
@@ -59,12 +74,19 @@ class Supports:
         return self._spec.num_kept(self.size)
 
     def number_at(self, version: int) -> int:
-        """Return the number of the support that belongs to a version."""
-        return 0 if self._spec.support == DENSE else version // self._every
+        """Return the number of the support that belongs to a version; 0 if there is one only."""
+        return 0 if self._spec.support == DENSE else version - version % self._every
 
     def is_taken(self, number: int) -> bool:
         """Whether an update for this support still comes in time."""
-        return number in (self._number, self._number - 1)
+        return number in {self._number, self._number - self._every}
+
+    def start(self) -> list[Action]:
+        """Return what must be stored before the first version."""
+        if self._has_base or self._spec.support != PLAN:
+            return []
+        self._has_base = True
+        return [self._keep_base(self._base)]
 
     def coordinates(self, number: int) -> Indices | None:
         """Return the sorted coordinates of a support; None: all."""
@@ -73,9 +95,17 @@ class Supports:
         named = read_named(self._named.get(number, b""), self.size, self.num_kept)
         return coordinates(self._topics.task, number, named, self.size, self.num_kept)
 
-    def scale(self) -> float:
-        """Return what a mean is multiplied with to be unbiased: size / kept for ``randk``."""
-        return self.size / self.num_kept if self._spec.support == RANDK else 1.0
+    def spread(self, mean: Float64, number: int) -> Float64:
+        """Return the mean delta (size,) from that of the coordinates of a support.
+
+        What did not travel is 0; with ``randk`` the rest is enlarged, so that it is unbiased.
+        """
+        where = self.coordinates(number)
+        if where is None:
+            return mean
+        spread = np.zeros(self.size)
+        spread[where] = mean * (self.size / self.num_kept) if self._spec.support == RANDK else mean
+        return spread
 
     def stepped(
         self, version: int, params: Float32, publication: Publication, in_use: AbstractSet[int]
@@ -88,13 +118,13 @@ class Supports:
         if self._spec.support != PLAN:
             return self.publish(publication)
         self._named[number] = self._choose(params)
-        old = [each for each in self._named if each < number - 1 and each not in in_use]
+        old = [each for each in self._named if not self.is_taken(each) and each not in in_use]
         for each in old:
             del self._named[each]
         return [
             Store(DocumentRecord(_key(number), self._named[number])),
             *[Store(DocumentRecord(_key(each), b"")) for each in old],
-            Store(DocumentRecord(_BASE, params.astype("<f4").tobytes())),
+            self._keep_base(params),
             *self.publish(publication),
         ]
 
@@ -112,6 +142,9 @@ class Supports:
         if named == 0:
             return b""
         return encode_indices(top_k(moved.astype(np.float32, copy=False), named), self.size)
+
+    def _keep_base(self, params: Float32) -> Action:
+        return Store(DocumentRecord(_BASE, params.astype("<f4").tobytes()))
 
 
 def _key(number: int) -> str:

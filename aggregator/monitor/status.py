@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from aggregator.coordinator import Coordinator
 from aggregator.leases import Lease
+from aggregator.masked_buffer import MaskedBuffer
 from aggregator.recovery import Recovery
-from aggregator.secagg import OpenBuffer, SecureBuffers
+from aggregator.secagg import SecureBuffers
 
 MAX_NAMES: Final = 100
 
@@ -65,7 +66,7 @@ def secure_report(secure: SecureBuffers, now: float) -> Report:
     }
 
 
-def _open_buffer(buffer: OpenBuffer, now: float) -> Report:
+def _open_buffer(buffer: MaskedBuffer, now: float) -> Report:
     return {
         "state": "open",
         "cohort": buffer.cohort.roster.cohort,

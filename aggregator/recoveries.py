@@ -1,0 +1,187 @@
+"""All closed buffers whose sums are under way: who is asked, who answered, who lied.
+
+Each has a request that is stored before it is sent (`aggregator.recovery` follows one of them to
+its sum). None blocks another. Sans-IO: the time is an argument.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from aggregator.actions import Action, Store
+from aggregator.buffers import Outcome
+from aggregator.cohorts import Cohort
+from aggregator.publication import Publication
+from aggregator.records import DocumentRecord
+from aggregator.recovery import Recovery
+from aggregator.strategy import Float64
+from aggregator.supports import Supports
+from protocol import refusals
+from protocol.codec import pack
+from protocol.messages import RecoveryAnswer, RecoveryRefusal
+from protocol.secagg.field import Elements
+from protocol.secagg.shares import RecoveryError
+
+#: Before the names of stored requests.
+REQUEST = "request/"
+
+
+class Recoveries:
+    """The recoveries of one task; what becomes of each is appended to ``done``.
+
+    ``counts`` and ``alert`` (who, reason, detail) are where it is counted and shown what went
+    wrong; ``is_online`` says whether a device is.
+    """
+
+    def __init__(
+        self,
+        publication: Publication,
+        supports: Supports,
+        done: deque[Outcome],
+        *,
+        counts: Counter[str],
+        alert: Callable[[str, str, str], None],
+        is_online: Callable[[str], bool],
+    ) -> None:
+        self._publication = publication
+        self._supports = supports
+        self._done = done
+        self._counts = counts
+        self._alert = alert
+        self._is_online = is_online
+        self._open: list[Recovery] = []
+
+    def __iter__(self) -> Iterator[Recovery]:
+        return iter(list(self._open))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, recovery: Recovery, now: float) -> list[Action]:
+        """Store the request for a buffer's masks, then send it."""
+        self._counts["recoveries"] += 1
+        self._open.append(recovery)
+        return [
+            Store(DocumentRecord(document(recovery.request_hash), pack(recovery.request))),
+            *self._ask(recovery, now),
+        ]
+
+    def resume(self, recovery: Recovery) -> None:
+        """Go on with a recovery whose request is stored."""
+        self._open.append(recovery)
+
+    def returned(self, cohort: Cohort, holder: int) -> None:
+        """A holder has come back: it is asked without waiting."""
+        for recovery in self._open:
+            if recovery.cohort is cohort:
+                recovery.ask_again(holder)
+
+    def answered(
+        self, cohort: Cohort, holder: int, message: RecoveryAnswer | RecoveryRefusal, now: float
+    ) -> None:
+        """A holder answers, or says why it does not.
+
+        Raises RemoteProtocolError (``malformed``) for an answer of another length.
+        """
+        if holder in cohort.excluded:
+            return
+        for recovery in self._open:
+            if recovery.request_hash != message.request_hash or recovery.cohort is not cohort:
+                continue
+            if isinstance(message, RecoveryAnswer):
+                recovery.answer(holder, message.elements, now)
+            elif recovery.refuse(holder, message.reason):
+                self._counts["answers_refused"] += 1
+                name = cohort.roster.members[holder].device
+                self._alert(name, message.reason, f"does not answer: {message.detail}")
+
+    def advance(self, now: float) -> list[Action]:
+        """Decode what can be decoded, give up what cannot be, ask whoever is to be asked."""
+        actions: list[Action] = []
+        for recovery in self:
+            if recovery.is_ready(self._present(recovery), now):
+                actions += self._decode(recovery)
+            elif recovery.hopeless:
+                actions += self._give_up(recovery)
+        for recovery in self:
+            actions += self._ask(recovery, now)
+        return actions
+
+    def abandon(self, cohort: Cohort) -> list[Action]:
+        """An epoch is over: what has no sum yet never gets one."""
+        over = [recovery for recovery in self if recovery.cohort is cohort]
+        return [action for recovery in over for action in self._give_up(recovery)]
+
+    def next_deadline(self) -> float:
+        """Return when `advance` should be called next without a message."""
+        times = (recovery.next_deadline(self._present(recovery)) for recovery in self._open)
+        return min(times, default=math.inf)
+
+    def _ask(self, recovery: Recovery, now: float) -> list[Action]:
+        members = recovery.roster.members
+        return [
+            self._publication.to_device(members[holder].device, recovery.request)
+            for holder in recovery.to_ask(self._present(recovery), now)
+        ]
+
+    def _decode(self, recovery: Recovery) -> list[Action]:
+        try:
+            sums = recovery.unmask()
+        except RecoveryError as error:
+            self._counts["recoveries_inconsistent"] += 1
+            self._alert("recovery", refusals.RECOVERY_FAILED, str(error))
+            if not recovery.missing_from():
+                return self._give_up(recovery)
+            recovery.wait_for_more()
+            return []
+        actions = self._blame(recovery)
+        mean = self._mean(recovery, sums)
+        return [*actions, *self._finish(recovery, Outcome(recovery.ids, mean))]
+
+    def _mean(self, recovery: Recovery, sums: Elements) -> Float64:
+        """Return the mean delta from the sums of values and, last, of weights."""
+        parameters = recovery.roster.parameters
+        weight = parameters.weight_of(int(sums[-1]))
+        mean = sums[:-1].astype(np.float64) / (parameters.scale * weight)
+        return self._supports.spread(mean, recovery.support)
+
+    def _blame(self, recovery: Recovery) -> list[Action]:
+        """Exclude who is proven to have answered wrong; else only say that somebody did."""
+        if recovery.liars and not recovery.proven_liars:
+            self._counts["recoveries_inconsistent"] += 1
+            self._alert("recovery", refusals.RECOVERY_FAILED, "answers were inconsistent")
+        return [
+            action for liar in recovery.proven_liars for action in self._exclude(recovery, liar)
+        ]
+
+    def _exclude(self, recovery: Recovery, liar: int) -> list[Action]:
+        cohort = recovery.cohort
+        self._counts["holders_excluded"] += 1
+        name = cohort.roster.members[liar].device
+        self._alert(name, refusals.EXCLUDED, "a wrong share in a recovery")
+        for other in self._open:
+            if other is not recovery and other.cohort is cohort:
+                other.exclude(liar)
+        return [cohort.exclude(liar)]
+
+    def _give_up(self, recovery: Recovery) -> list[Action]:
+        self._counts["recoveries_failed"] += 1
+        return self._finish(recovery, Outcome(recovery.ids, None, refusals.RECOVERY_FAILED))
+
+    def _finish(self, recovery: Recovery, outcome: Outcome) -> list[Action]:
+        self._open.remove(recovery)
+        self._done.append(outcome)
+        recovery.cohort.book.settled(recovery.masks.items())
+        return [Store(DocumentRecord(document(recovery.request_hash), b""))]
+
+    def _present(self, recovery: Recovery) -> frozenset[int]:
+        """Return the members that are online."""
+        members = enumerate(recovery.roster.members)
+        return frozenset(index for index, member in members if self._is_online(member.device))
+
+
+def document(request_hash: bytes) -> str:
+    """Return the key of a stored request."""
+    return REQUEST + request_hash.hex()
