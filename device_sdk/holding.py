@@ -26,6 +26,9 @@ from protocol.secagg.shares import TEST_COLUMNS, add, columns
 
 #: Before the keys of shares in storage.
 SHARE: Final = "share-"
+#: What `Holdings` has beside its entries, and each entry beside its receipt.
+_HOLDINGS_BYTES: Final = 150
+_MASK_BYTES: Final = 11
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,8 +51,9 @@ class Conflict(Exception):  # noqa: N818 - a finding, which the caller reports
 class Holder:
     """The shares and answers of one epoch; ``index`` is the device's own place in the roster.
 
-    At most ``max_bytes`` of shares are kept, and `MAX_STOCK` masks of a dealer: of a dealer that
-    deals more, the oldest are forgotten.
+    At most ``max_bytes`` of shares are kept, and `MAX_STOCK` masks of a dealer. A dealer that
+    deals more has lost the oldest, which are forgotten; when there is no room, those of the dealer
+    with most, as long as each has its part.
     """
 
     def __init__(
@@ -64,7 +68,6 @@ class Holder:
         parameters = roster.parameters
         self._roster = roster
         self._index = index
-        self._max_bytes = max_bytes
         self._counts = counts
         self._modulus = parameters.modulus
         sharing = scheme(parameters.scheme).sharing(parameters)
@@ -72,7 +75,9 @@ class Holder:
         self._num_columns = columns(secret_size, sharing) + TEST_COLUMNS
         self._answers = Answers(roster.hash, stored)
         self._shares: dict[MaskName, _Share] = {}
-        self._num_bytes = 0
+        row_bytes = len(to_bytes(np.zeros(self._num_columns, np.int64), self._modulus))
+        self._capacity = max_bytes // row_bytes
+        self._fair_part = max(1, self._capacity // len(roster.members))
         self._order = 0
         self._load(stored)
 
@@ -86,18 +91,12 @@ class Holder:
         for mask, share in sorted(found.items(), key=lambda item: item[1].order):
             if self._answers.with_mask(mask) is None:
                 self._shares[mask] = share
-                self._num_bytes += len(share.row)
                 self._order = share.order + 1
 
     @property
     def keys(self) -> frozenset[str]:
         """The keys in storage that are this epoch's and still count."""
         return frozenset(_key(mask) for mask in self._shares) | self._answers.keys
-
-    @property
-    def num_bytes(self) -> int:
-        """How much the shares take."""
-        return self._num_bytes
 
     def __contains__(self, mask: object) -> bool:
         return mask in self._shares
@@ -109,7 +108,7 @@ class Holder:
 
         Return the masks to be receipted, known ones included, and what must be durable before.
         Raises RemoteProtocolError and keeps nothing: ``malformed``; ``mask_used`` for a mask that
-        was used or comes with another share than before; ``busy`` if there is no room.
+        was used or comes with another share than before; ``busy`` if there is no room for any.
         """
         rows = self._rows(batch)
         masks = [(batch.dealer, counter) for counter in batch.counters]
@@ -138,28 +137,40 @@ class Holder:
         own = commitment(mask_id, self._index, row, self._modulus)
         return _Share(self._order, tested + own, to_bytes(row, self._modulus))
 
-    def _store(self, dealer: int, new: Mapping[MaskName, _Share]) -> list[Action]:
-        evicted = self._beyond_stock(dealer, len(new))
-        freed = sum(len(self._shares[mask].row) for mask in evicted)
-        added = sum(len(share.row) for share in new.values())
-        if self._num_bytes - freed + added > self._max_bytes:
-            self._counts["shares_without_room"] += len(new)
-            raise RemoteProtocolError(refusals.BUSY, f"{self._num_bytes} bytes of shares are held")
-        self._counts["shares_evicted"] += len(evicted)
-        actions = self._erase(evicted)
+    def _store(self, dealer: int, new: dict[MaskName, _Share]) -> list[Action]:
+        """Keep new shares, the first of them if there is no room for all."""
+        wanted = len(new)
+        while (forgotten := self._forgotten_for(dealer, len(new))) is None:
+            new.popitem()
+        self._counts["shares_without_room"] += wanted - len(new)
+        if wanted and not new:
+            raise RemoteProtocolError(refusals.BUSY, f"{len(self._shares)} shares are held")
+        self._counts["shares_forgotten"] += len(forgotten)
+        actions = self._erase(forgotten)
         self._shares |= new
-        self._num_bytes += added
         return [*actions, *(Store(_key(mask), self._pack(mask)) for mask in new)]
 
-    def _beyond_stock(self, dealer: int, num_new: int) -> list[MaskName]:
-        """The oldest masks of a dealer that must go: it has lost them long ago."""
-        held = [mask for mask in self._shares if mask[0] == dealer]
-        return held[: max(0, len(held) + num_new - MAX_STOCK)] if num_new else []
+    def _forgotten_for(self, dealer: int, num_new: int) -> list[MaskName] | None:
+        """Return what must go for so many new shares of a dealer; None: there is no room."""
+        if num_new == 0:
+            return []
+        held: dict[int, list[MaskName]] = {dealer: []}
+        for mask in self._shares:  # in order of arrival
+            held.setdefault(mask[0], []).append(mask)
+        forgotten = held[dealer][: max(0, len(held[dealer]) + num_new - MAX_STOCK)]
+        held[dealer] = held[dealer][len(forgotten) :]
+        for _ in range(len(self._shares) - len(forgotten) + num_new - self._capacity):
+            numbers = {each: len(held[each]) + num_new * (each == dealer) for each in held}
+            most = max(numbers, key=numbers.__getitem__)
+            if numbers[most] <= self._fair_part or not held[most]:
+                return None
+            forgotten.append(held[most].pop(0))
+        return forgotten
 
     def _erase(self, masks: Iterable[MaskName]) -> list[Action]:
         actions: list[Action] = []
         for mask in masks:
-            self._num_bytes -= len(self._shares.pop(mask).row)
+            del self._shares[mask]
             actions.append(Delete(_key(mask)))
         return actions
 
@@ -170,11 +181,18 @@ class Holder:
         )
         return packed
 
-    def holdings(self, masks: Iterable[MaskName] | None) -> Iterator[Holdings]:
-        """Say what is held of these masks; None: all that is held, in the first message whole."""
+    def holdings(self, masks: Iterable[MaskName] | None, room_bytes: int) -> Iterator[Holdings]:
+        """Say what is held of these masks; None: all that is held, in the first message whole.
+
+        A message takes at most ``room_bytes``.
+        """
         named = [mask for mask in (self._shares if masks is None else masks) if mask in self]
-        for at in range(0, max(1, len(named)), MAX_HELD):
-            part = named[at : at + MAX_HELD]
+        entry_bytes = _MASK_BYTES + max(
+            (len(self._shares[mask].receipt) for mask in named), default=0
+        )
+        at_once = max(1, min(MAX_HELD, (room_bytes - _HOLDINGS_BYTES) // entry_bytes))
+        for at in range(0, max(1, len(named)), at_once):
+            part = named[at : at + at_once]
             yield Holdings(
                 self._roster.hash,
                 int(masks is None and at == 0),

@@ -143,7 +143,7 @@ class Member:
         named = None if self._says_all else tuple(self._unsaid)
         self._says_all = False
         self._unsaid.clear()
-        return [self._tell(holdings) for holdings in seat.holder.holdings(named)]
+        return [self._tell(holdings) for holdings in seat.holder.holdings(named, self._room_bytes)]
 
     # --- what it hears -----------------------------------------------------------------------
 
@@ -200,13 +200,14 @@ class Member:
     def stock_up(self, now: float) -> list[Action]:
         """Deal what the stock lacks; call it while no update waits for its receipt.
 
+        Once that is half of it: the more masks share a box, the fewer bytes each takes.
         Not before the roster was heard since the bus is there: it may be another one by now.
         """
         seat = self._membership.seat
         if seat is None or not self._online or not self._heard_roster:
             return []
         lacking = self._stock - len(seat.dealer)
-        actions = self._deal(seat, lacking, now) if lacking > 0 else []
+        actions = self._deal(seat, lacking, now) if 2 * lacking >= self._stock else []
         dealt = seat.dealer.dealt()
         if dealt is None or not (actions or self._says_dealt):
             return actions

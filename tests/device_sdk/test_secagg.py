@@ -1,5 +1,6 @@
 """Devices of a secure task: what they deal, hold and mask."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,8 @@ from protocol.vectors.sparse import encode_indices
 from tests.support.circle import NAMES, Circle
 from tests.support.handset import SIZE, Handset
 
+#: A share of one mask: 512 columns (U - T = 2) and 4 of the dealers' test, 4 bytes each.
+ROW_BYTES = 516 * 4
 DELTA = [0.5, -0.25, 0.125, 0.0, 1.0, -1.0]
 
 
@@ -330,16 +333,56 @@ def test_of_a_dealer_that_keeps_restarting_the_newest_masks_are_held() -> None:
     flash = [key for key in circle["b"].flash if key.startswith(f"{SHARE}0-")]
     assert len(flash) == MAX_STOCK
     assert set(dealt(circle, "a")) <= set(of_a)
-    assert circle["b"].session.counts["shares_evicted"] == 2 * (MAX_STOCK + 1) - MAX_STOCK
+    assert circle["b"].session.counts["shares_forgotten"] == 2 * (MAX_STOCK + 1) - MAX_STOCK
 
 
-def test_shares_beyond_the_storage_s_limit_are_refused_and_counted() -> None:
-    circle = Circle(max_share_bytes=5 * 516)
+@pytest.mark.parametrize("capacity", [5, 7, 12])
+def test_storage_is_never_exceeded_and_each_dealer_gets_its_part(capacity: int) -> None:
+    circle = Circle(stock=3, max_share_bytes=capacity * ROW_BYTES + 1)
     circle.join()
+    for _ in range(3):
+        for name in NAMES:
+            circle.restart(name)
+            for handset in circle.handsets:
+                assert stored_shares(handset) <= capacity
+    for handset in circle.handsets:
+        held_of = Counter(key.split("-")[1] for key in handset.flash if key.startswith(SHARE))
+        assert len(held_of) == len(NAMES)
+        assert stored_shares(handset) == capacity
+
+
+def test_shares_that_find_no_room_are_refused_and_counted() -> None:
+    circle = Circle(max_share_bytes=ROW_BYTES - 1)
+    circle.join()
+    for handset in circle.handsets:
+        assert stored_shares(handset) == 0
+        assert handset.session.counts["shares_without_room"] == 2 * len(NAMES)
+        assert handset.session.counts["refused_busy"] == len(NAMES)
+
+
+def test_a_stock_is_said_in_messages_that_fit_a_small_broker() -> None:
+    circle = Circle(stock=8)
+    for handset in circle.handsets:
+        handset.connect(max_packet_bytes=8_000)
+        handset.hear_plan(circle.codec)
+        circle.hear_roster(handset)
+    sent = [publish for handset in circle.handsets for publish in handset.published]
+    circle.settle()
+    assert max(len(publish.payload) for publish in sent) < 8_000
     for name in NAMES:
-        assert stored_shares(circle[name]) <= 5
-        assert circle[name].session.counts["shares_without_room"] > 0
-        assert circle[name].session.counts["refused_busy"] > 0
+        assert len(held(circle, name)) == 8 * len(NAMES)
+
+
+def test_what_is_held_is_said_in_messages_that_fit_a_small_broker() -> None:
+    circle = joined(stock=8)
+    before = held(circle, "a")
+    circle["a"].connect(max_packet_bytes=1_500)
+    circle.said.clear()
+    circle["a"].wait()
+    assert all(len(publish.payload) < 1_500 for publish in circle["a"].published)
+    circle.settle()
+    assert [message.whole for message in circle.of("a", Holdings)] == [1, 0, 0]
+    assert held(circle, "a") == before
 
 
 # --- masking -------------------------------------------------------------------------------------
