@@ -47,7 +47,7 @@ class SecureConfig:
     """
 
     keys: str = ""
-    stock: int = 2
+    stock: int = 3
     max_share_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
