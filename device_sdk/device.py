@@ -72,6 +72,7 @@ class Device:
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
         self._keys = own_keys(config)
+        self._erased_before = 0
         self._boot = nacl.utils.random(16).hex()
         self._is_born = self._has_twin = False
         self._loop = Loop()
@@ -178,6 +179,8 @@ class Device:
             self._go(STORAGE_RETRY_S)
             self._session = self._new_session()
             return False
+        if self._session.mask_epoch > self._erased_before:
+            self._erase_old_keys(self._session.mask_epoch)
         return True
 
     def _act(self, action: Action) -> None:
@@ -222,6 +225,18 @@ class Device:
             STEP_ASIDE_S,
         )
         self._go(STEP_ASIDE_S)
+
+    def _erase_old_keys(self, epoch: int) -> None:
+        """The new roster is stored: what was sealed under the ones before shall stay sealed."""
+        self._erased_before = epoch
+        if self._keys is None:
+            return
+        from device_sdk.identity import erase_before  # noqa: PLC0415 - only secure tasks wait for it
+
+        try:
+            self._keys = erase_before(Path(self.config.secure.keys), self._keys, epoch)
+        except OSError as error:
+            _log.warning("%s still has the keys of old epochs: %s", self.config.secure.keys, error)
 
     # --- making and remaking -----------------------------------------------------------------
 

@@ -4,9 +4,10 @@
 """
 
 import json
+import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -89,6 +90,32 @@ def parse_keys(text: str) -> Keys:
         epochs={int(epoch): _key(epochs, epoch) for epoch in epochs},
         enrolment=_key(table, "enrolment"),
     )
+
+
+def erase_before(path: Path, keys: Keys, epoch: int) -> Keys:
+    """Return the keys without the secrets of epochs that are over, and rewrite their file so.
+
+    Raises OSError if it cannot be replaced; then it is as it was.
+    """
+    kept = {each: secret for each, secret in keys.epochs.items() if each >= epoch}
+    if kept.keys() == keys.epochs.keys():
+        return keys
+    left = replace(keys, epochs=kept)
+    table = {
+        **{name: getattr(left, name) for name in _NAMES},
+        "identity": left.identity.hex(),
+        "epochs": {str(each): secret.hex() for each, secret in kept.items()},
+        "enrolment": left.enrolment.hex(),
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(table, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return left
 
 
 def _is_epoch(text: str) -> bool:

@@ -108,6 +108,11 @@ class Membership:
         return actions
 
     @property
+    def epoch(self) -> int:
+        """The epoch of the present roster, 0 without one."""
+        return 0 if self._roster is None else self._roster.epoch
+
+    @property
     def birth(self) -> Mapping[str, Any]:
         """What the device's birth says beside: its key for the next epoch."""
         if self._roster is None:

@@ -105,6 +105,11 @@ class Member:
         return self._membership.rounds is not None
 
     @property
+    def epoch(self) -> int:
+        """The epoch of the present roster, 0 without one."""
+        return self._membership.epoch
+
+    @property
     def birth(self) -> Mapping[str, Any]:
         """What the device's birth says beside."""
         return self._membership.birth

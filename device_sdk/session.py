@@ -194,6 +194,11 @@ class Session:
         return self._outgoing.residual
 
     @property
+    def mask_epoch(self) -> int:
+        """The epoch that shares and keys are of; all before it are over. 0 without a roster."""
+        return 0 if self._member is None else self._member.epoch
+
+    @property
     def timer_at(self) -> float:
         """When `timer` should be called next."""
         member_at = math.inf if self._member is None else self._member.timer_at

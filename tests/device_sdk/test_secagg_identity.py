@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from device_sdk.config import DeviceConfig, SecureConfig
-from device_sdk.device import own_keys
-from device_sdk.identity import parse_keys, read_keys
+from device_sdk.device import Device, own_keys
+from device_sdk.identity import erase_before, parse_keys, read_keys
+from device_sdk.trainer import NumpyTrainer
+from protocol.codec import encode
 from protocol.errors import ConfigError
+from protocol.messages import AGGREGATOR
 from tests.support.enrolment import cohort
 
 GIVEN = cohort(("a", "b", "c"))
@@ -92,6 +96,60 @@ def test_a_file_of_another_shape_is_refused_without_showing_it(
 def test_garbage_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_keys(text)
+
+
+def two_epochs(tmp_path: Path) -> Path:
+    epochs = {"1": GIVEN.epoch_secret("a").hex(), "2": "22" * 32}
+    return write(tmp_path / "a.keys", json.dumps({**TABLE, "epochs": epochs}))
+
+
+def test_the_secrets_of_epochs_that_are_over_leave_the_file(tmp_path: Path) -> None:
+    path = two_epochs(tmp_path)
+    keys = read_keys(path, task="t", device="a")
+    left = erase_before(path, keys, 2)
+    assert left.epochs == {2: b"\x22" * 32}
+    again = read_keys(path, task="t", device="a")
+    assert again == left
+    assert again.identity == keys.identity
+    assert GIVEN.epoch_secret("a").hex() not in path.read_text(encoding="utf-8")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.keys"]
+
+
+def test_a_file_without_old_secrets_is_not_touched(tmp_path: Path) -> None:
+    path = two_epochs(tmp_path)
+    keys = read_keys(path, task="t", device="a")
+    before = path.stat().st_ino
+    assert erase_before(path, keys, 1) is keys
+    assert path.stat().st_ino == before
+
+
+def test_a_rewriting_that_was_cut_short_is_begun_anew(tmp_path: Path) -> None:
+    path = two_epochs(tmp_path)
+    (tmp_path / "a.keys.partial").write_text("half", encoding="utf-8")
+    erase_before(path, read_keys(path, task="t", device="a"), 2)
+    assert read_keys(path, task="t", device="a").epochs.keys() == {2}
+
+
+def test_a_running_device_erases_them_when_a_roster_of_a_higher_epoch_is_stored(
+    tmp_path: Path,
+) -> None:
+    path = two_epochs(tmp_path)
+    config = DeviceConfig(
+        task="t",
+        device="a",
+        state_dir=str(tmp_path / "state"),
+        secure=SecureConfig(keys=str(path)),
+    )
+    later = cohort(("a", "b", "c"), epoch=2)
+    device = Device(config, NumpyTrainer(data=(np.zeros((1, 2)), np.zeros(1))))
+    try:
+        payload = encode(later.signed, task="t", sender=AGGREGATOR, counter=1)
+        topic = device.topics.roster("all")
+        device._perform(device._session.message(topic, payload, 0.0))
+    finally:
+        device.stop()
+        device._leave()
+    assert read_keys(path, task="t", device="a").epochs.keys() == {2}
 
 
 def test_a_device_that_names_keys_is_secure_and_fails_closed_without_them(tmp_path: Path) -> None:
