@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -172,8 +173,8 @@ class Device:
         the bus is left, and after a while the device comes back as the medium knows it.
         """
         try:
-            for action in actions:
-                self._act(action)
+            for kind, alike in groupby(actions, type):
+                self._act_on(kind, list(alike))
         except StorageError as error:
             _log.error("%s; trying again in %.0f s", error, STORAGE_RETRY_S)
             self._go(STORAGE_RETRY_S)
@@ -183,12 +184,18 @@ class Device:
             self._erase_old_keys(self._session.mask_epoch)
         return True
 
+    def _act_on(self, kind: type[Action], actions: Sequence[Action]) -> None:
+        """Do actions of one kind; what is stored or forgotten together costs one flush."""
+        if kind is Store:
+            self._storage.store_all({act.key: act.data for act in actions if type(act) is Store})
+        elif kind is Delete:
+            self._storage.delete_all([act.key for act in actions if type(act) is Delete])
+        else:
+            for action in actions:
+                self._act(action)
+
     def _act(self, action: Action) -> None:
         match action:
-            case Store(key, data):
-                self._storage.store(key, data)
-            case Delete(key):
-                self._storage.delete(key)
             case Publish():
                 self._publish(action)
             case Train():

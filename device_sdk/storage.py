@@ -8,7 +8,7 @@ medium costs an update and never a wrong one.
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +38,31 @@ class Storage:
 
     def store(self, key: str, data: bytes) -> None:
         """Make ``data`` durable under ``key``, or raise StorageError and keep what was there."""
-        target = self._path(key)
+        self.store_all({key: data})
+
+    def store_all(self, items: Mapping[str, bytes]) -> None:
+        """Make several durable, with one flush of the directory for all of them.
+
+        Each key is replaced whole or not at all; after StorageError some may have been.
+        """
+        for key, data in items.items():
+            self._replace(self._path(key), data)
+        self._flush_directory()
+
+    def delete(self, key: str) -> None:
+        """Forget a key; one that is not there is fine. Raises StorageError."""
+        self.delete_all([key])
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Forget several keys. Raises StorageError."""
+        for key in keys:
+            try:
+                self._path(key).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"{self._path(key)}: {error.strerror}") from None
+        self._flush_directory()
+
+    def _replace(self, target: Path, data: bytes) -> None:
         partial = target.with_suffix(".partial")
         try:
             with partial.open("wb") as file:
@@ -47,21 +71,12 @@ class Storage:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
-            self._flush_directory()
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise StorageError(
                 f"{target}: {error.strerror}; {len(data)} bytes were not stored: make space there"
             ) from None
-
-    def delete(self, key: str) -> None:
-        """Forget a key; one that is not there is fine. Raises StorageError."""
-        try:
-            self._path(key).unlink(missing_ok=True)
-            self._flush_directory()
-        except OSError as error:
-            raise StorageError(f"{self._path(key)}: {error.strerror}") from None
 
     def load(self) -> Mapping[str, bytes]:
         """Return all whole keys. Rotten files are counted, kept aside and otherwise ignored.
@@ -94,11 +109,14 @@ class Storage:
                 path.unlink()
 
     def _flush_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(f"{self._directory}: {error.strerror}") from None
 
 
 def _checksum(data: bytes) -> bytes:

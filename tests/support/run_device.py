@@ -122,10 +122,15 @@ class WatchedDevice(Device):
             self._note(STORED, session.pending.update)
         return session
 
-    def _act(self, action: Action) -> None:
-        if isinstance(action, Train):
-            self._leases[action.assignment.seed] = action.lease_id
-        super()._act(action)
+    def _act_on(self, kind: type[Action], actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Train):
+                self._leases[action.assignment.seed] = action.lease_id
+        super()._act_on(kind, actions)
+        for action in actions:
+            self._note_done(action)
+
+    def _note_done(self, action: Action) -> None:
         match action:
             case Store(key, data) if key == PENDING:
                 pending = unpack_pending(data)
