@@ -14,9 +14,13 @@ from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
 from aggregator.task_config import TaskConfig
+from protocol.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import parse_codec
 from protocol.vectors.support import support_seed
+
+#: What members of a secure task say; each kind of buffers (``said``) understands a part of it.
+SecureMessage = Dealt | Holdings | RecoveryAnswer | RecoveryRefusal | RoundSaid
 
 
 class Fill(NamedTuple):
@@ -53,6 +57,9 @@ class Buffers(Protocol):
     @property
     def recovering(self) -> bool:
         """Whether a closed buffer still waits for its outcome."""
+
+    def waiting_for(self) -> str:
+        """Return, for a person, what it waits for beside updates; empty: nothing."""
 
     def open(self, now: float) -> None:
         """Begin, before the first update: a round has opened."""
@@ -96,6 +103,10 @@ class PlainBuffers:
     def recovering(self) -> bool:
         """Never: nothing has to be recovered."""
         return False
+
+    def waiting_for(self) -> str:
+        """Nothing but updates."""
+        return ""
 
     def open(self, now: float) -> None:
         """Begin, before the first update."""

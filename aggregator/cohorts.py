@@ -8,6 +8,7 @@ summed. Then the next roster is published, from which moment holders answer for 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from aggregator.actions import Action, Store
@@ -19,7 +20,7 @@ from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import SignedRoster
-from protocol.secagg import scheme
+from protocol.secagg import Scheme, scheme
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster, open_roster
 from protocol.topics import Topics
@@ -52,14 +53,22 @@ class Cohort:
 
     def __init__(self, offer: Offer, began_at: float) -> None:
         self.signed, self.roster = offer
-        self.scheme = scheme(self.roster.parameters.scheme)
-        self.book = HoldingsBook(self.roster, self.scheme.sharing(self.roster.parameters))
         self.excluded: set[int] = set()
         self.shortage = Backoff(SHORTAGE_S)
         self.next: Offer | None = None
         self.began_at = began_at
         self.ends_at = began_at + self.roster.valid_s
         self._drain_at(self.ends_at - min(DRAIN_S, self.roster.valid_s / 10))
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """How its updates are masked; rounds of `pairwise` have no use for it."""
+        return scheme(self.roster.parameters.scheme)
+
+    @cached_property
+    def book(self) -> HoldingsBook:
+        """Who holds shares of which masks."""
+        return HoldingsBook(self.roster, self.scheme.sharing(self.roster.parameters))
 
     def drain(self, now: float) -> None:
         """Begin to end, if that has not begun: the next roster is here."""

@@ -26,10 +26,11 @@ from typing import Final
 
 from aggregator.actions import Action, Recall, Store
 from aggregator.assembly import Partials
-from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers
+from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
 from aggregator.fleet import Fleet
 from aggregator.leases import Lease, LeaseBook
+from aggregator.pairwise import PairwiseBuffers
 from aggregator.publication import Publication
 from aggregator.records import (
     CounterRecord,
@@ -42,7 +43,7 @@ from aggregator.records import (
     VersionRecord,
 )
 from aggregator.scheduling import View
-from aggregator.secagg import SECURE_MESSAGES, SecureBuffers, SecureMessage
+from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment
 from aggregator.supports import Supports
 from aggregator.task_config import TaskConfig
@@ -67,13 +68,14 @@ from protocol.messages import (
     UpdateChunk,
 )
 from protocol.messages import Lease as LeaseMessage
+from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.layout import params_to_bytes
 from protocol.vectors.packing import max_body_bytes
 
-#: What an encoded update holds beside its body.
-UPDATE_OVERHEAD_BYTES: Final = 128
+#: What an encoded update holds beside its values.
+UPDATE_OVERHEAD_BYTES: Final = 192
 #: No scheme takes more for a masked number.
 MASKED_BYTES: Final = 4
 #: How long after a connect retained chunks are looked through for left-over ones.
@@ -160,7 +162,9 @@ class Coordinator:
         self._publication.restore([(newest.version, newest.params)])
         return Versions(self.config.strategy.strategy(), self.model.layout.size, newest)
 
-    def _secure(self, enrolment: Enrolment, snapshot: Snapshot, now: float) -> SecureBuffers:
+    def _secure(
+        self, enrolment: Enrolment, snapshot: Snapshot, now: float
+    ) -> SecureBuffers | PairwiseBuffers:
         config, spec = enrolment.config, enrolment.config.codec
         size = self.model.layout.size
         cohorts = Cohorts(
@@ -184,6 +188,18 @@ class Coordinator:
             params=self.versions.params,
             version=self.version,
         )
+        if spec.dtype == PAIRWISE:
+            return PairwiseBuffers(
+                self.config,
+                publication=self._publication,
+                supports=supports,
+                cohorts=cohorts,
+                leases=self.leases,
+                seed=derive(self._seed, "rounds"),
+                counts=self.counts,
+                alert=self._say,
+                is_online=self.fleet.is_online,
+            )
         return SecureBuffers(
             self.config,
             enrolment,
@@ -310,7 +326,7 @@ class Coordinator:
     @property
     def _said(self) -> tuple[type[CheckIn | SecureMessage], ...]:
         """What a device may say on its own topic."""
-        return (CheckIn,) if self.secure is None else (CheckIn, *SECURE_MESSAGES)
+        return (CheckIn,) if self.secure is None else (CheckIn, *self.secure.said)
 
     def _member_said(
         self, device: str, said: SecureMessage, payload: bytes, now: float
@@ -520,9 +536,7 @@ class Coordinator:
 
     def waiting_for(self, now: float) -> str:
         """Return, for a person, what the next version waits for."""
-        if self.buffers.recovering and not self.buffers.fill.num_updates:
-            return "answers of mask holders"
-        return self._scheduling.waiting_for(self.view(now))
+        return self.buffers.waiting_for() or self._scheduling.waiting_for(self.view(now))
 
     def _advance(self, now: float) -> list[Action]:
         """Close what is due, take steps with what is done, give the leases that may be given."""
@@ -586,7 +600,7 @@ class Coordinator:
         else:
             self.versions.forget()
 
-    def _notice_epoch(self, secure: SecureBuffers) -> None:
+    def _notice_epoch(self, secure: SecureBuffers | PairwiseBuffers) -> None:
         """With their epoch, devices forget what was counted of them: so do calibrated steps."""
         if self._epochs != secure.cohorts.epochs:
             self._epochs = secure.cohorts.epochs

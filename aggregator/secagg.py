@@ -21,7 +21,7 @@ import numpy as np
 
 from aggregator.actions import Action, Store
 from aggregator.admission import check_staleness
-from aggregator.buffers import Fill, Outcome
+from aggregator.buffers import Fill, Outcome, SecureMessage
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.leases import Lease
 from aggregator.masked_buffer import MaskedBuffer, Waiting
@@ -44,13 +44,11 @@ from protocol.messages import (
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
+    RoundSaid,
     SignedRoster,
 )
 from protocol.secagg.keys import check_envelope
 from protocol.secagg.requests import check_request, make_request
-
-SecureMessage = Dealt | Holdings | RecoveryAnswer | RecoveryRefusal
-SECURE_MESSAGES = (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal)
 
 #: How often it is noted how long an epoch has lasted, when nothing else happens.
 TICK_S: Final = 60.0
@@ -62,6 +60,8 @@ class SecureBuffers:
     ``counts`` and ``alert`` (who, reason, detail) are where it is counted and shown what went
     wrong; ``is_online`` says whether a device is.
     """
+
+    said = (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal)
 
     def __init__(
         self,
@@ -115,6 +115,11 @@ class SecureBuffers:
     def recovering(self) -> bool:
         """Whether a closed buffer waits for answers."""
         return len(self.recoveries) > 0
+
+    def waiting_for(self) -> str:
+        """Return, for a person, what a closed buffer waits for while no other fills."""
+        waits = self.recovering and not self.fill.num_updates
+        return "answers of mask holders" if waits else ""
 
     @property
     def buffers(self) -> Iterable[MaskedBuffer]:
@@ -248,8 +253,10 @@ class SecureBuffers:
         """A dealer or holder says something; its signature is checked first.
 
         Raises RemoteProtocolError: ``not_enrolled``, ``bad_signature``, ``wrong_roster``,
-        ``malformed``.
+        ``malformed``, ``wrong_kind``.
         """
+        if isinstance(message, RoundSaid):
+            raise RemoteProtocolError(refusals.WRONG_KIND, "of a scheme that works in rounds")
         place = self.cohorts.place(device)
         if place is None:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, refusals.MEANING["not_enrolled"])

@@ -433,7 +433,9 @@ Message = (
     | RoundCertificate
     | RoundAnswer
 )
-#: What the aggregator says in rounds of `pairwise`.
+#: What devices say in rounds of `pairwise`.
+RoundSaid = RoundKeys | RoundShares | RoundSignature | RoundAnswer
+#: What the aggregator says there.
 RoundTold = RoundOpened | RoundAdvertised | RoundDealers | RoundOutcome | RoundCertificate
 
 #: Message kind on the wire. A number is never given a second meaning.

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aggregator.coordinator import Coordinator
 from aggregator.leases import Lease
 from aggregator.masked_buffer import MaskedBuffer
+from aggregator.pairwise import PairwiseBuffers
 from aggregator.recovery import Recovery
 from aggregator.secagg import SecureBuffers
 
@@ -47,14 +48,10 @@ def rounds_report(coordinator: Coordinator, now: float) -> Report:
     }
 
 
-def secure_report(secure: SecureBuffers, now: float) -> Report:
-    """What is masked and not yet a sum: each buffer, and whose answers are missing."""
+def secure_report(secure: SecureBuffers | PairwiseBuffers, now: float) -> Report:
+    """What is masked and not yet a sum, and whose answers are missing; when epochs end."""
     return {
-        "updates_without_shares": secure.num_waiting,
-        "buffers": [
-            *[_open_buffer(buffer, now) for buffer in secure.buffers],
-            *[_closed_buffer(recovery) for recovery in secure.recoveries],
-        ],
+        **(_buffers(secure, now) if isinstance(secure, SecureBuffers) else _round(secure)),
         "epochs": {
             cohort.roster.cohort: {
                 "epoch": cohort.roster.epoch,
@@ -63,6 +60,39 @@ def secure_report(secure: SecureBuffers, now: float) -> Report:
             }
             for cohort in secure.cohorts
         },
+    }
+
+
+def _buffers(secure: SecureBuffers, now: float) -> Report:
+    return {
+        "updates_without_shares": secure.num_waiting,
+        "buffers": [
+            *[_open_buffer(buffer, now) for buffer in secure.buffers],
+            *[_closed_buffer(recovery) for recovery in secure.recoveries],
+        ],
+    }
+
+
+def _round(secure: PairwiseBuffers) -> Report:
+    """How far the round of `pairwise` is, and who is waited for."""
+    under_way = secure.round
+    if under_way is None:
+        return {}
+    missing = under_way.names(under_way.missing(secure.members))
+    return {
+        "round": {
+            "cohort": under_way.cohort.roster.cohort,
+            "epoch": under_way.cohort.roster.epoch,
+            "waits_for": under_way.stage.value,
+            "advertised": len(under_way.keys),
+            "dealt": len(under_way.dealers or under_way.sealed),
+            "uploaded": len(under_way.ids),
+            "signed": len(under_way.signatures),
+            "answered": len(under_way.answers),
+            "needed": secure.needed(under_way),
+            "missing": len(missing),
+            "missing_from": missing[:MAX_NAMES],
+        }
     }
 
 
