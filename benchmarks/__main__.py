@@ -18,6 +18,7 @@ MODULES: Final = {
     "footprint": "benchmarks.footprint",
     "async": "benchmarks.async_time",
     "learning": "benchmarks.learning",
+    "secagg": "benchmarks.secagg",
 }
 
 

@@ -54,6 +54,11 @@ def spread(values: Sequence[float]) -> list[Value]:
     return [figure(min(values)), figure(max(values))]
 
 
+def within(value: float, reach: float) -> Report:
+    """Return a figure beside the most that it should be."""
+    return {"measured": value, "reach": reach, "met": value <= reach}
+
+
 def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return how many times theirs ours is."""
     return figure(statistics.median(ours) / statistics.median(theirs))

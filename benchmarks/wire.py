@@ -24,7 +24,7 @@ from benchmarks.report import Report, figure
 from benchmarks.watcher import Watcher
 from broker_config.accounts import AGGREGATOR
 from device_sdk.trainer import NumpyTrainer
-from fedbus.datasets import Dataset, load, split
+from fedbus.datasets import Dataset, Part, load, split
 from fedbus.federation import HIDDEN_UNITS, TASK, Recipe, running_federation
 from protocol.codec import decode
 from protocol.messages import Manifest, UpdateChunk
@@ -154,19 +154,25 @@ class Tap:
 def accuracy(codec: str, data: Dataset, versions: int, seed: int) -> float:
     """Train in virtual time for so many rounds; return the accuracy on held-out rows."""
     parts = split(data, devices=NUM_DEVICES, alpha=ALPHA, seed=seed)
-    world = World(_config(codec, data, seed), bytes([seed]) * SEED_BYTES)
+    world = World(digits_task(codec, data, seed), bytes([seed]) * SEED_BYTES)
     for number, part in enumerate(parts.devices):
         world.add(f"device-{number}", NumpyTrainer(data=(part.x, part.y)), lambda _: 0.1)
+    return accuracy_after(world, versions, parts.held_out)
+
+
+def accuracy_after(world: World, versions: int, held_out: Part) -> float:
+    """Let a world learn for so many versions; return the accuracy of the last."""
     coordinator = world.server.coordinator
     if coordinator is None:
         raise RuntimeError("the aggregator did not start")
     if not world.run_until(lambda: coordinator.version >= versions, limit_s=1e6):
-        raise RuntimeError(f"{codec}: stuck at version {coordinator.version}")
+        raise RuntimeError(f"stuck at version {coordinator.version}")
     model, params = coordinator.model, coordinator.versions.params
-    return float(model.evaluate(params, parts.held_out.x, parts.held_out.y).accuracy or 0.0)
+    return float(model.evaluate(params, held_out.x, held_out.y).accuracy or 0.0)
 
 
-def _config(codec: str, data: Dataset, seed: int) -> TaskConfig:
+def digits_task(codec: str, data: Dataset, seed: int) -> TaskConfig:
+    """Return the task of the digits MLP in rounds of all devices."""
     return TaskConfig(
         task="wire",
         codec=codec,

@@ -66,3 +66,21 @@ def test_learning_runs_the_demo_and_the_wearables(tmp_path: Path) -> None:
 def test_async_compares_times_to_an_accuracy(tmp_path: Path) -> None:
     report = report_of("async", tmp_path / "out.json")
     assert has_numbers(report, ["fedbuff_s", "fedavg_s", "ratio_fedbuff_to_fedavg"])
+
+
+def test_secagg_measures_every_row_beside_its_reach(tmp_path: Path) -> None:
+    report = report_of("secagg", tmp_path / "out.json")
+    rows = [
+        report["seedmask_device"],
+        report["seedmask_aggregator"]["N=4"],
+        report["seedmask_aggregator"]["large_over_small"],
+        report["seedmask_aggregator"]["per_update"],
+        report["lightsecagg_device"],
+        report["lightsecagg_aggregator"],
+        report["pairwise_unmask"],
+        report["wire"]["uplink_bytes"],
+    ]
+    assert all(has_numbers(row, ["measured", "reach"]) for row in rows)
+    assert has_numbers(report["wire"], ["downlink_bytes", "messages_up", "messages_down"])
+    assert report["accuracy"].keys() >= {"plain dense", "dense/seedmask, support_every = 1"}
+    assert "missing" in report["flower"] or has_numbers(report["flower"], ["client_all_ms"])
