@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from tests.support.desk import Desk, task_config
+from tests.support.secure_desk import SecureDesk
 
 MakeDesk = Callable[..., Desk]
+MakeSecure = Callable[..., SecureDesk]
 
 
 @pytest.fixture
@@ -19,6 +21,20 @@ def make_desk(tmp_path: Path) -> Iterator[MakeDesk]:
     def make(**settings: Any) -> Desk:
         config = task_config(keep_versions=50, **settings)
         desks.append(Desk(tmp_path / str(len(desks)), config))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+@pytest.fixture
+def make_secure(tmp_path: Path) -> Iterator[MakeSecure]:
+    """Return a function that opens the desk of a secure task; arguments as `SecureDesk`."""
+    desks: list[SecureDesk] = []
+
+    def make(*arguments: Any, **settings: Any) -> SecureDesk:
+        desks.append(SecureDesk(tmp_path / f"secure-{len(desks)}", *arguments, **settings))
         return desks[-1]
 
     yield make

@@ -437,5 +437,5 @@ def test_a_broker_that_forgot_hears_everything_again(make_desk: MakeDesk) -> Non
     desk.send("a", desk.lease("a"), ONE)
     before = set(desk.retained)
     desk.retained.clear()
-    desk._perform(desk.coordinator.connected(65_536, desk.now))
+    desk.perform(desk.coordinator.connected(65_536, desk.now))
     assert set(desk.retained) == before

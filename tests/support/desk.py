@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
+from aggregator.secure_config import Enrolment
 from aggregator.store import open_store
 from aggregator.task_config import TaskConfig
 from protocol.actions import Publish
@@ -44,10 +45,18 @@ def install_id(device: str) -> bytes:
 
 
 class Desk:
-    """Keeps what was published; `restart` throws the coordinator away as a crash would."""
+    """Keeps what was published; `restart` throws the coordinator away as a crash would.
 
-    def __init__(self, directory: Path, config: TaskConfig) -> None:
+    ``enrolment``: of a secure task. ``silent`` loses what is published from then on, as a crash
+    between commit and publish does.
+    """
+
+    def __init__(
+        self, directory: Path, config: TaskConfig, enrolment: Enrolment | None = None
+    ) -> None:
         self.config = config
+        self.enrolment = enrolment
+        self.silent = False
         self.now = 1000.0
         self.retained: dict[str, bytes] = {}
         self.said: list[tuple[str, Message]] = []
@@ -62,9 +71,11 @@ class Desk:
             self._directory, self.config.task, keep_versions=self.config.keep_versions
         )
         seed = self._starts.to_bytes(32, "little")
-        self.coordinator = Coordinator(self.config, self.store.snapshot(), seed, self.now)
-        self._perform(self.coordinator.start(self.now))
-        self._perform(self.coordinator.connected(65_536, self.now))
+        self.coordinator = Coordinator(
+            self.config, self.store.snapshot(), seed, self.now, self.enrolment
+        )
+        self.perform(self.coordinator.start(self.now))
+        self.perform(self.coordinator.connected(65_536, self.now))
 
     def restart(self) -> None:
         """Crash, and come back from the store."""
@@ -79,18 +90,18 @@ class Desk:
 
     def hear(self, topic: str, payload: bytes) -> None:
         """A message arrives."""
-        self._perform(self.coordinator.message(topic, payload, self.now))
+        self.perform(self.coordinator.message(topic, payload, self.now))
 
     def wait(self, seconds: float) -> None:
         """Time passes, timer by timer."""
         until = self.now + seconds
         while (due := self.coordinator.timer_at(self.now)) <= until:
             self.now = max(self.now, due)
-            self._perform(self.coordinator.timer(self.now))
+            self.perform(self.coordinator.timer(self.now))
             if self.coordinator.timer_at(self.now) <= self.now:
                 break
         self.now = until
-        self._perform(self.coordinator.timer(self.now))
+        self.perform(self.coordinator.timer(self.now))
 
     def check_in(self, device: str, pending: bytes = b"", *, installation: str = "") -> None:
         """A device is there, or asks after an update."""
@@ -155,14 +166,15 @@ class Desk:
         """How often a reason refused something."""
         return self.coordinator.counts[f"refused_{reason}"]
 
-    def _perform(self, actions: Sequence[Action]) -> None:
+    def perform(self, actions: Sequence[Action]) -> None:
+        """Do what the coordinator decided: one commit, then the rest."""
         self.store.commit([action.record for action in actions if isinstance(action, Store)])
         for action in actions:
-            if isinstance(action, Publish):
+            if isinstance(action, Publish) and not self.silent:
                 self._published(action)
             if isinstance(action, Recall):
                 record = self.store.lease(action.lease_id)
-                self._perform(self.coordinator.recalled(action.device, action.lease_id, record))
+                self.perform(self.coordinator.recalled(action.device, action.lease_id, record))
 
     def _published(self, publish: Publish) -> None:
         if publish.retain:

@@ -76,6 +76,7 @@ def cohort(
     name: str = "all",
     epoch: int = 1,
     seed: bytes = SEED,
+    valid_s: int = 86_400,
     **overrides: Unpack[Overrides],
 ) -> Cohort:
     """Enrol devices. Identities and the aggregator's key are the same in every epoch of a seed."""
@@ -86,7 +87,7 @@ def cohort(
         task=task,
         cohort=name,
         epoch=epoch,
-        valid_s=86_400,
+        valid_s=valid_s,
         parameters=parameters(len(devices), **overrides),
         members=members,
         aggregator=keys.identity_public(aggregator),
