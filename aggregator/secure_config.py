@@ -11,11 +11,11 @@ from aggregator.supports import check_support
 from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
 from protocol.messages import KEY_BYTES, SignedRoster
-from protocol.secagg.parameters import Parameters, defaults
+from protocol.secagg.parameters import PAIRWISE, Parameters, defaults
 from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
 
 NONE = "none"
-SCHEMES = ("seedmask", "lightsecagg", "pairwise", NONE)
+SCHEMES = ("seedmask", "lightsecagg", PAIRWISE, NONE)
 _RANGES: dict[str, tuple[float, float]] = {
     "support_every": (1, 1_000_000),
     "clip": (1e-6, 1e6),
@@ -97,6 +97,11 @@ class SecureConfig:
             samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
         )
         parameters.check()
+        if self.scheme == PAIRWISE and smallest_buffer(task) <= noise:
+            raise ConfigError(
+                f"a round could be closed with {smallest_buffer(task)} updates, and pairwise needs"
+                f" the signatures of {noise + 1} devices (T + 1): raise rounds.quorum"
+            )
         return parameters
 
     def check(self, task: TaskConfig) -> None:
@@ -108,7 +113,7 @@ class SecureConfig:
             )
         if not self.enabled:
             return
-        if self.scheme == "pairwise" and task.mode != "rounds":
+        if self.scheme == PAIRWISE and task.mode != "rounds":
             raise ConfigError(
                 'secure.scheme = "pairwise" works in rounds only, since its masks cancel among'
                 ' those who start together: set mode = "rounds", or use seedmask'

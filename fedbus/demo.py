@@ -17,6 +17,7 @@ from fedbus.demonstration import Outcome, demonstrate
 from fedbus.federation import Recipe
 from fedbus.summary import print_summary, result_of, say_where
 from protocol.errors import ConfigError
+from protocol.secagg.parameters import PAIRWISE
 from protocol.vectors.packing import parse_codec
 
 DEFAULT_DEVICES: Final = 8
@@ -41,7 +42,10 @@ def demo(
     ] = "topk-0.1/int8",
     scheme: Annotated[
         str,
-        typer.Option(help="How updates are masked: seedmask, lightsecagg or none (all in sight)."),
+        typer.Option(
+            help="How updates are masked: seedmask, lightsecagg, pairwise (with --mode rounds) or"
+            " none (all in sight)."
+        ),
     ] = "seedmask",
     support: Annotated[
         str, typer.Option(help="What masked updates contain: dense, randk-F or plan-F.")
@@ -114,6 +118,8 @@ def _check(mode: str, codec: str, scheme: str, support: str, json_file: Path | N
         raise ConfigError(f"--mode {mode!r}: use buffered or rounds")
     parse_codec(codec)
     SecureConfig(scheme=scheme, support=support)
+    if scheme == PAIRWISE and mode != "rounds":
+        raise ConfigError("--scheme pairwise works in rounds only: add --mode rounds")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
 

@@ -26,7 +26,7 @@ from broker_config.running import Broker, running_broker
 from fedbus.children import Child, start, stop
 from fedbus.datasets import Dataset, Part, Split
 from fedbus.enrolment import enrol
-from protocol.secagg.parameters import defaults
+from protocol.secagg.parameters import PAIRWISE, defaults
 from protocol.vectors.packing import DENSE
 from transport.settings import AUTO, MQTT_3_1_1
 
@@ -137,7 +137,7 @@ def _write_aggregator(
 ) -> Path:
     folder.mkdir(mode=0o700)
     num_devices = len(parts.devices)
-    least = defaults(num_devices)[0] + 2 if recipe.secure else 1
+    least = _least(recipe.scheme, num_devices)
     tables: _Tables = {
         "": {"state_dir": str(folder / "state"), "monitor_s": 0.5},
         "task": {
@@ -180,6 +180,14 @@ def _write_aggregator(
         },
     }
     return _write(folder / "fed.toml", tables)
+
+
+def _least(scheme: str, num_devices: int) -> int:
+    """Return how many updates a sum needs at least, so that it shows nothing of one of them."""
+    malicious, noise, _ = defaults(num_devices)
+    if scheme == PAIRWISE:
+        return max(malicious + 2, noise + 1)
+    return 1 if scheme == NONE else malicious + 2
 
 
 def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part: Part) -> Path:

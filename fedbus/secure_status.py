@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from fedbus.view import Report, TaskView, count, names, reports, table, text
 
 _MAX_NAMES = 20
+#: What devices have done in a round of `pairwise`, in order.
+_WORDS = ("advertised", "dealt", "uploaded", "signed", "answered")
 
 
 def secure_lines(view: TaskView) -> Iterator[str]:
@@ -24,6 +26,8 @@ def secure_lines(view: TaskView) -> Iterator[str]:
         )
     for buffer in reports(rounds, "buffers"):
         yield _buffer(buffer)
+    if "round" in rounds:
+        yield _round(table(rounds, "round"))
     waiting = count(rounds, "updates_without_shares")
     if waiting:
         yield f"  {waiting} updates wait until enough holders have shares of their masks"
@@ -42,6 +46,16 @@ def _buffer(buffer: Report) -> str:
     if not wanted:
         return f"{head}; {count(buffer, 'answers')} did: the sum is being checked"
     return f"{head}; {wanted} answers are missing, from any of {', '.join(missing) or 'nobody'}"
+
+
+def _round(under_way: Report) -> str:
+    said = ", ".join(f"{count(under_way, what)} {what}" for what in _WORDS)
+    missing = names(under_way, "missing_from")[:_MAX_NAMES]
+    return (
+        f"  round of cohort {text(under_way, 'cohort')}, epoch {count(under_way, 'epoch')}: {said};"
+        f" {count(under_way, 'needed')} are needed; waits for {text(under_way, 'waits_for')} of"
+        f" {', '.join(missing) or 'nobody'}"
+    )
 
 
 def human_time(seconds: int) -> str:
