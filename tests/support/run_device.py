@@ -156,6 +156,15 @@ class WatchedDevice(Device):
         os.write(self._record, msgpack.packb([what, self._lease_id, update]))
 
 
+def weaken(rule: str) -> None:
+    """Take a rule away, by the name of a function in `tests.privacy.weakened`."""
+    import pytest  # noqa: PLC0415 - and pytest: only few devices are weak
+
+    from tests.privacy import weakened  # noqa: PLC0415
+
+    getattr(weakened, rule)(pytest.MonkeyPatch())
+
+
 def main(argv: Sequence[str]) -> None:
     """Take part until SIGTERM."""
     parser = argparse.ArgumentParser()
@@ -167,7 +176,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--die-after-storing", type=int, default=0)
     parser.add_argument("--die-answering", type=int, default=0)
     parser.add_argument("--clock-wrong-by-s", type=float, default=0.0)
+    parser.add_argument("--without", nargs="*", default=[])
     options = parser.parse_args(argv)
+    for rule in options.without:
+        weaken(rule)
     if options.clock_wrong_by_s:
         wrong_clock.install(options.clock_wrong_by_s)
     logging.basicConfig(
