@@ -129,6 +129,36 @@ def test_an_account_reads_what_the_rules_say_and_nothing_else(bus: Bus, reader: 
             assert {t for t, got in suspect.received if got == payload} - {END} == allowed
 
 
+@pytest.mark.parametrize(
+    ("topic", "writer", "readers"),
+    [
+        ("fedbus/1/t/share/b/a", "a", {"b"}),  # to b, from a: not even the aggregator sees it
+        ("fedbus/1/t/share/a/b", "b", {"a"}),
+        ("fedbus/1/t/roster/pumps", AGGREGATOR, set(ACCOUNTS)),
+        ("fedbus/1/t/support", AGGREGATOR, set(ACCOUNTS)),
+    ],
+)
+def test_nobody_deals_or_enrols_in_anothers_name(
+    bus: Bus, topic: str, writer: str, readers: set[str]
+) -> None:
+    """As the other two, but spelled out here, and not taken from the rules that are tested."""
+    with ExitStack() as stack:
+        clients = {account: stack.enter_context(bus.client(account)) for account in ACCOUNTS}
+        for client in clients.values():
+            client.subscribe(topic)
+            client.subscribe("fedbus/1/t/#")
+            client.subscribe(END)
+        marks = {account: f"{topic} by {account}".encode() for account in ACCOUNTS}
+        for account, client in clients.items():
+            client.publish(topic, marks[account])
+        clients[AGGREGATOR].publish(END, topic.encode())
+        for account, client in clients.items():
+            client.wait_for_message(END, topic.encode())
+            heard = {payload for name, payload in client.received if name == topic}
+            expected = {marks[writer]} if account in readers else set()
+            assert heard & set(marks.values()) == expected, account
+
+
 def may_write(who: str, topic: str) -> bool:
     return RIGHTS.may(who, "write", topic)
 
