@@ -73,6 +73,7 @@ class Played:
     stock: list[Mask] = field(default_factory=list)
     held: dict[MaskName, tuple[Elements, bytes]] = field(default_factory=dict)
     num_dealt: int = 0
+    answered: dict[bytes, RecoveryAnswer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,17 @@ class SecureDesk:
         return {key.removeprefix(head): total for key, total in counts if key.startswith(head)}
 
     # --- time and power ----------------------------------------------------------------------
+
+    def come_back(self) -> None:
+        """Crash and come back; devices notice it, say all again, and answer again when asked."""
+        self.restart()
+        for name in self.names:
+            if self.devices[name].stock:
+                self.say_dealt(name)
+            self.hold(name)
+            for hashed, answer in self.devices[name].answered.items():
+                if any(request_hash(each) == hashed for each in self.requests(name)):
+                    self.tell(name, answer)
 
     def restart(self) -> None:
         """Crash, and come back from the store; retained states are heard again."""
@@ -376,23 +388,33 @@ class SecureDesk:
     # --- answering ---------------------------------------------------------------------------
 
     def answer(self, *names: str, request: RecoveryRequest | None = None, wrong: int = 0) -> None:
-        """Devices answer the newest request they got; ``wrong`` is added to each element."""
+        """Devices answer the newest request they got, and erase the shares.
+
+        ``wrong`` is added to each element. The same request gets the same answer.
+        """
         for name in names:
-            asked = request or self.requests(name)[-1]
-            self.tell(name, self.answer_of(name, asked, wrong))
+            asked, device = request or self.requests(name)[-1], self.devices[name]
+            hashed = request_hash(asked)
+            if hashed not in device.answered:
+                device.answered[hashed] = self.answer_of(name, asked, wrong)
+                for mask in self.masks_of(asked):
+                    del device.held[mask]
+            self.tell(name, device.answered[hashed])
 
     def answer_of(self, name: str, request: RecoveryRequest, wrong: int = 0) -> RecoveryAnswer:
         """Return a holder's answer, from the shares it holds."""
-        roster = self.cohort.roster
-        masks = check_request(request, roster)
-        rows = [self.devices[name].held[mask][0] for mask in masks.items()]
-        modulus = roster.parameters.modulus
+        rows = [self.devices[name].held[mask][0] for mask in self.masks_of(request)]
+        modulus = self.cohort.roster.parameters.modulus
         summed = (shares.add(np.stack(rows), modulus) + wrong) % modulus
         return RecoveryAnswer(request_hash(request), to_bytes(summed, modulus))
 
-    def refuse(self, name: str, reason: str) -> None:
+    def masks_of(self, request: RecoveryRequest) -> list[MaskName]:
+        """Return the masks that a request names. It must be one that holders may answer."""
+        return list(check_request(request, self.cohort.roster).items())
+
+    def refuse(self, name: str, reason: str, request: RecoveryRequest | None = None) -> None:
         """A holder refuses the newest request it got."""
-        hashed = request_hash(self.requests(name)[-1])
+        hashed = request_hash(request or self.requests(name)[-1])
         self.tell(name, RecoveryRefusal(hashed, reason, "as the test says"))
 
     # --- what is expected --------------------------------------------------------------------
