@@ -6,7 +6,6 @@ and long sums into pieces, so that BLAS does the work and no bit is lost.
 """
 
 from functools import lru_cache
-from math import prod
 from typing import Final
 
 import numpy as np
@@ -171,7 +170,12 @@ def from_bytes(data: bytes, modulus: int, count: int) -> Elements:
 
 
 def uniform(seed: bytes, shape: tuple[int, ...], modulus: int) -> Elements:
-    """Elements, each equally likely, from a 32-byte seed.
+    """Elements, each equally likely, from a 32-byte seed: those of `fill`, a new array."""
+    return fill(np.empty(shape, dtype=np.int64), seed, modulus)
+
+
+def fill(drawn: Elements, seed: bytes, modulus: int) -> Elements:
+    """Fill a contiguous array with elements, each equally likely, from a 32-byte seed; return it.
 
     Rule: cut the bytes of `Stream` (seed) into words as long as an element in `to_bytes`; of each
     keep the lowest bits, as many as p - 1 has; skip what is not below p. In row-major order, so
@@ -179,17 +183,15 @@ def uniform(seed: bytes, shape: tuple[int, ...], modulus: int) -> Elements:
     """
     stream, word = Stream(seed), _word(modulus)
     mask = (1 << (modulus - 1).bit_length()) - 1
-    size = prod(shape)
-    drawn = np.empty(size, dtype=np.int64)
-    filled = 0
-    while filled < size:
+    missing = drawn.reshape(-1)
+    while missing.size:
         # Asking for exactly as many as are missing never takes a word too many.
-        words = np.frombuffer(stream.bytes((size - filled) * word.itemsize), word)
+        words = np.frombuffer(stream.bytes(missing.size * word.itemsize), word)
         words = np.bitwise_and(words, mask)
         fair = words[words < modulus]
-        drawn[filled : filled + fair.size] = fair
-        filled += fair.size
-    return drawn.reshape(shape)
+        missing[: fair.size] = fair
+        missing = missing[fair.size :]
+    return drawn
 
 
 def _word(modulus: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import ConfigError, LocalProtocolError
-from protocol.secagg.field import Elements, lagrange, matmul, solve, uniform
+from protocol.secagg.field import Elements, fill, lagrange, matmul, solve, uniform
 from protocol.stream import SEED_BYTES, derive
 
 TEST_COLUMNS: Final = 4
@@ -116,13 +116,15 @@ def deal(secret: Elements, sharing: Sharing, seed: bytes) -> Elements:
     """
     modulus, num_blocks = sharing.modulus, sharing.num_blocks
     num_columns = columns(secret.size, sharing)
-    blocks = np.zeros(num_blocks * num_columns, dtype=np.int64)
-    blocks[: secret.size] = secret
-    tests = uniform(derive(seed, "tests"), (num_blocks, TEST_COLUMNS), modulus)
-    data = np.hstack((blocks.reshape(num_blocks, num_columns), tests))
+    data = np.zeros((num_blocks, num_columns + TEST_COLUMNS), dtype=np.int64)
+    for row, start in zip(data, range(0, secret.size, num_columns), strict=False):
+        part = secret[start : start + num_columns]
+        row[: part.size] = part
+    tests = (num_blocks, TEST_COLUMNS)
+    data[:, num_columns:] = uniform(derive(seed, "tests"), tests, modulus)
     shares = np.empty((sharing.num_holders, data.shape[1]), dtype=np.int64)
     noise, others = np.split(shares, [sharing.num_noise])
-    noise[:] = uniform(derive(seed, "noise"), noise.shape, modulus)
+    fill(noise, derive(seed, "noise"), modulus)
     for start in range(0, data.shape[1], _BAND):
         band = slice(start, start + _BAND)
         known = np.vstack((data[:, band], noise[:, band]))

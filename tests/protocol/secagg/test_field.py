@@ -15,6 +15,7 @@ from protocol.secagg.field import (
     P16,
     Q31,
     Elements,
+    fill,
     from_bytes,
     inverse,
     lagrange,
@@ -289,3 +290,15 @@ def test_draws_are_frozen() -> None:
     assert uniform(SEED, (4,), P16).tolist() == [8513, 30902, 5279, 14866]
     drawn = [2025201985, 974263455, 475005294, 1733959681]
     assert uniform(SEED, (4,), Q31).tolist() == drawn
+
+
+def test_what_is_filled_in_place_is_what_is_drawn_anew() -> None:
+    whole = np.zeros((5, 7), dtype=np.int64)
+    assert fill(whole[1:4], SEED, P16) is not whole
+    assert whole[1:4].tolist() == uniform(SEED, (3, 7), P16).tolist()
+    assert not whole[[0, 4]].any()
+
+
+def test_an_array_with_gaps_is_refused_not_left_as_it_was() -> None:
+    with pytest.raises(LocalProtocolError, match="gaps"):
+        fill(np.zeros((5, 7), dtype=np.int64)[:, :3], SEED, P16)
