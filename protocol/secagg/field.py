@@ -175,12 +175,16 @@ def uniform(seed: bytes, shape: tuple[int, ...], modulus: int) -> Elements:
 
 
 def fill(drawn: Elements, seed: bytes, modulus: int) -> Elements:
-    """Fill a contiguous array with elements, each equally likely, from a 32-byte seed; return it.
+    """Fill an array with elements, each equally likely, from a 32-byte seed; return it.
 
     Rule: cut the bytes of `Stream` (seed) into words as long as an element in `to_bytes`; of each
     keep the lowest bits, as many as p - 1 has; skip what is not below p. In row-major order, so
     that a small draw is the beginning of a larger one from the same seed.
+
+    Raises LocalProtocolError for an array with gaps.
     """
+    if not drawn.flags.c_contiguous:
+        raise LocalProtocolError("an array with gaps would be filled in a copy")
     stream, word = Stream(seed), _word(modulus)
     mask = (1 << (modulus - 1).bit_length()) - 1
     missing = drawn.reshape(-1)
