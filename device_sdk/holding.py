@@ -18,7 +18,7 @@ from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import HASH_BYTES, MAX_HELD, MAX_STOCK, Holdings, RecoveryRequest
 from protocol.secagg import scheme
-from protocol.secagg.consistency import commitment, receipt
+from protocol.secagg.consistency import commitment, receipt, witness
 from protocol.secagg.field import Elements, from_bytes, to_bytes
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch
@@ -134,8 +134,9 @@ class Holder:
         self._order += 1
         mask_id = self._roster.mask_id(*mask)
         tested = receipt(root, row, self._modulus)
-        own = commitment(mask_id, self._index, row, self._modulus)
-        return _Share(self._order, tested + own, to_bytes(row, self._modulus))
+        committed = commitment(mask_id, self._index, row, self._modulus)
+        said = tested + witness(committed, root)
+        return _Share(self._order, said, to_bytes(row, self._modulus))
 
     def _store(self, dealer: int, new: dict[MaskName, _Share]) -> list[Action]:
         """Keep new shares, the first of them if there is no room for all."""
@@ -154,12 +155,16 @@ class Holder:
         """Return what must go for so many new shares of a dealer; None: there is no room."""
         if num_new == 0:
             return []
-        held: dict[int, list[MaskName]] = {dealer: []}
-        for mask in self._shares:  # in order of arrival
+        own = [mask for mask in self._shares if mask[0] == dealer]  # in order of arrival
+        forgotten = own[: max(0, len(own) + num_new - MAX_STOCK)]
+        num_beyond = len(self._shares) - len(forgotten) + num_new - self._capacity
+        if num_beyond <= 0:
+            return forgotten
+        held: dict[int, list[MaskName]] = {}
+        for mask in self._shares:
             held.setdefault(mask[0], []).append(mask)
-        forgotten = held[dealer][: max(0, len(held[dealer]) + num_new - MAX_STOCK)]
-        held[dealer] = held[dealer][len(forgotten) :]
-        for _ in range(len(self._shares) - len(forgotten) + num_new - self._capacity):
+        held[dealer] = own[len(forgotten) :]
+        for _ in range(num_beyond):
             numbers = {each: len(held[each]) + num_new * (each == dealer) for each in held}
             most = max(numbers, key=numbers.__getitem__)
             if numbers[most] <= self._fair_part or not held[most]:
