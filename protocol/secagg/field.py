@@ -23,15 +23,18 @@ Floats = npt.NDArray[np.float64]  # whole numbers below 2**53 in size: all opera
 
 _LIMB: Final = 1 << 16
 _EXACT: Final = 1 << 53
+_FEW: Final = 1 << 11  # so few products are taken one by one: BLAS is not worth its preparations
 _BLOCK: Final = 1 << 10  # columns at a time: what is worked on stays in the cache
 
 
 def matmul(a: Elements, b: Elements, modulus: int) -> Elements:
     """The product (r, c) of ``a`` (r, k) and ``b`` (k, c), or (r,) if ``b`` is (k,)."""
-    if b.ndim == 1:  # turned over: what is cut into limbs should be the smaller one
-        return matmul(b[np.newaxis], a.T, modulus).reshape(-1)
     if a.shape[-1] != len(b):
         raise LocalProtocolError(f"shapes {a.shape} and {b.shape} do not multiply")
+    if b.ndim == 1 and a.size <= _FEW:
+        return np.asarray((a * b % modulus).sum(axis=1) % modulus, dtype=np.int64)
+    if b.ndim == 1:  # turned over: what is cut into limbs should be the smaller one
+        return matmul(b[np.newaxis], a.T, modulus).reshape(-1)
     limbs = split(a, modulus)
     result = np.empty((len(a), b.shape[1]), dtype=np.int64)
     for start in range(0, b.shape[1], _BLOCK):

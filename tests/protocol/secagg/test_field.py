@@ -302,3 +302,13 @@ def test_what_is_filled_in_place_is_what_is_drawn_anew() -> None:
 def test_an_array_with_gaps_is_refused_not_left_as_it_was() -> None:
     with pytest.raises(LocalProtocolError, match="gaps"):
         fill(np.zeros((5, 7), dtype=np.int64)[:, :3], SEED, P16)
+
+
+@pytest.mark.parametrize("modulus", [P16, Q31, MERSENNE])
+@pytest.mark.parametrize("size", [511, 512, 513, 600])
+def test_few_products_and_many_are_summed_alike(modulus: int, size: int) -> None:
+    """Around the size at which a matrix times a vector is left to BLAS; the worst numbers."""
+    a = np.full((4, size), modulus - 1, dtype=np.int64)
+    a[1], a[2] = modulus // 2, uniform(SEED, (size,), modulus)
+    b = np.full(size, modulus - 1, dtype=np.int64)
+    assert matmul(a, b, modulus).tolist() == reference(a, b, modulus)
