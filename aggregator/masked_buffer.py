@@ -60,12 +60,19 @@ class MaskedBuffer:
         """Whether a sum of what is in it may be asked for."""
         return len(self.ids) >= self.cohort.roster.parameters.min_contributors
 
+    def is_for(self, waiting: Waiting) -> bool:
+        """Whether it holds updates of the same cohort, epoch and support."""
+        return self.cohort is waiting.cohort and self.support == waiting.update.support
+
+    def has_room(self, waiting: Waiting) -> bool:
+        """Whether there is room for another update, of this device."""
+        most = self.cohort.roster.parameters.max_contributors
+        return waiting.dealer not in self.masks and len(self.ids) < most
+
     def takes(self, waiting: Waiting, holders: frozenset[int]) -> bool:
         """Whether there is room, and U of ``holders``, who hold its mask, hold all the others."""
-        parameters = self.cohort.roster.parameters
-        if waiting.dealer in self.masks or len(self.ids) >= parameters.max_contributors:
-            return False
-        return len(holders & self.holders) >= parameters.num_answers
+        enough = len(holders & self.holders) >= self.cohort.roster.parameters.num_answers
+        return enough and self.has_room(waiting)
 
     def add(self, waiting: Waiting) -> None:
         """Take an update into the sum."""

@@ -88,7 +88,7 @@ class SecureBuffers:
         self._alert = alert
         self._desk = ShareDesk(cohorts, publication, is_online)
         self._is_online = is_online
-        self._buffers: dict[tuple[bytes, int], MaskedBuffer] = {}
+        self._buffers: list[MaskedBuffer] = []
         self._waiting: list[Waiting] = []
         self._opened_at: float | None = None
         self._ticked_at = 0.0
@@ -97,7 +97,7 @@ class SecureBuffers:
     # --- what the coordinator asks of buffers --------------------------------------------------
 
     def __len__(self) -> int:
-        in_buffers = sum(len(buffer.ids) for buffer in self._buffers.values())
+        in_buffers = sum(len(buffer.ids) for buffer in self._buffers)
         return len(self._waiting) + in_buffers + sum(len(each.ids) for each in self.recoveries)
 
     @property
@@ -108,7 +108,7 @@ class SecureBuffers:
     @property
     def fills(self) -> Sequence[Fill]:
         """Every open buffer; without one, that which the next update would go to."""
-        fills = [buffer.fill for buffer in self._buffers.values()]
+        fills = [buffer.fill for buffer in self._buffers]
         return fills or [Fill(0, 0, self._opened_at)]
 
     @property
@@ -124,7 +124,7 @@ class SecureBuffers:
     @property
     def buffers(self) -> Iterable[MaskedBuffer]:
         """The open buffers."""
-        return self._buffers.values()
+        return self._buffers
 
     @property
     def num_waiting(self) -> int:
@@ -172,7 +172,7 @@ class SecureBuffers:
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:
         """Close what is due: the request for its masks is stored, then sent. End what is over."""
         actions: list[Action] = []
-        while due := [each for each in self._buffers.values() if self._is_due(each, is_due, now)]:
+        while due := [each for each in self._buffers if self._is_due(each, is_due, now)]:
             for buffer in due:
                 actions += self._close(buffer, now)
             self._fill_buffers(now)
@@ -272,12 +272,13 @@ class SecureBuffers:
             actions = []
         else:
             actions = self._desk.held(cohort, index, message)
+            self.recoveries.held(cohort, index)
         self._fill_buffers(now)
-        return actions
+        return [*actions, *self.recoveries.advance(now)]
 
     def stepped(self, version: int, params: Float32, now: float) -> list[Action]:
         """There is a new version: with a new support, the buffers of the last but one end."""
-        in_use = {each.support for each in (*self.recoveries, *self._buffers.values())}
+        in_use = {each.support for each in (*self.recoveries, *self._buffers)}
         actions = self.supports.stepped(version, params, self._publication, in_use)
         return [*actions, *self._drop_stale(version, now)]
 
@@ -295,7 +296,7 @@ class SecureBuffers:
         times = [self._ticked_at + TICK_S]
         times += [self.recoveries.next_deadline(), self._desk.timer_at()]
         times += [cohort.ends_at for cohort in cohorts]
-        times += [each.cohort.closes_at for each in self._buffers.values() if each.has_enough]
+        times += [each.cohort.closes_at for each in self._buffers if each.has_enough]
         return min(times)
 
     # --- buffers -------------------------------------------------------------------------------
@@ -310,18 +311,20 @@ class SecureBuffers:
         holders = cohort.book.holders(waiting.dealer, update.counter)
         if len(holders) < cohort.roster.parameters.num_answers:
             return False
-        key = (cohort.roster.hash, update.support)
-        buffer = self._buffers.get(key)
+        buffers = [each for each in self._buffers if each.is_for(waiting)]
+        buffer = next((each for each in buffers if each.takes(waiting, holders)), None)
         if buffer is None:
+            if not all(each.has_room(waiting) for each in buffers):
+                return False
+            # Others hold what is in those: updates of which too few hold all must not mix.
             opened_at = now if self._opened_at is None else self._opened_at
-            buffer = self._buffers[key] = MaskedBuffer(cohort, update.support, opened_at)
-        elif not buffer.takes(waiting, holders):
-            return False
+            buffer = MaskedBuffer(cohort, update.support, opened_at)
+            self._buffers.append(buffer)
         buffer.add(waiting)
         return True
 
     def _close(self, buffer: MaskedBuffer, now: float) -> list[Action]:
-        del self._buffers[buffer.cohort.roster.hash, buffer.support]
+        self._buffers.remove(buffer)
         self._opened_at = None
         request = make_request(buffer.cohort.roster, buffer.masks, self._secret)
         return self.recoveries.begin(self._recovery(buffer, request, buffer.holders, now), now)
@@ -370,13 +373,13 @@ class SecureBuffers:
     def _drop_stale(self, version: int, now: float) -> list[Action]:
         """Sum what is left of older supports, if that is enough of them; else give it up."""
         actions: list[Action] = []
-        for key, buffer in list(self._buffers.items()):
+        for buffer in list(self._buffers):
             if self.supports.is_taken(buffer.support):
                 continue
             if buffer.has_enough:
                 actions += self._close(buffer, now)
                 continue
-            del self._buffers[key]
+            self._buffers.remove(buffer)
             buffer.settle()
             self._done.append(Outcome(tuple(buffer.ids), None, refusals.STALE_SUPPORT))
         oldest = version - self._task.staleness_limit
@@ -405,16 +408,16 @@ class SecureBuffers:
     # --- epochs --------------------------------------------------------------------------------
 
     def _is_idle(self, cohort: Cohort) -> bool:
-        under_way = (*self.recoveries, *self._buffers.values(), *self._waiting)
+        under_way = (*self.recoveries, *self._buffers, *self._waiting)
         return all(each.cohort is not cohort for each in under_way)
 
     def _end(self, cohort: Cohort, now: float) -> list[Action]:
         """An epoch is over: what has no sum yet never gets one."""
         actions = self.recoveries.abandon(cohort)
-        for key, buffer in list(self._buffers.items()):
+        for buffer in list(self._buffers):
             if buffer.cohort is cohort:
                 self._done.append(Outcome(tuple(buffer.ids), None, refusals.RECOVERY_FAILED))
-                del self._buffers[key]
+                self._buffers.remove(buffer)
         lost = [waiting for waiting in self._waiting if waiting.cohort is cohort]
         self._lose(lost, refusals.RECOVERY_FAILED)
         actions += self.cohorts.end(cohort)
