@@ -78,6 +78,15 @@ class Recoveries:
             if recovery.cohort is cohort:
                 recovery.ask_again(holder)
 
+    def held(self, cohort: Cohort, holder: int) -> None:
+        """A holder has said what it holds: some of it may have come after a request was sent."""
+        for recovery in self._open:
+            masks = recovery.masks.items()
+            if recovery.cohort is cohort and all(
+                holder in cohort.book.holders(*mask) for mask in masks
+            ):
+                recovery.holds(holder)
+
     def answered(
         self, cohort: Cohort, holder: int, message: RecoveryAnswer | RecoveryRefusal, now: float
     ) -> None:

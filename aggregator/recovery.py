@@ -1,7 +1,8 @@
 """One closed buffer of masked updates, from the request for its masks to its sum.
 
 Holders that are online are asked first. One that sleeps is asked once, for the broker to keep, and
-again when it comes back. Answers beyond the U that decode are spares: they prove the sum, and who
+again when it comes back; members that are not known to hold the shares, when those were not enough.
+Answers beyond the U that decode are spares: they prove the sum, and who
 answered wrong. Sans-IO: the time is an argument.
 """
 
@@ -34,7 +35,8 @@ FINAL: Final = frozenset(
 class Recovery:
     """A closed buffer. ``masks``: dealer's index -> counter; ``closed_at`` on the shell's clock.
 
-    ``holders`` are asked. ``blamable``: every mask in it passed its dealer's test.
+    ``holders`` are known to hold shares of all the masks. ``blamable``: every mask in it passed its
+    dealer's test.
     """
 
     cohort: Cohort
@@ -86,13 +88,20 @@ class Recovery:
 
     @property
     def hopeless(self) -> bool:
-        """Too many holders have refused for U of them to answer."""
-        return len(self.answers) + len(self.missing_from()) < self.num_needed
+        """Too many members have refused for U of them to answer."""
+        return len(self.answers) + len(self._open(self._everybody)) < self.num_needed
 
     def missing_from(self) -> list[int]:
         """Return the holders that may still answer."""
+        return self._open(self.holders)
+
+    @property
+    def _everybody(self) -> frozenset[int]:
+        return frozenset(range(len(self.roster.members))) - self.cohort.excluded
+
+    def _open(self, holders: frozenset[int]) -> list[int]:
         gone = {holder for holder, reason in self.refused.items() if reason in FINAL}
-        return sorted(self.holders - self.answers.keys() - gone)
+        return sorted(holders - self.answers.keys() - gone)
 
     # --- asking --------------------------------------------------------------------------------
 
@@ -100,10 +109,23 @@ class Recovery:
         """Return the holders to be asked now."""
         if self._has_spares:
             return []
-        due = [each for each in self.missing_from() if now >= self._due_at(each, online)]
+        due = [each for each in self._askable if now >= self._due_at(each, online)]
         for holder in due:
             self._backoff.asked(holder, now)
         return due
+
+    @property
+    def _askable(self) -> list[int]:
+        """The holders; while there are too few answers also who may hold the shares unheard."""
+        enough = len(self.answers) >= self.num_needed
+        return self.missing_from() if enough else self._open(self._everybody)
+
+    def holds(self, holder: int) -> None:
+        """Note that a member holds shares of all the masks by now."""
+        if holder not in self.holders:
+            self.holders |= {holder}
+            self.refused.pop(holder, None)
+            self.ask_again(holder)
 
     def ask_again(self, holder: int) -> None:
         """A holder has come back: it is asked without waiting."""
@@ -113,14 +135,15 @@ class Recovery:
         """Return when `to_ask` or `is_ready` may change without a message."""
         times = [math.inf]
         if not self._has_spares:
-            times += [self._due_at(holder, online) for holder in self.missing_from()]
+            times += [self._due_at(holder, online) for holder in self._askable]
         if self._enough_since is not None:
             times.append(self._enough_since + self.spare_wait_s)
         return min(times)
 
     def _due_at(self, holder: int, online: Collection[int]) -> float:
         if holder in online:
-            return self._backoff.due_at(holder, self.closed_at)
+            first = self.closed_at + (0.0 if holder in self.holders else RETRY_S)
+            return self._backoff.due_at(holder, first)
         return math.inf if self._backoff.was_asked(holder) else self.closed_at + RETRY_S
 
     # --- answers -------------------------------------------------------------------------------
