@@ -51,6 +51,8 @@ from protocol.vectors.packing import CodecSpec, parse_codec
 
 #: Receipts are gathered for so long, so that one message answers several dealers.
 GATHER_S: Final = 0.2
+#: After so many requests for a lease or a receipt without one, all is said again.
+_PATIENCE: Final = 4
 
 _UNANSWERED: Final = frozenset({refusals.BAD_SIGNATURE, refusals.MALFORMED})
 
@@ -98,6 +100,7 @@ class Member:
         self._support: Support | None = None
         self._unsaid: dict[tuple[int, int], None] = {}
         self._says_all = self._says_dealt = False
+        self._num_asked = 0
 
     @property
     def in_rounds(self) -> bool:
@@ -125,7 +128,7 @@ class Member:
         self._online, self._heard_roster = True, False
         self._room_bytes = room_bytes
         self.say_all_again(now)
-        return [Subscribe(self._topics.member_filters(self._keys.device, self._keys.cohort))]
+        return [self._subscribe()]
 
     def disconnected(self) -> None:
         """The bus is gone."""
@@ -136,6 +139,20 @@ class Member:
         """Whoever listens may have forgotten: soon say all that is held and at hand."""
         self._says_all = self._says_dealt = True
         self._say_soon(now)
+
+    def unserved(self, now: float) -> list[Action]:
+        """The device asks once more for a lease or a receipt: perhaps what it said got lost.
+
+        All is said again after the 4th, the 8th, the 16th time, ...
+        """
+        self._num_asked += 1
+        if self._num_asked < _PATIENCE or self._num_asked.bit_count() > 1:
+            return []
+        self.say_all_again(now)
+        return [] if self._heard_roster else [self._subscribe()]
+
+    def _subscribe(self) -> Subscribe:
+        return Subscribe(self._topics.member_filters(self._keys.device, self._keys.cohort))
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say what is held."""
@@ -260,6 +277,7 @@ class Member:
         """Raise RemoteProtocolError for a lease that this device must not train for."""
         roster = self._membership.place().roster
         self._codec(roster, lease)
+        self._num_asked = 0
         if lease.mask_epoch != roster.epoch:
             raise RemoteProtocolError(
                 refusals.WRONG_ROSTER, f"epoch {lease.mask_epoch}, not {roster.epoch}"
