@@ -297,6 +297,8 @@ class Session:
         actions = member.heard(address, payload, now)
         if member.birth != before and self.online:
             actions += self._announce()
+            if self.state is State.AWAY:  # another roster may name this device
+                self._away_until = self._timer_at = now + RETRY_S * self._draw()
         return [*actions, *self._stock_up(now), *self._report(now)]
 
     def _stock_up(self, now: float) -> list[Action]:
@@ -367,7 +369,8 @@ class Session:
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
         )
-        return [self._voice.tell(message)]
+        unserved = [] if self._member is None else self._member.unserved(now)
+        return [*unserved, self._voice.tell(message)]
 
     def _turned_away(self, refusal: Refusal, now: float) -> list[Action]:
         if refusal.install_id != self.install_id or self.state is not State.IDLE:
