@@ -7,6 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +19,9 @@ from aggregator.records import LeaseState, Snapshot, VersionRecord
 from aggregator.store import Store, open_store
 from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions
+from device_sdk.answers import ANSWER
 from device_sdk.engine.model import Model
+from device_sdk.evidence import EVIDENCE
 from device_sdk.pending import PENDING, unpack_pending
 from device_sdk.storage import Storage
 from protocol.codec import decode_update
@@ -44,8 +47,9 @@ def audit(federation: Federation, *, allowed: Collection[str] = ()) -> Audit:
     Asserts: nothing counted twice; every receipt is of a counted update; every update that a device
     ever stored is counted, waits in the journal, is still on the device, or was refused for an
     ``allowed`` reason; and the updates, added up again in journal order, give every version's hash.
-    Of a secure task with dense updates instead: what the devices say that they trained, added up in
-    the open, gives every version, as closely as the scheme promises.
+    Of a secure task instead: no device was asked for one mask in two sums; and, if updates are
+    dense, what the devices say that they trained, added up in the open, gives every version, as
+    closely as the scheme promises.
     """
     records = [federation.record(name) for name in federation.devices]
     stored = {key: update for record in records for key, update in record.stored.items()}
@@ -69,7 +73,9 @@ def audit(federation: Federation, *, allowed: Collection[str] = ()) -> Audit:
         secure = federation.config.secure
         if not secure.enabled:
             _check_plain(federation, store, stored, num_waiting=len(waiting))
-        elif secure.support == DENSE:
+        else:
+            _check_answers(federation)
+        if secure.enabled and secure.support == DENSE:
             trained = {key: made for record in records for key, made in record.trained.items()}
             _check_masked(federation.config, store, trained, num_devices=len(records))
         newest = 0 if snapshot.version is None else snapshot.version.version
@@ -89,6 +95,21 @@ def _check_plain(
         assert hashlib.sha256(params).digest() == hashes[version], f"version {version}"
         kept = store.params(version)
         assert kept in (None, params)
+
+
+def _check_answers(federation: Federation) -> None:
+    """Whatever died meanwhile, nobody has proof of two requests for one mask."""
+    requests: dict[tuple[int, int], set[bytes]] = {}
+    for name in federation.devices:
+        stored = Storage(federation.state_dir(name)).load()
+        assert not [key for key in stored if key.startswith(EVIDENCE)], name
+        for key, data in stored.items():
+            if key.startswith(ANSWER):
+                _, request, _, _, _, masks = msgpack.unpackb(data)
+                for dealer, counter in masks:
+                    requests.setdefault((dealer, counter), set()).add(request)
+    assert requests, "nobody has answered"
+    assert all(len(asked) == 1 for asked in requests.values()), "a mask in two sums"
 
 
 def _check_masked(
