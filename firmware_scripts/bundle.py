@@ -1,4 +1,7 @@
-"""The SDK bundle: what of the source goes onto a device, as one reproducible archive."""
+"""The SDK bundle: the code that goes onto a device, as one reproducible archive.
+
+Docstrings and comments stay at home (`firmware_scripts.slim`), line numbers do not change.
+"""
 
 import gzip
 import hashlib
@@ -14,6 +17,7 @@ import device_sdk
 import protocol
 import transport
 from device_sdk import SDK_VERSION
+from firmware_scripts.slim import slim
 from protocol.messages import WIRE_VERSION
 
 MANIFEST: Final = "manifest.json"
@@ -44,7 +48,10 @@ class BundleError(Exception):
 
 
 def build_bundle(sources: Mapping[str, Path] | None = None) -> Bundle:
-    """Bundle the SDK's packages, by default as imported. Raises BundleError above `MAX_BYTES`."""
+    """Bundle the SDK's packages, by default as imported.
+
+    Raises BundleError above `MAX_BYTES`, and for a source that is not Python.
+    """
     files = {}
     for package, folder in (sources or _installed()).items():
         files.update(_package(package, folder))
@@ -91,9 +98,19 @@ def _installed() -> dict[str, Path]:
 def _package(name: str, folder: Path) -> dict[str, bytes]:
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and (path.suffix == ".py" or path.name == "py.typed"):
-            found[f"{name}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+        inside = f"{name}/{path.relative_to(folder).as_posix()}"
+        if path.is_file() and path.suffix == ".py":
+            found[inside] = _code(path)
+        elif path.is_file() and path.name == "py.typed":
+            found[inside] = path.read_bytes()
     return found
+
+
+def _code(path: Path) -> bytes:
+    try:
+        return slim(path.read_text(encoding="utf-8")).encode()
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not Python: {error}") from error
 
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:

@@ -47,7 +47,7 @@ def small_bundle(folder: Path, content: str) -> Bundle:
     """Return a bundle of one small package whose content is of our choice."""
     package = folder / "protocol"
     package.mkdir(exist_ok=True)
-    (package / "__init__.py").write_text(f'"""{content}"""\n')
+    (package / "__init__.py").write_text(f'CONTENT = "{content}"\n')
     (package / "py.typed").touch()
     return build_bundle({"protocol": package})
 
