@@ -124,14 +124,14 @@ class Coordinator:
         self._scheduling = config.scheduling
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
         self.versions = self._load_versions(snapshot)
-        self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
-        self.buffers: Buffers = (
-            PlainBuffers(config, self.model.layout) if self.secure is None else self.secure
-        )
         self.codec = (
             config.uplink
             if enrolment is None
             else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
+        )
+        self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
+        self.buffers: Buffers = (
+            PlainBuffers(config, self.model.layout) if self.secure is None else self.secure
         )
         self._budget_bytes = UPDATE_OVERHEAD_BYTES + self._max_body_bytes()
         self._epochs = "-" if self.secure is None else self.secure.cohorts.epochs
@@ -165,7 +165,7 @@ class Coordinator:
     def _secure(
         self, enrolment: Enrolment, snapshot: Snapshot, now: float
     ) -> SecureBuffers | PairwiseBuffers:
-        config, spec = enrolment.config, enrolment.config.codec
+        config, spec = enrolment.config, self.codec
         size = self.model.layout.size
         cohorts = Cohorts(
             self.topics,
@@ -364,7 +364,7 @@ class Coordinator:
             return [*registered, *self._ask_after(device, check_in.pending)]
         if self.secure is not None and (reason := self.secure.standing(device)):
             return [*registered, *self._turn_away(device, check_in, reason)]
-        if not {self.codec.support, self.codec.dtype} <= set(check_in.codecs):
+        if not self.codec.words <= set(check_in.codecs):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):

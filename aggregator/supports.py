@@ -98,13 +98,15 @@ class Supports:
     def spread(self, mean: Float64, number: int) -> Float64:
         """Return the mean delta (size,) from that of the coordinates of a support.
 
-        What did not travel is 0; with ``randk`` the rest is enlarged, so that it is unbiased.
+        What did not travel is 0; with ``randk`` the rest is enlarged, so that it is unbiased. Not
+        if it is calibrated: there what did not travel is in the next difference.
         """
         where = self.coordinates(number)
         if where is None:
             return mean
         spread = np.zeros(self.size)
-        spread[where] = mean * (self.size / self.num_kept) if self._spec.support == RANDK else mean
+        unbiased = self._spec.support == RANDK and not self._spec.contractive
+        spread[where] = mean * (self.size / self.num_kept) if unbiased else mean
         return spread
 
     def stepped(

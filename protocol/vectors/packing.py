@@ -19,8 +19,12 @@ is the codec's C(x) to the last bit, so that a device computes its residual as `
 - dense and rand-k are *unbiased* and keep no residual: rand-k multiplies by size / kept
   (as float32), int8 is rounded stochastically. (float16 rounds to the nearest: its error is below
   1/2,000 of a number, or below 3e-8 where that is more.)
+- Calibrated, every codec is contractive: what is not sent of a difference is in the next one.
+  rand-k enlarges nothing then. Enlarged, what is counted would overshoot the delta by size / kept
+  - 1 times their distance, the next difference be larger by as much, and so on without end.
 
-Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 2016; int8, QSGD.
+Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 2016; int8, QSGD;
+contractive compression of differences, EF21 (Richtarik et al. 2021).
 """
 
 import math
@@ -110,8 +114,17 @@ class CodecSpec:
 
     @property
     def contractive(self) -> bool:
-        """Whether the device keeps what was not sent as residual (else the codec is unbiased)."""
-        return self.support in (TOPK, PLAN)
+        """Whether what was not sent is sent later (else the codec is unbiased).
+
+        Calibrated it is in the next difference, else the device keeps it as residual.
+        """
+        return self.calibrated or self.support in (TOPK, PLAN)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """What a device must understand of it."""
+        third = {CALIBRATED} if self.calibrated else set()
+        return frozenset({self.support, self.dtype, *third})
 
     def num_kept(self, size: int) -> int:
         """How many of ``size`` coordinates travel: the fraction as it is written, rounded up."""
@@ -188,7 +201,7 @@ def encode(
         raise LocalProtocolError(f"{delta.size} numbers for a layout of {layout.size}")
     indices = _support(delta, spec, support_seed)
     values = delta if indices is None else delta[indices]
-    if spec.support == RANDK:
+    if spec.support == RANDK and not spec.contractive:
         with np.errstate(over="ignore"):  # refused in the next line
             values = values * np.float32(layout.size / values.size)
     if np.abs(values).max() > quantise.LARGEST:

@@ -125,9 +125,11 @@ def test_the_kept_count_has_no_float_surprises() -> None:
         ("randk-0.1/seedmask", False),
         ("dense/int8", False),
         ("dense/seedmask", False),
+        ("randk-0.1/int8/calibrated", True),
+        ("dense/seedmask/calibrated", True),
     ],
 )
-def test_only_top_k_and_plan_keep_a_residual(text: str, contractive: bool) -> None:  # noqa: FBT001
+def test_some_codecs_send_later_what_they_do_not_send(text: str, contractive: bool) -> None:  # noqa: FBT001
     assert parse_codec(text).contractive is contractive
 
 
