@@ -2,17 +2,17 @@
 
 On the common support the delta is clipped, made integers beside its weight, and masked. With the
 plan's support (contractive) the residual is added before, and what was not sent, or cut by the
-clip, or lost by rounding, stays as residual. Pure functions.
+clip, or lost by rounding, stays as residual (`device_sdk.feedback`). Pure functions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.feedback import feedback
 from device_sdk.pending import Pending, Residual
-from device_sdk.reporting import is_sound, residual_values
 from protocol import refusals
 from protocol.codec import encode_update
 from protocol.errors import RemoteProtocolError
@@ -76,11 +76,9 @@ def make_masked(
     lease allows less than the update takes; the mask is spent all the same.
     """
     given = roster.parameters
-    wanted = delta + residual_values(residual, delta.size) if codec.contractive else delta
-    if not is_sound(wanted):  # a residual that has run away is dropped, and nothing else
-        wanted = delta
-    values = wanted if chosen.indices is None else wanted[chosen.indices]
-    elements, num_saturated = given.encode(values, num_samples)
+    fed_back = feedback(delta, codec, residual, roster.hash)
+    where = slice(None) if chosen.indices is None else chosen.indices
+    elements, num_saturated = given.encode(fed_back.wanted[where], num_samples)
     body = mask.apply(roster, elements)
     update = encode_update(
         MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)
@@ -90,21 +88,14 @@ def make_masked(
             refusals.OVERSIZE, f"{len(update)} bytes, the lease allows {lease.budget_bytes}"
         )
     pending = Pending(lease.lease_id, lease.version, lease.partition, update, b"")
-    if not codec.contractive or chosen.indices is None:
+    if not codec.contractive:
         return pending, num_saturated
     part = elements[-1] / (given.step * given.levels)
-    sent = (elements[:-1] / (given.scale * part)).astype(np.float32)
-    unsent = wanted.copy()
-    unsent[chosen.indices] -= sent
-    return (
-        Pending(
-            lease.lease_id,
-            lease.version,
-            lease.partition,
-            update,
-            unsent.astype("<f4").tobytes(),
-            encode_indices(chosen.indices, delta.size),
-            sent.astype("<f4").tobytes(),
-        ),
-        num_saturated,
-    )
+    values = (elements[:-1] / (given.scale * part)).astype(np.float32)
+    sent = np.zeros_like(fed_back.wanted)
+    sent[where] = values
+    pending = replace(pending, residual=fed_back.after(sent), cache_of=fed_back.cache_of)
+    if chosen.indices is not None and not codec.calibrated:  # it may be taken back
+        indices = encode_indices(chosen.indices, delta.size)
+        pending = replace(pending, indices=indices, sent=values.astype("<f4").tobytes())
+    return pending, num_saturated

@@ -6,6 +6,7 @@ so an update is never settled twice.
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from device_sdk.actions import Action, Delete, Store
@@ -59,17 +60,19 @@ class Outgoing:
         return [Store(PENDING, pack_pending(pending))]
 
     def counted(self, pending: Pending) -> list[Action]:
-        """It got its receipt: what it has not sent is the residual now."""
-        return self._close(Residual(pending.lease_id, pending.residual))
+        """It got its receipt: what it has not sent is the residual now, or it is in the cache."""
+        return self._close(Residual(pending.lease_id, pending.residual, pending.cache_of))
 
     def refused(self, pending: Pending, reason: str, layout: Layout | None) -> list[Action]:
         """It will not be used. After a refusal that faults nobody its delta is not lost.
 
+        One of a calibrated codec leaves no trace: the next difference is to the same cache.
         Nothing happens while folding needs a layout that is not known: it is refused again later.
         """
-        kept = b"" if self.residual is None else self.residual.values
-        residual = Residual(pending.lease_id, kept)
-        if reason in refusals.FOLDED and pending.residual:
+        residual = Residual(pending.lease_id, b"")
+        if self.residual is not None:
+            residual = replace(self.residual, lease_id=pending.lease_id)
+        if reason in refusals.FOLDED and pending.residual and not pending.cache_of:
             if layout is None:
                 return []
             residual = fold(self._task, pending, layout)

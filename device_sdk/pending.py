@@ -1,4 +1,4 @@
-"""What a device keeps across reboots: the update that has no receipt yet, and the residual.
+"""What a device keeps across reboots: the update that has no receipt yet, and its residual.
 
 The two are tied by the update's id. A receipt is committed in two writes, the residual first: a
 device that loses power between them finds a residual that already carries the pending update's id,
@@ -16,10 +16,11 @@ BOOTS = "boots"
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An update as it will be sent, and the residual (float32 bytes) once it is counted.
+    """An update as it will be sent, and what is the `Residual` once it is counted.
 
-    Of a masked update whose codec is contractive also what it sends, in the open, to be taken back
-    if it is refused: ``sent`` (float32 bytes) at ``indices`` (`protocol.vectors.sparse`).
+    That is ``residual`` (float32 bytes) and ``cache_of``. Of a masked update with a residual also
+    what it sends, in the open, to be taken back if it is refused: ``sent`` (float32 bytes) at
+    ``indices`` (`protocol.vectors.sparse`).
     """
 
     lease_id: bytes
@@ -29,14 +30,20 @@ class Pending:
     residual: bytes
     indices: bytes = b""
     sent: bytes = b""
+    cache_of: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What contractive codecs have not sent; ``lease_id`` is the last update it accounts for."""
+    """What contractive codecs have not sent; ``lease_id`` is the last update it accounts for.
+
+    With ``cache_of`` it is something else, the *cache* of calibrated codecs: what was counted of
+    this device in that mask epoch, named by its roster's hash.
+    """
 
     lease_id: bytes
     values: bytes
+    cache_of: bytes = b""
 
 
 def pack_pending(pending: Pending) -> bytes:
@@ -50,6 +57,7 @@ def pack_pending(pending: Pending) -> bytes:
             pending.residual,
             pending.indices,
             pending.sent,
+            pending.cache_of,
         ]
     )
     return packed
@@ -62,7 +70,7 @@ def unpack_pending(data: bytes) -> Pending:
 
 def pack_residual(residual: Residual) -> bytes:
     """Return the bytes to be stored."""
-    packed: bytes = msgpack.packb([residual.lease_id, residual.values])
+    packed: bytes = msgpack.packb([residual.lease_id, residual.values, residual.cache_of])
     return packed
 
 

@@ -1,13 +1,14 @@
 """From a delta to the update that is stored and sent, and back into the residual.
 
-Error feedback (Stich et al. 2018): with a contractive codec the residual is added before
-encoding and what was not sent becomes the next residual, so that residual + sent = delta +
-previous residual. Unbiased codecs keep none. Pure functions.
+What is remembered from one update to the next: `device_sdk.feedback`. Pure functions.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.feedback import feedback
 from device_sdk.pending import Pending, Residual
 from protocol import refusals
 from protocol.codec import decode_update, encode_update
@@ -15,7 +16,6 @@ from protocol.errors import RemoteProtocolError
 from protocol.messages import Lease, Update
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import decode, encode, parse_codec
-from protocol.vectors.quantise import LARGEST
 from protocol.vectors.sparse import decode_indices
 from protocol.vectors.support import support_seed
 
@@ -38,24 +38,22 @@ def make_pending(
     """
     codec = parse_codec(lease.codec)
     support = support_seed(task, lease.version)
-    wanted = delta + residual_values(residual, layout.size) if codec.contractive else delta
-    if not is_sound(wanted):  # a residual that has run away is dropped, and nothing else
-        wanted = delta
-    body = encode(wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
+    fed_back = feedback(delta, codec, residual)
+    body = encode(fed_back.wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
     update = encode_update(Update(lease.version, lease.codec, num_samples, body))
     if len(update) > lease.budget_bytes:
         raise RemoteProtocolError(
             refusals.OVERSIZE, f"{len(update)} bytes, the lease allows {lease.budget_bytes}"
         )
-    unsent = b""
-    if codec.contractive:
-        sent = decode(body, codec, layout, support_seed=support).dense()
-        unsent = (wanted - sent).astype("<f4").tobytes()
-    return Pending(lease.lease_id, lease.version, lease.partition, update, unsent)
+    pending = Pending(lease.lease_id, lease.version, lease.partition, update, b"")
+    if not codec.contractive:
+        return pending
+    sent = decode(body, codec, layout, support_seed=support).dense()
+    return replace(pending, residual=fed_back.after(sent), cache_of=fed_back.cache_of)
 
 
 def fold(task: str, pending: Pending, layout: Layout) -> Residual:
-    """Return the residual with a refused update's delta taken back into it.
+    """Return the residual with a refused update's delta taken back into it; not if calibrated.
 
     If the model has changed its shape meanwhile, only what was never sent remains.
     """
@@ -82,15 +80,3 @@ def _fold_masked(pending: Pending, values: Float32, size: int) -> Residual:
     folded = values.astype(np.float32)
     folded[decode_indices(pending.indices, size, sent.size)] += sent
     return Residual(pending.lease_id, folded.astype("<f4").tobytes())
-
-
-def is_sound(delta: Float32) -> bool:
-    """Every value is finite, and small enough to be encoded whatever the codec."""
-    return bool(np.all(np.abs(delta) <= LARGEST))
-
-
-def residual_values(residual: Residual | None, size: int) -> Float32:
-    """Return the residual of a model with ``size`` params: zeros without one that fits."""
-    if residual is None or len(residual.values) != 4 * size:
-        return np.zeros(size, np.float32)
-    return np.frombuffer(residual.values, "<f4")

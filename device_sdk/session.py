@@ -8,7 +8,8 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
   it has neither, the device asks after it (a check-in that names it) instead of sending it again:
   the answer names the chunks that are missing, if any.
 - The residual (contractive codecs only) is committed on the receipt; after a refusal that faults
-  nobody the delta is folded into it.
+  nobody the delta is folded into it. The cache that calibrated codecs keep instead is committed on
+  the receipt too, and no refusal changes it.
 """
 
 import json
@@ -22,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Store, Train
+from device_sdk.feedback import is_sound
 from device_sdk.fetch import RETRY_S, Fetch
 from device_sdk.outgoing import Outgoing, pieces
 from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
-from device_sdk.reporting import is_sound, make_pending
+from device_sdk.reporting import make_pending
 from device_sdk.trainer import Assignment, Trained
 from device_sdk.voice import Voice
 from protocol import refusals
@@ -52,16 +54,16 @@ from protocol.messages import (
 )
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
-from protocol.vectors.packing import PLAN, SCHEMES, parse_codec
+from protocol.vectors.packing import CALIBRATED, PLAN, SCHEMES, parse_codec
 
 if TYPE_CHECKING:
     from device_sdk.identity import Keys
     from device_sdk.secagg import Member
 
 #: What this SDK can encode; a check-in says so.
-CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8")
+CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8", CALIBRATED)
 #: And what it can in a secure task, where it says nothing in the open.
-MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES)
+MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES, CALIBRATED)
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
 #: When the aggregator starts, devices check in spread over this part of their interval.

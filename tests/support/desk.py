@@ -29,7 +29,7 @@ MODEL: Mapping[str, Any] = {
     "layers": [{"type": "dense", "units": 2}],
     "loss": "softmax_cross_entropy",
 }
-CODECS = ("dense", "topk", "randk", "float32", "float16", "int8")
+CODECS = ("dense", "topk", "randk", "float32", "float16", "int8", "calibrated")
 Vector = npt.NDArray[np.float32]
 
 

@@ -1,0 +1,68 @@
+"""What an update should carry of a delta, and what the device remembers once it is counted.
+
+- Error feedback (Stich et al. 2018), with a contractive codec: the residual is added before
+  encoding, and what was not sent becomes the next one, so that residual + sent = delta + previous
+  residual. Unbiased codecs remember nothing.
+- Calibration (CA2FL, Wang et al. 2024, with the cache on the device): what was counted of this
+  device is taken off before encoding and added to after it, by just what was counted, so that the
+  aggregator's sum is that of all caches. What was not sent is in the next difference (EF21,
+  Richtarik et al. 2021), so there is no residual beside. A cache is of one mask epoch: in another
+  the aggregator has begun from nothing, and so does the device.
+
+Pure functions.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sdk.pending import Residual
+from protocol.vectors.packing import CodecSpec
+from protocol.vectors.quantise import LARGEST
+
+#: The epoch of what is counted in the open, where no other follows.
+OPEN: Final = b"open"
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Feedback(NamedTuple):
+    """``wanted`` is to be sent as well as the codec can; ``kept`` is remembered till it counts.
+
+    ``cache_of`` as in `device_sdk.pending.Residual`.
+    """
+
+    wanted: Float32
+    kept: Float32
+    cache_of: bytes
+
+    def after(self, sent: Float32) -> bytes:
+        """Return what is remembered (float32 bytes) once just ``sent`` of it was counted."""
+        left = self.kept + sent if self.cache_of else self.wanted - sent
+        return left.astype("<f4").tobytes()
+
+
+def feedback(
+    delta: Float32, codec: CodecSpec, residual: Residual | None, epoch: bytes = OPEN
+) -> Feedback:
+    """Return what an update of ``delta`` (sound) should carry; ``epoch`` is the present one's."""
+    cache_of = epoch if codec.calibrated else b""
+    kept = remembered(residual, delta.size, cache_of)
+    if codec.calibrated:
+        return Feedback(np.clip(delta - kept, -LARGEST, LARGEST), kept, cache_of)
+    wanted = delta + kept if codec.contractive else delta
+    # A residual that has run away is dropped, and nothing else.
+    return Feedback(wanted if is_sound(wanted) else delta, kept, cache_of)
+
+
+def remembered(residual: Residual | None, size: int, cache_of: bytes = b"") -> Float32:
+    """Return the cache of an epoch, or the residual, of ``size`` params: zeros without one."""
+    if residual is None or residual.cache_of != cache_of or len(residual.values) != 4 * size:
+        return np.zeros(size, np.float32)
+    return np.frombuffer(residual.values, "<f4")
+
+
+def is_sound(delta: Float32) -> bool:
+    """Every value is finite, and small enough to be encoded whatever the codec."""
+    return bool(np.all(np.abs(delta) <= LARGEST))
