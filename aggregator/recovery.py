@@ -35,8 +35,8 @@ FINAL: Final = frozenset(
 class Recovery:
     """A closed buffer. ``masks``: dealer's index -> counter; ``closed_at`` on the shell's clock.
 
-    ``holders`` are known to hold shares of all the masks. ``blamable``: every mask in it passed its
-    dealer's test.
+    ``holders`` are known to hold shares of all the masks. ``tested`` are those of them whose shares
+    passed the test of every dealer; nobody, if a dealer could not be tested.
     """
 
     cohort: Cohort
@@ -46,7 +46,7 @@ class Recovery:
     support: int
     total: Elements
     holders: frozenset[int]
-    blamable: bool
+    tested: frozenset[int]
     closed_at: float
     spare_wait_s: float
     answers: dict[int, Elements] = field(default_factory=dict)
@@ -56,6 +56,7 @@ class Recovery:
     request_hash: bytes = field(init=False)
     _backoff: Backoff = field(default_factory=Backoff)
     _num_wanted: int = field(init=False)
+    _contradicted: bool = False
     _enough_since: float | None = None
 
     def __post_init__(self) -> None:
@@ -77,19 +78,24 @@ class Recovery:
     def proven_liars(self) -> tuple[int, ...]:
         """Who answered wrong, beyond what t malicious holders and a bad dealer could stage.
 
-        The answers that agree are then U honest ones at least, which fix the sum; and a holder of
-        tested shares is off it by its own doing only.
+        If U + t holders of tested shares agree, U honest ones do: these fix the sum that tested
+        shares have, and a holder of one is off it by its own doing only. What a holder of untested
+        shares answers proves nothing: its dealer may have given it anything.
         """
-        num_spares = len(self.answers) - self.num_needed
-        proven = num_spares >= self.roster.parameters.num_malicious + len(self.liars)
-        if not (self.blamable and proven):
-            return ()
-        return tuple(liar for liar in self.liars if liar in self.holders)
+        liars = self.tested.intersection(self.liars)
+        agreeing = self.tested.intersection(self.answers) - liars
+        proven = len(agreeing) >= self.num_needed + self.roster.parameters.num_malicious
+        return tuple(sorted(liars)) if proven else ()
 
     @property
     def hopeless(self) -> bool:
         """Too many members have refused for U of them to answer."""
-        return len(self.answers) + len(self._open(self._everybody)) < self.num_needed
+        return len(self.answers) + self.num_possible < self.num_needed
+
+    @property
+    def num_possible(self) -> int:
+        """How many members may still answer, whether they are known to hold the shares or not."""
+        return len(self._open(self._everybody))
 
     def missing_from(self) -> list[int]:
         """Return the holders that may still answer."""
@@ -116,8 +122,8 @@ class Recovery:
 
     @property
     def _askable(self) -> list[int]:
-        """The holders; while there are too few answers also who may hold the shares unheard."""
-        enough = len(self.answers) >= self.num_needed
+        """The holders; while answers are too few, also who may hold the shares unheard."""
+        enough = len(self.answers) >= self.num_needed and not self._contradicted
         return self.missing_from() if enough else self._open(self._everybody)
 
     def holds(self, holder: int) -> None:
@@ -164,10 +170,12 @@ class Recovery:
 
     def refuse(self, holder: int, reason: str) -> bool:
         """Note that a holder does not answer; return whether that is news."""
-        if holder in self.answers or holder in self.refused:
+        if holder in self.answers:
             return False
-        self.refused[holder] = reason
-        return True
+        before = self.refused.get(holder)
+        if before not in FINAL:
+            self.refused[holder] = reason
+        return before is None
 
     def exclude(self, holder: int) -> None:
         """Do without a holder that lied elsewhere."""
@@ -200,6 +208,7 @@ class Recovery:
     def wait_for_more(self) -> None:
         """The answers contradict each other: only another one can tell."""
         self._enough_since = None
+        self._contradicted = True
         self._num_wanted = len(self.answers) + 1
 
     @property

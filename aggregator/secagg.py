@@ -333,6 +333,7 @@ class SecureBuffers:
         self, buffer: MaskedBuffer, request: RecoveryRequest, holders: frozenset[int], now: float
     ) -> Recovery:
         book = buffer.cohort.book
+        all_tested = all(book.was_tested(*mask) for mask in buffer.masks.items())
         return Recovery(
             cohort=buffer.cohort,
             request=request,
@@ -341,7 +342,7 @@ class SecureBuffers:
             support=buffer.support,
             total=buffer.total,
             holders=holders,
-            blamable=all(book.was_tested(*mask) for mask in buffer.masks.items()),
+            tested=holders if all_tested else frozenset(),
             closed_at=now,
             spare_wait_s=self._config.spare_wait_s,
         )
