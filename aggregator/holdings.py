@@ -15,7 +15,7 @@ import numpy as np
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import MAX_STOCK, Dealt, Holdings
-from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders
+from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders, root, witness
 from protocol.secagg.field import to_bytes
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import TEST_COLUMNS, Sharing
@@ -27,13 +27,14 @@ MAX_RECEIPTS: Final = MAX_STOCK
 
 #: A mask: its dealer's index, and its counter.
 MaskName = tuple[int, int]
+Pieces = tuple[bytes, ...]
 
 
 class _Receipt(NamedTuple):
-    """A holder's part in the dealers' test, and its own commitment to its share."""
+    """A holder's part in the dealers' test, and its witness of what it was given."""
 
     tested: bytes
-    own: bytes
+    witness: bytes
 
 
 class HoldingsBook:
@@ -43,7 +44,8 @@ class HoldingsBook:
         num_members = len(roster.members)
         self._sharing = sharing
         self._stock: list[tuple[int, ...]] = [()] * num_members
-        self._commitments: dict[MaskName, tuple[bytes, ...]] = {}
+        self._roster = roster
+        self._witnesses: dict[MaskName, Pieces] = {}
         self._receipts: list[dict[MaskName, _Receipt]] = [{} for _ in roster.members]
         self._used: list[deque[int]] = [deque(maxlen=MAX_USED) for _ in roster.members]
         self._judged: dict[MaskName, frozenset[int]] = {}
@@ -61,17 +63,17 @@ class HoldingsBook:
         if len(message.commitments) != size * len(message.counters):
             raise RemoteProtocolError(refusals.MALFORMED, "not a commitment a mask and holder")
         for counter in self._stock[dealer]:
-            self._commitments.pop((dealer, counter), None)
+            self._witnesses.pop((dealer, counter), None)
             self._judged.pop((dealer, counter), None)
         committed = _pieces(message.commitments, size)
         new = {
-            counter: _pieces(whole, COMMITMENT_BYTES)
+            counter: self._expected(dealer, counter, _pieces(whole, COMMITMENT_BYTES))
             for counter, whole in zip(message.counters, committed, strict=True)
             if counter not in self._used[dealer]
         }
         self._stock[dealer] = tuple(new)
         for counter, pieces in new.items():
-            self._commitments[dealer, counter] = pieces
+            self._witnesses[dealer, counter] = pieces
             self._judged.pop((dealer, counter), None)
 
     def held(self, holder: int, message: Holdings) -> None:
@@ -108,7 +110,7 @@ class HoldingsBook:
     def settled(self, masks: Iterable[MaskName]) -> None:
         """Forget masks whose updates are counted or refused, but not that they were used."""
         for name in masks:
-            self._commitments.pop(name, None)
+            self._witnesses.pop(name, None)
             self._judged.pop(name, None)
             for kept in self._receipts:
                 kept.pop(name, None)
@@ -135,7 +137,7 @@ class HoldingsBook:
     def was_tested(self, dealer: int, counter: int) -> bool:
         """Whether more receipts agree than fix the polynomial: only then is a liar a liar."""
         num_agreeing = len(self.holders(dealer, counter))
-        return (dealer, counter) in self._commitments and num_agreeing > self._sharing.num_answers
+        return (dealer, counter) in self._witnesses and num_agreeing > self._sharing.num_answers
 
     def is_ready(self, dealer: int) -> bool:
         """Whether enough holders have good shares of the mask that the device will use next."""
@@ -164,14 +166,19 @@ class HoldingsBook:
 
     def _judge(self, name: MaskName) -> frozenset[int]:
         """Find the holders whose shares agree. A dealer that is gone committed to nothing."""
-        committed = self._commitments.get(name)
+        committed = self._witnesses.get(name)
         trusted = {
             holder: receipt.tested
             for holder, kept in enumerate(self._receipts)
             if (receipt := kept.get(name)) is not None
-            and (committed is None or receipt.own == committed[holder])
+            and (committed is None or receipt.witness == committed[holder])
         }
         return consistent_holders(trusted, self._sharing)
+
+    def _expected(self, dealer: int, counter: int, committed: Pieces) -> Pieces:
+        """Return what each holder says whose row and root are the ones committed to."""
+        test_root = root(self._roster.mask_id(dealer, counter), committed)
+        return tuple(witness(each, test_root) for each in committed)
 
     def _forget_holder(self, holder: int) -> None:
         for name in self._receipts[holder]:
@@ -179,5 +186,5 @@ class HoldingsBook:
         self._receipts[holder] = {}
 
 
-def _pieces(data: bytes, size: int) -> tuple[bytes, ...]:
+def _pieces(data: bytes, size: int) -> Pieces:
     return tuple(data[at : at + size] for at in range(0, len(data), size))

@@ -89,7 +89,7 @@ class Holder:
                 if roster_hash == self._roster.hash:
                     found[dealer, counter] = _Share(*share)
         for mask, share in sorted(found.items(), key=lambda item: item[1].order):
-            if self._answers.with_mask(mask) is None:
+            if not self._answers.is_used(mask):
                 self._shares[mask] = share
                 self._order = share.order + 1
 

@@ -265,7 +265,7 @@ class Holdings:
     """A holder says which masks it holds shares of; ``whole``: these and no others.
 
     Entry ``i`` is mask ``counters[i]`` of the dealer with index ``dealers[i]``; ``receipts`` has
-    for each 16 bytes of the dealers' test and the 16 of the holder's own commitment.
+    for each the 4 elements of the dealers' test and the 16 bytes of the holder's witness.
     """
 
     roster_hash: Hash

@@ -53,6 +53,18 @@ def root(mask_id: bytes, committed: Sequence[bytes]) -> bytes:
     return digest.digest()
 
 
+def witness(committed: bytes, test_root: bytes) -> bytes:
+    """What a holder says of the row and the root that it was given, COMMITMENT_BYTES long.
+
+    It must be that of the dealer's own commitments and root: a dealer that could give a holder any
+    root would choose one under which inconsistent rows pass. BLAKE2b-128 (person "fedbus.witness")
+    of the commitment and the root.
+    """
+    digest = blake2b(digest_size=COMMITMENT_BYTES, person=b"fedbus.witness")
+    digest.update(committed + test_root)
+    return digest.digest()
+
+
 def receipt(test_root: bytes, row: Elements, modulus: int) -> bytes:
     """What a holder reveals of its row: TEST_COLUMNS elements, test columns + factors . share.
 

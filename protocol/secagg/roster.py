@@ -22,7 +22,7 @@ from protocol.messages import (
     Word,
 )
 from protocol.secagg import keys
-from protocol.secagg.parameters import Parameters
+from protocol.secagg.parameters import MIN_COHORT, Parameters
 from protocol.stream import derive
 from protocol.topics import check_id
 
@@ -177,6 +177,13 @@ def check_roster(roster: Roster) -> None:
     given.check()
     if round(given.clip * _MICRO) / _MICRO != given.clip:
         raise ConfigError(f"clip {given.clip}: give at most 6 digits after the point")
+    if given.min_contributors < MIN_COHORT:
+        raise ConfigError(
+            f"min_contributors = {given.min_contributors}: of two, each knows the other from their"
+            f" sum; at least {MIN_COHORT}"
+        )
+    if given.max_weight != 1:
+        raise ConfigError(f"max_weight {given.max_weight}: holders answer for weight 1 alone")
 
 
 def _read(body: _Body) -> Roster:

@@ -26,7 +26,7 @@ from protocol.messages import (
     UpdateChunk,
 )
 from protocol.secagg.common import coordinates, num_named
-from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders
+from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders, root, witness
 from protocol.secagg.sealing import ShareBatch, open_shares, seal
 from protocol.vectors.sparse import encode_indices
 from tests.support.circle import NAMES, Circle
@@ -90,8 +90,13 @@ def test_receipts_prove_that_the_shares_are_consistent_and_are_the_committed_one
             num_bytes = len(said.receipts) // max(1, len(said.counters))
             for at, mask in enumerate(zip(said.dealers, said.counters, strict=True)):
                 receipt = said.receipts[at * num_bytes :][:num_bytes]
-                own = committed[mask][COMMITMENT_BYTES * circle.index(name) :][:COMMITMENT_BYTES]
-                assert receipt[-COMMITMENT_BYTES:] == own
+                size = COMMITMENT_BYTES
+                pieces = [
+                    committed[mask][at : at + size] for at in range(0, len(committed[mask]), size)
+                ]
+                drawn = root(circle.cohort.roster.mask_id(*mask), pieces)
+                own = pieces[circle.index(name)]
+                assert receipt[-COMMITMENT_BYTES:] == witness(own, drawn)
                 receipts[mask][circle.index(name)] = receipt[:-COMMITMENT_BYTES]
     sharing = circle.scheme.sharing(given)
     for by_holder in receipts.values():

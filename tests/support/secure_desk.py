@@ -13,6 +13,7 @@ import numpy as np
 
 from aggregator.coordinator import Coordinator
 from aggregator.scheduling.buffered import Buffered
+from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
 from device_sdk.engine.model import Model
@@ -37,8 +38,8 @@ from protocol.messages import (
 from protocol.secagg import keys, shares
 from protocol.secagg import scheme as scheme_of
 from protocol.secagg.common import coordinates, read_named
-from protocol.secagg.consistency import commitment, commitments, receipt, root
-from protocol.secagg.field import Elements, to_bytes
+from protocol.secagg.consistency import commitment, commitments, receipt, root, witness
+from protocol.secagg.field import Elements, to_bytes, uniform
 from protocol.secagg.requests import check_request, request_hash
 from protocol.stream import derive
 from protocol.vectors.packing import DENSE
@@ -118,6 +119,13 @@ class SecureDesk:
     def coordinator(self) -> Coordinator:
         """The coordinator of this start."""
         return self.desk.coordinator
+
+    @property
+    def secure(self) -> SecureBuffers:
+        """Its masked buffers."""
+        found = self.coordinator.secure
+        assert isinstance(found, SecureBuffers)
+        return found
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -270,7 +278,10 @@ class SecureDesk:
         named = list(device.held if masks is None else masks)
         receipts = [
             receipt(device.held[mask][1], device.held[mask][0], modulus)
-            + commitment(roster.mask_id(*mask), device.index, device.held[mask][0], modulus)
+            + witness(
+                commitment(roster.mask_id(*mask), device.index, device.held[mask][0], modulus),
+                device.held[mask][1],
+            )
             for mask in named
         ]
         return Holdings(
@@ -390,7 +401,7 @@ class SecureDesk:
     def answer(self, *names: str, request: RecoveryRequest | None = None, wrong: int = 0) -> None:
         """Devices answer the newest request they got, and erase the shares.
 
-        ``wrong`` is added to each element. The same request gets the same answer.
+        ``wrong`` times some uniform elements is added. The same request gets the same answer.
         """
         for name in names:
             asked, device = request or self.requests(name)[-1], self.devices[name]
@@ -405,7 +416,9 @@ class SecureDesk:
         """Return a holder's answer, from the shares it holds."""
         rows = [self.devices[name].held[mask][0] for mask in self.masks_of(request)]
         modulus = self.cohort.roster.parameters.modulus
-        summed = (shares.add(np.stack(rows), modulus) + wrong) % modulus
+        summed = shares.add(np.stack(rows), modulus)
+        error = uniform(derive(bytes(32), "wrong", name), summed.shape, modulus)
+        summed = (summed + wrong * error) % modulus
         return RecoveryAnswer(request_hash(request), to_bytes(summed, modulus))
 
     def masks_of(self, request: RecoveryRequest) -> list[MaskName]:
