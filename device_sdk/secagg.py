@@ -98,6 +98,7 @@ class Member:
         self._heard_roster = False
         self._room_bytes = CHUNK_BYTES
         self._support: Support | None = None
+        self._num_saturated = 0
         self._unsaid: dict[tuple[int, int], None] = {}
         self._says_all = self._says_dealt = False
         self._num_asked = 0
@@ -316,7 +317,9 @@ class Member:
             mask=mask,
             residual=residual,
         )
-        self._counts["saturated_values"] += num_saturated
+        self._num_saturated += num_saturated
+        # Telemetry is everybody's: how many values of one device were cut, it says roughly.
+        self._counts["saturated_values"] = _rounded_up(self._num_saturated)
         return pending
 
     def _codec(self, roster: Roster, lease: Lease) -> CodecSpec:
@@ -365,3 +368,8 @@ class Member:
     def _say_soon(self, now: float) -> None:
         if self._online:
             self.timer_at = min(self.timer_at, now + GATHER_S)
+
+
+def _rounded_up(count: int) -> int:
+    """Return the next power of two, or 0."""
+    return 1 << (count - 1).bit_length() if count else 0
