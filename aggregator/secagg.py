@@ -51,7 +51,7 @@ from protocol.secagg.keys import check_envelope
 from protocol.secagg.requests import check_request, make_request
 
 #: How often it is noted how long an epoch has lasted, when nothing else happens.
-TICK_S: Final = 60.0
+TICK_S: Final = 10.0
 
 
 class SecureBuffers:
@@ -163,10 +163,8 @@ class SecureBuffers:
         place = self.cohorts.place(device)
         if place is not None and place.cohort.roster.hash == roster_hash:
             return place.cohort, place.index
-        if self._restoring:
-            reason = refusals.RECOVERY_FAILED
-        else:
-            reason = refusals.NOT_ENROLLED if place is None else refusals.WRONG_ROSTER
+        # Its epoch is over, and another one may not have begun: the device keeps its delta.
+        reason = refusals.RECOVERY_FAILED if self._restoring else refusals.WRONG_ROSTER
         raise RemoteProtocolError(reason, refusals.MEANING[reason])
 
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:

@@ -129,14 +129,14 @@ def test_two_masks_that_few_hold_together_never_share_a_buffer(make_secure: Make
         desk.deal(name)
     desk.hold()
     desk.train("a", "b")
-    assert [len(buffer.ids) for buffer in desk.coordinator.secure.buffers] == [1, 1]  # type: ignore[union-attr] # secure
-    assert desk.coordinator.secure.num_waiting == 0  # type: ignore[union-attr] # secure
+    assert [len(buffer.ids) for buffer in desk.secure.buffers] == [1, 1]
+    assert desk.secure.num_waiting == 0
 
 
 def test_a_buffer_holds_one_mask_of_each_device(make_secure: MakeSecure) -> None:
     desk = make_secure()
     desk.stock_up()
-    (cohort,) = desk.coordinator.secure.cohorts  # type: ignore[union-attr] # secure
+    (cohort,) = desk.secure.cohorts
     buffer = MaskedBuffer(cohort, 0, desk.desk.now)
     body = bytes(cohort.roster.parameters.body_bytes)
     first, second = (
@@ -374,7 +374,7 @@ def test_what_members_say_counts_only_if_they_signed_it(
     desk.stock_up()
     desk.train("a", "b", "c", "d")
     message = messages(desk)[kind]
-    before = (repr(desk.coordinator.secure.cohorts.place("a").cohort.book._stock),)  # type: ignore[union-attr] # secure
+    before = repr([cohort.book._stock for cohort in desk.secure.cohorts])
     if how == "unsigned":
         desk.hear_out("a", encode(message, task="t", sender="a", counter=1 << 40))
     elif how == "by another":
@@ -385,8 +385,8 @@ def test_what_members_say_counts_only_if_they_signed_it(
         desk.hear_out("a", bytes(signed))
     else:
         desk.hear_out("b", desk.signed("a", message, "a"))
-    (recovery,) = desk.coordinator.secure.recoveries  # type: ignore[union-attr] # secure
-    after = (repr(desk.coordinator.secure.cohorts.place("a").cohort.book._stock),)  # type: ignore[union-attr] # secure
+    (recovery,) = desk.secure.recoveries
+    after = repr([cohort.book._stock for cohort in desk.secure.cohorts])
     assert after == before
     assert not recovery.answers
     assert not recovery.refused

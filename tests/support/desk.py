@@ -15,7 +15,7 @@ from aggregator.task_config import TaskConfig
 from protocol.actions import Publish
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
-from protocol.errors import RemoteProtocolError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import AGGREGATOR, KINDS, CheckIn, Lease, Message, Update, UpdateChunk
 from protocol.topics import Kind
 from protocol.vectors.layout import params_from_bytes
@@ -71,9 +71,13 @@ class Desk:
             self._directory, self.config.task, keep_versions=self.config.keep_versions
         )
         seed = self._starts.to_bytes(32, "little")
-        self.coordinator = Coordinator(
-            self.config, self.store.snapshot(), seed, self.now, self.enrolment
-        )
+        try:
+            self.coordinator = Coordinator(
+                self.config, self.store.snapshot(), seed, self.now, self.enrolment
+            )
+        except ConfigError:
+            self.store.close()
+            raise
         self.perform(self.coordinator.start(self.now))
         self.perform(self.coordinator.connected(65_536, self.now))
 
