@@ -20,7 +20,7 @@ from typing import Final, get_args
 
 from aggregator.actions import Action, Store
 from aggregator.admission import check_staleness
-from aggregator.backoff import RETRY_S, Backoff
+from aggregator.backoff import Backoff
 from aggregator.buffers import Fill, Outcome, SecureMessage
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.leases import Lease, LeaseBook
@@ -42,6 +42,8 @@ from protocol.stream import derive
 ROUND: Final = "pairwise-round"
 #: Keys, and then shares, are waited for this part of a round's deadline.
 PATIENCE: Final = 0.25
+#: And who does not answer is told again after this part, then after twice as long, ...
+RETRY: Final = PATIENCE / 4
 #: How often it is noted how long an epoch has lasted, when nothing else happens.
 TICK_S: Final = 60.0
 
@@ -82,7 +84,7 @@ class PairwiseBuffers:
         self._num_rounds = 0
         self._opened_at: float | None = None
         self._since = 0.0
-        self._backoff = Backoff()
+        self._backoff = Backoff(0.0)
         self._num_tried = 0
         self._done: deque[Outcome] = deque()
         self._ticked_at = 0.0
@@ -200,7 +202,7 @@ class PairwiseBuffers:
     def _wait(self, now: float) -> None:
         """A stage begins."""
         self._since = now
-        self._backoff = Backoff()
+        self._backoff = Backoff(RETRY * self._task.rounds.deadline_s)
 
     def _move(
         self, round_: PairwiseRound, is_due: Callable[[Fill], bool], now: float
@@ -410,9 +412,11 @@ class PairwiseBuffers:
         return actions
 
     def _due_at(self, round_: PairwiseRound, index: int) -> float:
-        if self._is_online(round_.cohort.roster.members[index].device):
-            return self._backoff.due_at(index, self._since)
-        return math.inf if self._backoff.was_asked(index) else self._since + RETRY_S
+        """Return when a device is told (again); one that is away has the broker keep it once."""
+        is_online = self._is_online(round_.cohort.roster.members[index].device)
+        if self._backoff.was_asked(index) and not is_online:
+            return math.inf
+        return self._backoff.due_at(index, self._since)
 
     # --- epochs --------------------------------------------------------------------------------
 

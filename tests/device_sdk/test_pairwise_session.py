@@ -1,4 +1,4 @@
-"""A whole session in rounds of `pairwise`: when it masks, what it stores first, what it gives up."""
+"""A session in rounds of `pairwise`: when it masks, what it stores first, what it gives up."""
 
 import json
 from collections.abc import Iterable
