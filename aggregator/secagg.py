@@ -139,9 +139,9 @@ class SecureBuffers:
     def take(self, lease: Lease, data: bytes, version: int, now: float) -> None:
         """Check a masked update and take it, into a buffer as soon as one can hold it.
 
-        Raises RemoteProtocolError: ``malformed``, ``too_stale``, ``wrong_base``, ``not_enrolled``,
-        ``wrong_roster``, ``stale_support`` or ``mask_used``; of one from the journal, when the
-        epoch has ended meanwhile, ``recovery_failed``.
+        Raises RemoteProtocolError: ``malformed``, ``too_stale``, ``wrong_base``, ``wrong_roster``
+        (also between two epochs: the device keeps its delta), ``stale_support`` or ``mask_used``;
+        of one from the journal, when the epoch has ended meanwhile, ``recovery_failed``.
         """
         update = unpack(data, MaskedUpdate)
         if not self._restoring:  # what is in the journal was in time when it came
