@@ -14,20 +14,23 @@ serves one Python only.)
 import ast
 import io
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 #: Stands where a body was nothing but its docstring.
 NOTHING: Final = "..."
 
+_BLANK: Final = {tokenize.COMMENT, tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
 _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def slim(source: str) -> str:
-    """Return ``source`` without docstrings and comments, indented by one column a level.
+    """Return ``source`` without docstrings, comments and the spaces around operators.
 
-    Line numbers, the contents of other strings and all else stay; what continues a statement on
-    further lines starts at the first column. ``__doc__`` becomes None. Raises SyntaxError.
+    A level is indented by one column; what continues a statement on further lines starts at the
+    first. Line numbers, the contents of other strings and all else stay. ``__doc__`` becomes None.
+    Raises SyntaxError.
     """
     lines = source.split("\n")
     tree = ast.parse(source)
@@ -35,6 +38,7 @@ def slim(source: str) -> str:
     levels, inside = _levels(tokens), _inside_strings(tokens)
     _drop_comments(lines, tokens)
     _drop_docstrings(lines, tree)
+    _drop_spaces(lines, tokens)
     return "\n".join(
         line if row in inside else _indented(line, levels.get(row, 0))
         for row, line in enumerate(lines, 1)
@@ -87,6 +91,30 @@ def _drop_docstrings(lines: list[str], tree: ast.Module) -> None:
         first, last = docstring.lineno - 1, docstring.end_lineno or docstring.lineno
         before = lines[first].encode()[: docstring.col_offset].decode()  # ast counts bytes
         lines[first:last] = [(before + stand_in).rstrip(), *[""] * (last - first - 1)]
+
+
+def _drop_spaces(lines: list[str], tokens: Sequence[tokenize.TokenInfo]) -> None:
+    """Drop what stands between two tokens of a row one of which is an operator."""
+    for left, right in reversed(list(_neighbours(tokens))):
+        row, start, end = left.end[0] - 1, left.end[1], right.start[1]
+        if tokenize.OP not in {left.type, right.type} or not lines[row][end:]:
+            continue
+        if left.type == tokenize.NUMBER and right.string.startswith("."):
+            continue  # 1 .real
+        lines[row] = lines[row][:start] + lines[row][end:]
+
+
+def _neighbours(
+    tokens: Sequence[tokenize.TokenInfo],
+) -> Iterator[tuple[tokenize.TokenInfo, tokenize.TokenInfo]]:
+    """Yield the tokens that have spaces between them, from left to right; none of an f-string."""
+    depth = 0
+    for left, right in pairwise(tokens):
+        name = tokenize.tok_name[left.type]
+        depth += name.endswith("STRING_START") - name.endswith("STRING_END")
+        gap = left.end[0] == right.start[0] and left.end[1] < right.start[1]
+        if gap and depth == 0 and {left.type, right.type}.isdisjoint(_BLANK):
+            yield left, right
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Expr, str]]:

@@ -95,16 +95,16 @@ class Empty(Exception):
  ...
 
 
-class OneLine: ...
+class OneLine:...
 
 class Both:
 
 
 
 
- x: int = 1
+ x:int=1
 
- async def f(self, a: str = "é#1", *, b: str = "") -> str:
+ async def f(self,a:str="é#1",*,b:str="")->str:
 
 
   if a:
@@ -112,23 +112,23 @@ class Both:
    return """é  # no comment
     kept as it is~~
 
-  "" """ + f"""{
+  "" """+f"""{
       a}  # no comment
         {b!r:>{len(a)}} {{
-    """ + b
+    """+b
   elif b \
 and a:
    "no docstring"
-  def g(): ...
+  def g():...
 
  def h(self):
-  "a"; return "this docstring stays"
+  "a";return "this docstring stays"
 
  def i(self):
 
   "no docstring"
 
-for each in (
+for each in(
 1,
 
 
@@ -254,3 +254,13 @@ def test_another_python_makes_the_same_bytes(
     assert done.stdout.split() == [
         hashlib.sha256(made.encode()).hexdigest() for _, made in modules.values()
     ], done.stderr
+
+
+def test_spaces_go_only_where_no_token_is_joined_to_another() -> None:
+    source = (
+        "x = 1 .real + 2 if not -y else (z, * a [1 : 2])\nprint (f'{ x + 1 } { y !r}' , b 'w')\n"
+    )
+    source = source.replace("b 'w'", "b'w'")
+    made = slim(source)
+    assert made == "x=1 .real+2 if not-y else(z,*a[1:2])\nprint(f'{ x + 1 } { y !r}',b'w')\n"
+    assert ast.dump(ast.parse(made)) == ast.dump(ast.parse(source))
