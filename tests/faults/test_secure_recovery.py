@@ -44,10 +44,15 @@ def test_four_dead_devices_and_a_dead_aggregator_leave_the_sum_of_the_plain_upda
     with SecureFederation(tmp_path, TWELVE, secure=secure, task=task) as federation:
         federation.start_aggregator()
         for number, device in enumerate(TWELVE):
-            federation.start_device(device, "--num-samples", str(1 + number % 10))
+            slow = "1.5" if device == last else "0.05"
+            samples = str(1 + number % 10)
+            federation.start_device(device, "--num-samples", samples, "--train-s", slow)
         federation.grows(1)
+        federation.until(
+            lambda: federation.journalled == set(TWELVE[:-1]) and federation.training == {last},
+            "eleven updates, and one in the making",
+        )
         federation.signal(last, signal.SIGSTOP)
-        federation.until(lambda: federation.journalled == set(TWELVE[:-1]), "eleven updates")
         version = federation.version
         for device in dead:
             federation.kill(device)
@@ -81,13 +86,13 @@ def test_killed_at_every_boundary_of_its_store_every_mask_is_summed_once(tmp_pat
         federation.grows()
         for point in FAULT_POINTS:
             rare = point in {"journal:created", "segment:deleted"}
-            for nth in {1} if rare else {1, moments.randint(2, 20)}:
-                kill_with_a_journal(federation)
-                federation.start_aggregator("--kill-at", point, str(nth))
-                federation.until(
-                    lambda: not federation.is_running("aggregator"), f"never passed {point} {nth}"
-                )
-                assert federation.status("aggregator") == -signal.SIGKILL
+            nth = 1 if rare else moments.randint(1, 20)
+            kill_with_a_journal(federation)
+            federation.start_aggregator("--kill-at", point, str(nth))
+            federation.until(
+                lambda: not federation.is_running("aggregator"), f"never passed {point} {nth}"
+            )
+            assert federation.status("aggregator") == -signal.SIGKILL
         federation.kill("aggregator")
         federation.start_aggregator()
         federation.all_go_on()
@@ -150,16 +155,24 @@ def answers(bus: BusClient) -> dict[bytes, set[bytes]]:
     return found
 
 
+def dies_answering(federation: SecureFederation, *names: str) -> None:
+    """Start devices anew; each dies when it has stored its first answer, before it is said."""
+    for name in names:
+        federation.kill(name)
+    for name in names:
+        federation.start_device(name, "--die-answering", "1")
+    federation.until(lambda: not any(map(federation.is_running, names)), "never asked")
+
+
 def test_a_broker_killed_during_a_recovery_delays_it(tmp_path: Path) -> None:
     with SecureFederation(tmp_path, FOUR, task=ALL_FOUR) as federation:
         federation.start()
         federation.grows(1)
         for _ in range(3):
+            dies_answering(federation, "ada")
             version = federation.version
-            federation.signal("ada", signal.SIGSTOP)
-            federation.until(lambda: {"ben", "cleo", "dan"} <= federation.journalled, "no updates")
             federation.broker.kill()
-            federation.signal("ada", signal.SIGCONT)
+            federation.start_device("ada")
             federation.broker.start()
             federation.until(lambda at=version: federation.version > at, "no sum")  # type: ignore[misc]
         federation.all_go_on()
@@ -174,11 +187,10 @@ def test_one_that_slept_while_shares_came_answers_for_one_that_died(tmp_path: Pa
         federation.grows(1)
         federation.kill("finn")
         federation.grows(4)  # by now nobody uses a mask that finn has
-        federation.signal("eve", signal.SIGSTOP)
+        dies_answering(federation, "eve")
         federation.until(
             lambda: [each["answers"] for each in federation.recoveries] == [4], "no recovery"
         )
-        federation.kill("eve")
         version = federation.version
         federation.start_device("finn")
         federation.until(lambda: federation.version > version, "finn is not asked")
@@ -197,14 +209,10 @@ def test_an_epoch_that_ends_without_enough_answers_costs_nobody_what_it_learned(
     with SecureFederation(tmp_path, SIX, secure=secure, valid_s=15, task=ALL_FOUR) as federation:
         federation.start()
         federation.grows(2)
-        for name in dead:
-            federation.signal(name, signal.SIGSTOP)
+        dies_answering(federation, *dead)
         federation.until(
-            lambda: any(each["answers"] == len(left) for each in federation.recoveries),
-            "no answers",
+            lambda: [each["answers"] for each in federation.recoveries] == [4], "no recovery"
         )
-        for name in dead:
-            federation.kill(name)
         federation.lay_next_roster(remove=dead)
         federation.until(lambda: federation.refused.get(RECOVERY_FAILED), "never given up")
         federation.until(

@@ -132,6 +132,15 @@ class SecureFederation(Federation):
         return {device for (device,) in rows}
 
     @property
+    def training(self) -> set[str]:
+        """The devices that have a lease, and whose updates have not come."""
+        rows = self.query(
+            "SELECT device FROM fedbus_lease LEFT JOIN fedbus_journal USING (lease_id)"
+            " WHERE sequence IS NULL AND counted_in IS NULL AND refused IS NULL"
+        )
+        return {device for (device,) in rows}
+
+    @property
     def requests(self) -> int:
         """How many recovery requests the aggregator has stored and not finished."""
         [[count]] = self.query("SELECT COUNT(*) FROM fedbus_document WHERE key LIKE 'request/%'")
