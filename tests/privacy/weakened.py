@@ -11,7 +11,7 @@ from device_sdk.answers import Answers, MaskName
 from device_sdk.holding import Conflict, Holder
 from device_sdk.plan import TrainingPlan, read_plan
 from protocol.messages import Plan
-from protocol.secagg import keys, sealing, seedmask
+from protocol.secagg import keys, roster, sealing, seedmask
 from protocol.secagg.field import Elements
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.ring import DEGREE
@@ -53,6 +53,7 @@ def roster_unchecked(patch: pytest.MonkeyPatch) -> None:
 def one_is_enough(patch: pytest.MonkeyPatch) -> None:
     """A sum may be over one device."""
     patch.setattr(Parameters, "_check_contributors", lambda _self: None)
+    patch.setattr(roster, "MIN_COHORT", 1)
 
 
 def request_known_by_its_members(patch: pytest.MonkeyPatch) -> None:
