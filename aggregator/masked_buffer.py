@@ -81,6 +81,23 @@ class MaskedBuffer:
         self.ids.append(waiting.lease_id)
         self.masks[waiting.dealer] = waiting.update.counter
 
+    def can_join(self, other: "MaskedBuffer") -> bool:
+        """Whether both may be one by now: more may have become known of who holds what."""
+        parameters = self.cohort.roster.parameters
+        if self.cohort is not other.cohort or self.support != other.support:
+            return False
+        num_updates = len(self.ids) + len(other.ids)
+        if num_updates > parameters.max_contributors or self.masks.keys() & other.masks.keys():
+            return False
+        return len(self.holders & other.holders) >= parameters.num_answers
+
+    def join(self, other: "MaskedBuffer") -> None:
+        """Take over all that is in another buffer."""
+        self.opened_at = min(self.opened_at, other.opened_at)
+        self.total += other.total
+        self.ids += other.ids
+        self.masks |= other.masks
+
     def settle(self) -> None:
         """Forget who holds its masks: they will not be asked for."""
         self.cohort.book.settled(self.masks.items())

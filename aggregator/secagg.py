@@ -15,6 +15,7 @@ Sans-IO: the time is an argument.
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -301,6 +302,10 @@ class SecureBuffers:
 
     def _fill_buffers(self, now: float) -> None:
         """Move into buffers what they can take, in the order of arrival."""
+        for first, second in combinations(self._buffers, 2):
+            if first in self._buffers and second in self._buffers and first.can_join(second):
+                first.join(second)
+                self._buffers.remove(second)
         self._waiting = [each for each in self._waiting if not self._enter(each, now)]
 
     def _enter(self, waiting: Waiting, now: float) -> bool:
