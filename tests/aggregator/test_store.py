@@ -3,16 +3,18 @@
 Every claim holds on SQLite and, where a PostgreSQL is installed, there too.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, update
+from sqlalchemy import create_engine, select, update
 
 from aggregator import schema
 from aggregator.records import (
     CounterRecord,
     DeviceRecord,
+    DocumentRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
@@ -74,6 +76,10 @@ def journalled(number: int, update: bytes = b"payload") -> JournalRecord:
     return JournalRecord(number, key(number), update)
 
 
+def journalled_in(sequence: int, number: int) -> JournalRecord:
+    return JournalRecord(sequence, key(number), b"payload")
+
+
 def version(number: int, *counted: int) -> VersionRecord:
     return VersionRecord(
         version=number,
@@ -115,6 +121,109 @@ def test_what_is_committed_is_there_after_a_restart(opened: Open) -> None:
         totals={"accepted": 3, "refused": 1},
         next_sequence=3,
     )
+
+
+def test_documents_survive_and_the_last_word_on_each_stands(opened: Open) -> None:
+    store = opened()
+    store.commit([DocumentRecord("roster/all", b"one"), DocumentRecord("request/0", b"\0" * 99)])
+    store.commit([DocumentRecord("roster/all", b"two"), DocumentRecord("roster/all", b"three")])
+    assert opened().snapshot().documents == {"roster/all": b"three", "request/0": b"\0" * 99}
+
+
+def test_an_empty_document_is_forgotten(opened: Open) -> None:
+    store = opened()
+    store.commit([DocumentRecord("a", b"1"), DocumentRecord("b", b"2")])
+    store.commit([DocumentRecord("a", b""), DocumentRecord("never-there", b"")])
+    assert opened().snapshot().documents == {"b": b"2"}
+    store = opened()
+    store.commit([DocumentRecord("b", b""), DocumentRecord("b", b"again")])
+    store.commit([DocumentRecord("c", b"3"), DocumentRecord("c", b"")])
+    assert opened().snapshot().documents == {"b": b"again"}
+
+
+def test_a_document_is_kept_with_its_commit_or_not_at_all(opened: Open) -> None:
+    store = opened()
+    with pytest.raises(LocalProtocolError):
+        store.commit([DocumentRecord("a", b"1"), version(1, 7)])  # 7 was never given
+    assert opened().snapshot().documents == {}
+
+
+def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
+    opened: Open, tmp_path: Path, url: str | None
+) -> None:
+    store = opened()
+    store.commit([version(0), lease(0), journalled(0, b"waits"), CounterRecord({"starts": 3})])
+    before = store.snapshot()
+    store.close()
+    engine = schema.open_engine(tmp_path / "digits.sqlite", url)
+    with engine.begin() as connection:  # as the program before this one left it
+        schema.document.drop(connection)
+        older = update(schema.meta).where(schema.meta.c.key == "schema").values(value="1")
+        connection.execute(older)
+    engine.dispose()
+    store = opened()
+    assert store.snapshot() == before
+    store.commit([DocumentRecord("roster/all", b"one")])
+    store = opened()
+    assert store.snapshot().documents == {"roster/all": b"one"}
+    store.close()
+    engine = schema.open_engine(tmp_path / "digits.sqlite", url)
+    with engine.begin() as connection:
+        is_schema = schema.meta.c.key == "schema"
+        found = connection.execute(select(schema.meta.c.value).where(is_schema)).scalar_one()
+    engine.dispose()
+    assert found == str(schema.SCHEMA_VERSION) == "2"
+
+
+def test_the_first_schemas_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """Its own words, so that no change of today's tables can hide here."""
+    with sqlite3.connect(tmp_path / "digits.sqlite") as connection:
+        connection.executescript(FIRST_SCHEMA)
+    connection.close()
+    store = open_store(tmp_path, "digits")
+    found = store.snapshot()
+    assert found.devices == (DeviceRecord("ada", b"install"),)
+    assert found.leases == (LeaseRecord(key(1), "ada", 0, "topk-0.1/int8"),)
+    assert found.version is not None
+    assert (found.version.version, found.version.params) == (0, b"params")
+    assert (found.totals, found.next_sequence) == ({"starts": 2}, 5)
+    store.commit([journalled_in(5, 1), DocumentRecord("a", b"1")])
+    assert [entry.sequence for entry in store.snapshot().journal] == [5]
+    assert store.snapshot().documents == {"a": b"1"}
+    store.close()
+
+
+#: The tables of schema 1, in SQLite's words.
+FIRST_SCHEMA = """
+CREATE TABLE fedbus_meta (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
+CREATE TABLE fedbus_device (
+    device TEXT NOT NULL, install_id BLOB NOT NULL, PRIMARY KEY (device));
+CREATE TABLE fedbus_lease (
+    lease_id BLOB NOT NULL, device TEXT NOT NULL, version INTEGER NOT NULL, codec TEXT NOT NULL,
+    counted_in INTEGER, refused TEXT, PRIMARY KEY (lease_id));
+CREATE INDEX fedbus_lease_unsettled ON fedbus_lease (version)
+    WHERE counted_in IS NULL AND refused IS NULL;
+CREATE TABLE fedbus_journal (
+    sequence INTEGER NOT NULL, lease_id BLOB NOT NULL, segment INTEGER NOT NULL,
+    "offset" INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY (sequence), UNIQUE (lease_id),
+    FOREIGN KEY(lease_id) REFERENCES fedbus_lease (lease_id));
+CREATE TABLE fedbus_version (
+    version INTEGER NOT NULL, model_hash BLOB NOT NULL, counted BLOB NOT NULL,
+    PRIMARY KEY (version));
+CREATE TABLE fedbus_params (version INTEGER NOT NULL, params BLOB NOT NULL, PRIMARY KEY (version));
+CREATE TABLE fedbus_strategy_state (
+    version INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY (version));
+CREATE TABLE fedbus_counter (name TEXT NOT NULL, total INTEGER NOT NULL, PRIMARY KEY (name));
+INSERT INTO fedbus_meta VALUES
+    ('schema', '1'), ('task', 'digits'), ('model', ''), ('next_sequence', '5');
+INSERT INTO fedbus_device VALUES ('ada', CAST('install' AS BLOB));
+INSERT INTO fedbus_lease VALUES
+    (x'00000000000000000000000000000001', 'ada', 0, 'topk-0.1/int8', NULL, NULL);
+INSERT INTO fedbus_version VALUES (0, x'00', x'90');
+INSERT INTO fedbus_params VALUES (0, CAST('params' AS BLOB));
+INSERT INTO fedbus_strategy_state VALUES (0, x'80');
+INSERT INTO fedbus_counter VALUES ('starts', 2);
+"""
 
 
 def test_a_lease_is_found_in_every_state(opened: Open) -> None:
