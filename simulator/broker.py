@@ -52,7 +52,7 @@ class _Session:
 class Broker:
     """All that is between clients. ``max_packet_bytes`` is what it tells each of them.
 
-    While not ``available`` nobody can connect.
+    While not ``available`` nobody can connect. ``watch`` is told of every publish.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Broker:
         self.retained: dict[str, bytes] = {}
         self._constant = (latency_s,)
         self.route: Route = lambda _client_id, _message: self._constant
+        self.watch: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._queue = queue
         self._sessions: dict[str, _Session] = {}
         self._exact: dict[str, dict[str, None]] = {}
@@ -117,6 +118,7 @@ class Broker:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> None:
         """Keep a message if it is to be retained, and send it to every subscriber."""
+        self.watch(topic, payload)
         if retain and payload:
             self.retained[topic] = payload
         elif retain:

@@ -1,6 +1,7 @@
 """The aggregator's shell in virtual time: the production coordinator, a store in memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
@@ -9,6 +10,7 @@ from aggregator.secure_config import Enrolment
 from aggregator.store_errors import StoreError
 from aggregator.task_config import TaskConfig
 from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.messages import SignedRoster
 from protocol.stream import derive
 from simulator.broker import Broker
 from simulator.memory_store import MemoryStore
@@ -50,6 +52,14 @@ class SimulatedServer:
         self._power = Power()
         self._timer: Scheduled | None = None
         self._down_s = STORE_RETRY_S
+
+    def lay_down(self, signed: SignedRoster) -> None:
+        """Let the operator add a roster to its folder; it is looked at now, and at every start."""
+        if self._enrolment is not None:
+            rosters = (*self._enrolment.rosters, signed)
+            self._enrolment = replace(self._enrolment, rosters=rosters)
+        if self.coordinator is not None:
+            self._act_on(self.coordinator.roster(signed, self._queue.now), [])
 
     # --- power -------------------------------------------------------------------------------
 
