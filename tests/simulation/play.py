@@ -10,24 +10,19 @@ from device_sdk.pending import PENDING, Pending
 from device_sdk.trainer import Assignment
 from protocol.stream import derive
 from protocol.vectors.packing import parse_codec
-from simulator import Flight, SimulatedDevice, World
+from simulator import SimulatedDevice, World
 from tests.simulation.audit import Audit
+from tests.simulation.faults import break_something, meddle
 from tests.simulation.history import (
     AdvanceTime,
-    Breakage,
     Deliver,
     Drop,
     Duplicate,
-    FailStorage,
-    FailStore,
     History,
     Join,
     Leave,
     Operation,
     Reorder,
-    RestartAggregator,
-    RestartBroker,
-    RestartDevice,
 )
 from tests.simulation.training import MODEL, OneHot
 
@@ -99,37 +94,9 @@ class Player:
             case AdvanceTime(seconds):
                 self.world.run_for(seconds)
             case Deliver() | Drop() | Duplicate() | Reorder():
-                flights = self.world.broker.flights
-                if flights:
-                    self._meddle(operation, flights[operation.index % len(flights)])
+                meddle(self.world.broker, operation)
             case _:
-                self._break(operation)
-
-    def _meddle(self, operation: Deliver | Drop | Duplicate | Reorder, flight: Flight) -> None:
-        broker = self.world.broker
-        match operation:
-            case Deliver():
-                broker.land(flight)
-            case Drop():
-                broker.drop(flight)
-            case Duplicate():
-                broker.duplicate(flight, operation.later_s)
-            case Reorder():
-                broker.delay(flight, operation.later_s)
-
-    def _break(self, operation: Breakage) -> None:
-        server = self.world.server
-        match operation:
-            case RestartDevice(name, after, down_s) if name in self._living():
-                self.world.devices[name].lose_power(after=after, down_s=down_s)
-            case RestartAggregator(after, down_s):
-                server.lose_power(after=after, down_s=down_s)
-            case RestartBroker(forget, down_s):
-                self.world.broker.restart(forget=forget, down_s=down_s)
-            case FailStore(kept):
-                server.store.fail_next(kept=kept)
-            case FailStorage(name) if name in self._living():
-                self.world.devices[name].fail_next_write()
+                break_something(self.world, operation, self._living())
 
     def _join(self, name: str) -> None:
         if name in self.world.devices:

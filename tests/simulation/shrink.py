@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from tests.simulation.history import History
+from tests.simulation.secure_history import SecureHistory
+
+H = TypeVar("H", History, SecureHistory)
 
 
-def shrink(history: History, fails: Callable[[History], bool]) -> History:
+def shrink(history: H, fails: Callable[[H], bool]) -> H:
     """Leave out operations, many at once and then one by one, as long as it still ``fails``."""
     size = max(1, len(history.operations) // 2)
     while True:
@@ -19,7 +23,7 @@ def shrink(history: History, fails: Callable[[History], bool]) -> History:
             history = smaller
 
 
-def _without(history: History, size: int, fails: Callable[[History], bool]) -> History | None:
+def _without(history: H, size: int, fails: Callable[[H], bool]) -> H | None:
     """Return it without some ``size`` neighbouring operations, or None if none can go."""
     operations = history.operations
     for start in range(0, len(operations), size):

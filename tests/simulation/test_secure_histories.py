@@ -1,0 +1,89 @@
+"""Random histories of secure tasks: sums alone are known, each update counts once, nothing hangs.
+
+N, t, T and U of each history are among `secure_generate.CIRCLES`. What is a failure is said beside
+each check of `secure_audit`, `secure_holders` and `secure_plaintext`, in the words of DESIGN
+section 4; that nothing hangs, in `secure_play`. In a quarter of the histories somebody has the
+aggregator's key and asks whom they like for sums of their own choice, and a malicious device goes
+back to old copies of its storage.
+"""
+
+from functools import partial
+
+import pytest
+
+from tests.simulation.secure_generate import secure_history
+from tests.simulation.secure_history import Ask, SecureHistory
+from tests.simulation.secure_play import SecurePlayer, play_secure
+from tests.simulation.shrink import shrink
+
+NUM_QUICK = 12
+NUM_HISTORIES = 160
+BATCH = 40
+
+
+def failure(played: SecureHistory) -> str:
+    """Play a history; return what went wrong, or nothing."""
+    try:
+        play_secure(played)
+    except Exception as error:  # noqa: BLE001 - a crash is a failure like any other
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def fails_like(wrong: str, played: SecureHistory) -> bool:
+    return failure(played)[:24] == wrong[:24]
+
+
+def check(seeds: range) -> None:
+    for seed in seeds:
+        if wrong := failure(secure_history(seed)):
+            small = shrink(secure_history(seed), partial(fails_like, wrong))
+            pytest.fail(f"history {seed}: {wrong}\n\nwhich also happens in:\n{small!r}\n")
+
+
+def test_in_random_secure_histories_sums_alone_are_known() -> None:
+    check(range(NUM_QUICK))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(NUM_QUICK, NUM_QUICK + NUM_HISTORIES, BATCH))
+def test_in_many_random_secure_histories_sums_alone_are_known(start: int) -> None:
+    check(range(start, start + BATCH))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_seed_gives_the_same_bytes(seed: int) -> None:
+    assert play_secure(secure_history(seed)) == play_secure(secure_history(seed))
+
+
+def test_histories_meet_what_they_are_made_for() -> None:
+    """Without faults, epochs and attacks of every kind the tests above would prove little."""
+    histories = [secure_history(seed) for seed in range(NUM_QUICK + NUM_HISTORIES)]
+    kinds = {type(each).__name__ for history in histories for each in history.operations}
+    assert len(kinds) == 16
+    assert len({(each.scheme, each.support) for each in histories}) == 6
+    assert len({each.numbers for each in histories}) == 7
+    assert {each.mode for each in histories} == {"buffered", "rounds"}
+
+
+def test_whoever_has_the_aggregators_key_is_answered_and_refused() -> None:
+    """So that the checks of what answers expose have something to check."""
+    num_answered = num_refused = 0
+    hostile = [each for each in map(secure_history, range(60)) if _asks(each)]
+    for history in hostile[:4]:
+        player = SecurePlayer(history)
+        player.run()
+        holders = player.audit.holders
+        num_answered += sum(len(holders.answers(each)) for each in holders.forged)
+        num_refused += sum(_conflicts(player))
+    assert num_answered > 10
+    assert num_refused > 0
+
+
+def _asks(history: SecureHistory) -> bool:
+    return any(isinstance(each, Ask) for each in history.operations)
+
+
+def _conflicts(player: SecurePlayer) -> list[int]:
+    sessions = [device.session for device in player.world.devices.values()]
+    return [each.counts["conflicting_requests"] for each in sessions if each is not None]
