@@ -89,14 +89,16 @@ class HoldingsBook:
             raise RemoteProtocolError(refusals.MALFORMED, "a dealer that the roster does not name")
         if holder in self._excluded:
             return
-        if message.whole:
-            self._forget_holder(holder)
+        names = zip(dealers, counters, strict=True)
+        said = dict(zip(names, map(_receipt, _pieces(message.receipts, size)), strict=True))
         kept = self._receipts[holder]
-        pieces = _pieces(message.receipts, size)
-        for name, piece in zip(zip(dealers, counters, strict=True), pieces, strict=True):
-            kept.pop(name, None)  # so that it counts as new
-            kept[name] = _Receipt(piece[:-COMMITMENT_BYTES], piece[-COMMITMENT_BYTES:])
+        for name in kept.keys() - said.keys() if message.whole else ():
+            del kept[name]
             self._judged.pop(name, None)
+        for name, receipt in said.items():
+            if kept.pop(name, None) != receipt:  # the same again is judged already
+                self._judged.pop(name, None)
+            kept[name] = receipt
         while len(kept) > MAX_RECEIPTS * len(self._receipts):
             oldest = next(iter(kept))
             del kept[oldest]
@@ -173,6 +175,8 @@ class HoldingsBook:
             if (receipt := kept.get(name)) is not None
             and (committed is None or receipt.witness == committed[holder])
         }
+        if len(trusted) < self._sharing.num_answers:
+            return frozenset(trusted)  # too few to judge, and too few to be of use
         return consistent_holders(trusted, self._sharing)
 
     def _expected(self, dealer: int, counter: int, committed: Pieces) -> Pieces:
@@ -184,6 +188,10 @@ class HoldingsBook:
         for name in self._receipts[holder]:
             self._judged.pop(name, None)
         self._receipts[holder] = {}
+
+
+def _receipt(piece: bytes) -> _Receipt:
+    return _Receipt(piece[:-COMMITMENT_BYTES], piece[-COMMITMENT_BYTES:])
 
 
 def _pieces(data: bytes, size: int) -> Pieces:
