@@ -22,7 +22,7 @@ from protocol.messages import (
     Shares,
 )
 from protocol.secagg import scheme
-from protocol.secagg.consistency import commitments, root
+from protocol.secagg.consistency import COMMITMENT_BYTES, commitments, root
 from protocol.secagg.field import Elements, to_bytes
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import Boxes, ShareBatch
@@ -32,6 +32,9 @@ from protocol.stream import derive
 #: What a batch has beside its rows, its envelope included, and beside each row.
 _BATCH_BYTES: Final = 600
 _MASK_BYTES: Final = HASH_BYTES + 9
+#: The same of the message that names the masks at hand.
+_DEALT_BYTES: Final = 64
+_NAMED_BYTES: Final = 9
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -87,8 +90,19 @@ class Dealer:
         """Forget a mask without using it."""
         self._stock = deque(mask for mask in self._stock if mask.counter != counter)
 
-    def dealt(self) -> Dealt | None:
-        """Say which masks are at hand; None if none are."""
+    def most(self, room_bytes: int) -> int:
+        """Return how many masks there may be at hand, if all are to be named in one message."""
+        mask_bytes = _NAMED_BYTES + COMMITMENT_BYTES * len(self._roster.members)
+        return min(MAX_STOCK, max(0, room_bytes - _DEALT_BYTES) // mask_bytes)
+
+    def dealt(self, room_bytes: int) -> Dealt | None:
+        """Say which masks are at hand, in a message of ``room_bytes`` at most; None if none are.
+
+        Those that are not named count as lost. So if there is less room than when they were dealt,
+        the newest are forgotten here too.
+        """
+        while len(self._stock) > self.most(room_bytes):
+            self._stock.pop()
         if not self._stock:
             return None
         committed = b"".join(b"".join(mask.committed) for mask in self._stock)
@@ -98,12 +112,18 @@ class Dealer:
     def deal(self, num_masks: int, room_bytes: int) -> dict[int, list[ShareBatch]]:
         """Add masks to the stock; return their shares by holder, its own included.
 
-        A batch takes at most ``room_bytes`` as a message. Raises RemoteProtocolError
-        (``oversize``) if not even one share does.
+        A batch takes at most ``room_bytes`` as a message, and so does the name of all masks
+        (`most`). Raises RemoteProtocolError (``oversize``) if there is no room for a single one.
         """
+        most = self.most(room_bytes)
+        if most < 1:
+            raise RemoteProtocolError(
+                refusals.OVERSIZE,
+                f"commitments for {len(self._roster.members)} holders do not fit into a message",
+            )
         masks = []
         shares = {}
-        for _ in range(min(num_masks, MAX_STOCK - len(self._stock))):
+        for _ in range(min(num_masks, most - len(self._stock))):
             seed, counter = self._draw("mask"), self._counter
             rows = self._rows(seed)
             mask_id = self._roster.mask_id(self._index, counter)

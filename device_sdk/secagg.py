@@ -229,9 +229,10 @@ class Member:
         seat = self._membership.seat
         if seat is None or not self._online or not self._heard_roster:
             return []
-        lacking = self._stock - len(seat.dealer)
-        actions = self._deal(seat, lacking, now) if 2 * lacking >= self._stock else []
-        dealt = seat.dealer.dealt()
+        stock = max(1, min(self._stock, seat.dealer.most(self._room_bytes)))
+        lacking = stock - len(seat.dealer)
+        actions = self._deal(seat, lacking, now) if 2 * lacking >= stock else []
+        dealt = seat.dealer.dealt(self._room_bytes)
         if dealt is None or not (actions or self._says_dealt):
             return actions
         self._says_dealt = False

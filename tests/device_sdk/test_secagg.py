@@ -378,6 +378,37 @@ def test_a_stock_is_said_in_messages_that_fit_a_small_broker() -> None:
         assert len(held(circle, name)) == 8 * len(NAMES)
 
 
+def test_no_more_masks_are_at_hand_than_one_message_of_a_small_broker_names() -> None:
+    """What is not named counts as lost: so several messages could not name one stock."""
+    circle = Circle("abcdefghijkl", codec="dense/lightsecagg", stock=8)
+    for handset in circle.handsets:
+        handset.connect(max_packet_bytes=1_500)
+        handset.hear_plan(circle.codec)
+        circle.hear_roster(handset)
+    sent = [publish for handset in circle.handsets for publish in handset.published]
+    circle.settle()
+    assert max(len(publish.payload) for publish in sent) < 1_500
+    (first,) = circle.of("a", Dealt)
+    assert len(first.counters) == 4
+    circle.said.clear()
+    circle["a"].connect(max_packet_bytes=1_024)  # another broker
+    circle.hear_roster(circle["a"])
+    circle.settle()
+    (dealt,) = circle.of("a", Dealt)
+    assert dealt.counters == first.counters[:2]  # no one waits for the others
+    circle.said.clear()
+    updates = {circle.index(name): circle.reports(name, DELTA) for name in "abc"}
+    assert updates[0].counter == dealt.counters[0]
+
+
+def test_a_broker_that_is_too_small_to_name_one_mask_is_not_dealt_through() -> None:
+    circle = Circle([f"d{number}" for number in range(40)], codec="dense/lightsecagg", stock=1)
+    circle.handsets[0].connect(max_packet_bytes=1_024)
+    circle.hear_roster(circle.handsets[0])
+    assert circle.handsets[0].session.counts["dealing_refused_oversize"] == 1
+    assert circle.handsets[0].session.counts["masks_dealt"] == 0
+
+
 def test_what_is_held_is_said_in_messages_that_fit_a_small_broker() -> None:
     circle = joined(stock=8)
     before = held(circle, "a")

@@ -166,7 +166,7 @@ def test_a_mask_is_taken_once() -> None:
     dealer.deal(2, ROOM)
     assert len({mask.counter for mask in (dealer.take(), dealer.take()) if mask is not None}) == 2
     assert dealer.take() is None
-    assert dealer.dealt() is None
+    assert dealer.dealt(ROOM) is None
 
 
 def test_a_batch_takes_no_more_than_there_is_room_for() -> None:
@@ -206,6 +206,6 @@ def test_the_stock_is_what_was_asked_for_and_never_more_than_fits_a_message() ->
     dealer = new_dealer()
     dealer.deal(MAX_STOCK + 5, ROOM)
     assert len(dealer) == MAX_STOCK
-    dealt = dealer.dealt()
+    dealt = dealer.dealt(ROOM)
     assert isinstance(dealt, Dealt)
     assert len(dealt.counters) == MAX_STOCK
