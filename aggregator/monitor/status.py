@@ -84,7 +84,7 @@ def _round(secure: PairwiseBuffers) -> Report:
             "cohort": under_way.cohort.roster.cohort,
             "epoch": under_way.cohort.roster.epoch,
             "waits_for": under_way.stage.value,
-            "advertised": len(under_way.keys),
+            "advertised": max(len(under_way.keys), len(under_way.dealers)),
             "dealt": len(under_way.dealers or under_way.sealed),
             "uploaded": len(under_way.ids),
             "signed": len(under_way.signatures),

@@ -31,7 +31,7 @@ from protocol.secagg import keys
 from protocol.secagg.pairwise import OUTCOME
 from protocol.secagg.pairwise_keys import ADVERTISEMENT, Publics, keys_message
 from tests.support.round_desk import DEADLINE_S, NAMES, RoundDesk
-from tests.support.secure_desk import secure_task
+from tests.support.secure_desk import enrol, secure_task
 
 MakeRounds = Callable[..., RoundDesk]
 SOON_S = PATIENCE * DEADLINE_S
@@ -552,6 +552,21 @@ def test_an_epoch_that_ends_takes_its_round_with_it(make_rounds: MakeRounds) -> 
     assert desk.refused("a") == refusals.RECOVERY_FAILED
     assert desk.buffers.round is None
     assert desk.stored is None
+
+
+def test_the_next_roster_waits_for_the_round_and_then_counts(make_rounds: MakeRounds) -> None:
+    desk = make_rounds()
+    desk.open()
+    desk.deal()
+    following = enrol(desk.names, desk.config, desk.secure_config, epoch=2)
+    desk.desk.perform(desk.coordinator.roster(following.signed, desk.desk.now))
+    assert desk.buffers.epoch("a") == 1
+    ids = desk.upload()
+    finish(desk)
+    step_is_mean(desk, ids)
+    assert desk.buffers.epoch("a") == 2
+    desk.open()
+    assert desk.round.cohort.roster.epoch == 2
 
 
 # --- configuration and status --------------------------------------------------------------------

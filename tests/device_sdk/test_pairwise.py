@@ -58,6 +58,23 @@ def test_whoever_drops_out_at_any_stage_the_sum_is_that_of_the_survivors() -> No
     np.testing.assert_array_equal(ring.aggregator.unmask(), ring.sum(range(9)))
 
 
+def test_in_a_sparse_graph_the_sum_is_exact_too() -> None:
+    ring = Ring(64)
+    degree = ring.aggregator.round.graph.degree
+    assert degree < 63
+    ring.advertise(*range(62))
+    ring.deal(*range(60))
+    ring.know_dealers()
+    ring.upload(*range(56))
+    assert ring.aggregator.can_close
+    ring.sign_outcome(*range(50))
+    ring.answer(*range(48))
+    assert ring.aggregator.has_enough_answers
+    np.testing.assert_array_equal(ring.aggregator.unmask(), ring.sum(range(56)))
+    held = PAIR_BYTES * (degree + 1)
+    assert all(len(flash.get(ROUND, b"")) <= 250 + held for flash in ring.flash)
+
+
 def test_the_same_message_gets_the_same_bytes() -> None:
     ring = Ring()
     opened = ring.to_say(0, RoundOpened)
@@ -170,6 +187,29 @@ def test_one_outcome_is_signed_and_no_other_even_after_a_restart() -> None:
     assert ring.counts["conflicting_outcomes"] == 2
     said = ring.tell(0, ring.to_say(0, RoundOutcome))
     assert said == RoundSignature(NUMBER, ring.aggregator.signatures[0])
+
+
+@pytest.mark.parametrize("num_first", range(1, 10))
+def test_two_outcomes_never_both_find_a_quorum(num_first: int) -> None:
+    """N, t, T = 10, 1, 5: the aggregator shows different ones, and device 0 signs both."""
+    ring = Ring(10)
+    ring.until_uploaded()
+    outcomes = (of_survivors(ring, *range(9)), of_survivors(ring, *range(8), 9))
+    signed: list[dict[int, bytes]] = [{}, {}]
+    for index in range(1, 10):
+        order = outcomes if index <= num_first else outcomes[::-1]
+        for outcome in order:
+            if index not in outcome.survivors:
+                continue
+            if index in signed[0] or index in signed[1]:
+                assert refused(ring, index, outcome) == refusals.MASK_USED
+                continue
+            said = ring.tell(index, outcome)
+            assert isinstance(said, RoundSignature)
+            signed[outcomes.index(outcome)][index] = said.signature
+    assert not signed[0].keys() & signed[1].keys()
+    quorum = ring.aggregator.round.quorum
+    assert sum(len(signatures) + 1 >= quorum for signatures in signed) <= 1
 
 
 def test_an_answer_never_has_both_shares_of_a_device() -> None:
