@@ -23,14 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Store, Train
-from device_sdk.feedback import is_sound
-from device_sdk.fetch import RETRY_S, Fetch
+from device_sdk.fetch import RETRY_S
 from device_sdk.outgoing import Outgoing, pieces
 from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
 from device_sdk.reporting import make_pending
-from device_sdk.trainer import Assignment, Trained
+from device_sdk.trainer import Trained
 from device_sdk.voice import Voice
+from device_sdk.work import Work
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
@@ -152,13 +152,8 @@ class Session:
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
         self._voice = Voice(topics, device, self._boots)
         self._chunk_bytes = payload_bytes(1 << 16)
-        self._plan: TrainingPlan | None = None
-        self._lease: Lease | None = None
-        self._lease_ends_at = math.inf
-        self._fetch: Fetch | None = None
+        self._work = Work()
         self._away_until = math.inf
-        self._held: tuple[int, bytes, Float32] | None = None
-        self._base: Float32 | None = None
         self._outgoing = Outgoing(topics.task, stored)
         if self._outgoing.pending is not None:
             self.state = State.REPORTING
@@ -224,10 +219,8 @@ class Session:
         actions: list[Action] = [Subscribe(filters), *self._announce()]
         if self._member is not None:
             actions += self._member.connected(self._chunk_bytes, now)
-        if self._fetch is not None:
-            return [*actions, *self._ask_for_model(self._fetch, now)]
         if self.state is State.FETCHING:
-            return [*actions, *self._ask_for_plan(now)]
+            return [*actions, *self._ask_for_work(now)]
         if self.state is State.AWAY:
             self._timer_at = self._away_until
         return [*actions, *self._report(now), *self._speak(now)]
@@ -275,7 +268,7 @@ class Session:
             case Kind.MODEL:
                 return self._chunk(self._decode(payload, (ModelChunk,)), now)
             case Kind.PLAN:
-                self._plan = read_plan(self._decode(payload, (Plan,)))
+                self._work.plan = read_plan(self._decode(payload, (Plan,)))
                 self._notice_start(payload, now)
                 return self._train()
             case Kind.STATE:
@@ -341,12 +334,10 @@ class Session:
             return self._report(now)
         if self.state is State.AWAY:
             self._step("timer")
-        if self.state is State.FETCHING and now >= self._lease_ends_at:
+        if self.state is State.FETCHING and now >= self._work.ends_at:
             return [*self._give_up(), *self._speak(now)]
-        if self._fetch is not None:
-            return self._ask_for_model(self._fetch, now)
         if self.state is State.FETCHING:
-            return self._ask_for_plan(now)
+            return self._ask_for_work(now)
         return self._speak(now)
 
     def _speak(self, now: float) -> list[Action]:
@@ -366,7 +357,7 @@ class Session:
             num_samples = 1 << (num_samples - 1).bit_length()
         message = CheckIn(
             self.install_id,
-            -1 if self._held is None else self._held[0],
+            self._work.held_version,
             num_samples,
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
@@ -412,69 +403,51 @@ class Session:
         elif codec.masked:
             raise RemoteProtocolError(refusals.WRONG_CODEC, "masked, and this device has no keys")
         self._step("lease")
-        self._lease, self._lease_ends_at = lease, now + lease.ttl_s
-        if self._held is not None and self._held[:2] == (lease.version, lease.model_hash):
-            return self._train()
-        self._fetch = Fetch(lease)
-        return self._ask_for_model(self._fetch, now)
+        self._work.begin(lease, now)
+        return self._train() if self._work.fetch is None else self._ask_for_work(now)
 
-    def _ask_for_model(self, fetch: Fetch, now: float) -> list[Action]:
-        self._timer_at = now + fetch.next_retry_s() * self._jitter()
-        return [Subscribe((self.topics.model_filter(self._current_lease().version),))]
-
-    def _ask_for_plan(self, now: float) -> list[Action]:
-        """The model is here and the plan, or one that fits, is not: it is retained somewhere."""
-        self._timer_at = now + RETRY_S * self._jitter()
-        return [Subscribe((self.topics.plan(),))]
+    def _ask_for_work(self, now: float) -> list[Action]:
+        """The model, or a plan that fits it, is not here: both are retained somewhere."""
+        if self._work.fetch is None:
+            self._timer_at = now + RETRY_S * self._jitter()
+            return [Subscribe((self.topics.plan(),))]
+        self._timer_at = now + self._work.fetch.next_retry_s() * self._jitter()
+        return [Subscribe((self.topics.model_filter(self._work.lease.version),))]
 
     def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
-        if self._fetch is None or chunk.version != self._current_lease().version:
+        fetch, version = self._work.fetch, chunk.version
+        if fetch is None or version != self._work.lease.version:
             return []
-        self._timer_at = now + self._fetch.patience_s * self._jitter()
-        params = self._fetch.add(chunk)
-        if params is None:
+        self._timer_at = now + fetch.patience_s * self._jitter()
+        if not self._work.add(chunk):
             return []
-        lease = self._current_lease()
-        self._held = (lease.version, lease.model_hash, params)
-        self._fetch = None
         self._timer_at = now + RETRY_S * self._jitter()
-        return [Unsubscribe((self.topics.model_filter(lease.version),)), *self._train()]
+        return [Unsubscribe((self.topics.model_filter(version),)), *self._train()]
 
     def _train(self) -> list[Action]:
         """Train if a lease, its model and the plan are all here."""
-        if self.state is not State.FETCHING or self._plan is None:
+        if self.state is not State.FETCHING or not self._work.is_complete:
             return []
-        lease = self._current_lease()
-        if self._held is None or self._held[:2] != (lease.version, lease.model_hash):
-            return []
-        params = self._held[2]
-        if params.size != self._plan.layout.size:
+        lease_id = self._work.lease.lease_id
+        assignment = self._work.assignment(derive(self._seed, "training", lease_id))
+        if assignment is None:
             self.counts["refused_wrong_shape"] += 1  # plan and model change one after the other
             return []
         self._step("model")
         self._timer_at = math.inf
-        self._base = params
-        assignment = Assignment(
-            params=params,
-            version=lease.version,
-            model=self._plan.model,
-            training=self._plan.training,
-            seed=derive(self._seed, "training", lease.lease_id),
-        )
-        return [Train(lease.lease_id, assignment)]
+        return [Train(lease_id, assignment)]
 
     def _give_up(self) -> list[Action]:
-        lease = self._current_lease()
         self._step("lease ran out")
         self.counts["leases_lost"] += 1
-        self._fetch = None
-        return [Unsubscribe((self.topics.model_filter(lease.version),))]
+        self._work.fetch = None
+        return [Unsubscribe((self.topics.model_filter(self._work.lease.version),))]
 
     # --- the update --------------------------------------------------------------------------
 
     def failed(self, lease_id: bytes, now: float) -> list[Action]:
         """Training ended without a result; the lease is still good for another try, later."""
-        if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
+        if self.state is not State.TRAINING or self._work.lease.lease_id != lease_id:
             return []
         self._step("failed")
         self._result = None
@@ -484,25 +457,21 @@ class Session:
 
     def trained(self, lease_id: bytes, trained: Trained, now: float) -> list[Action]:
         """Training ended: what leaves the device is on flash before it leaves."""
-        if self.state is not State.TRAINING or self._current_lease().lease_id != lease_id:
+        if self.state is not State.TRAINING or self._work.lease.lease_id != lease_id:
             return []
-        plan = self._plan
-        if plan is None or self._base is None or trained.params.size != self._base.size:
+        delta = self._work.delta(trained)
+        if delta is None:
             return self.failed(lease_id, now)
-        delta = trained.params - self._base
-        if not is_sound(delta):
-            return self.failed(lease_id, now)
-        self._base = None
-        give_up_at = max(self._lease_ends_at, now + RETRY_S)
+        give_up_at = max(self._work.ends_at, now + RETRY_S)
         self._result = _Result(delta, trained.num_samples, give_up_at)
         return self._report(now)
 
     def _report(self, now: float) -> list[Action]:
         """Send what was trained; in a secure task as soon as there is a mask for it."""
-        result, plan = self._result, self._plan
+        result, plan = self._result, self._work.plan
         if result is None or plan is None:
             return []
-        lease = self._current_lease()
+        lease = self._work.lease
         actions = self._stock_up(now)
         try:
             pending = self._encode(lease, plan, result)
@@ -548,7 +517,7 @@ class Session:
             return self._counted(self.pending, now)
         if self._result is None or self._member is None or not self._member.in_rounds:
             return []
-        if manifest.version <= self._current_lease().version:
+        if manifest.version <= self._work.lease.version:
             return []
         return self._lose_round(now)
 
@@ -567,7 +536,7 @@ class Session:
         self.counts[f"update_refused_{reason}"] += 1
         if reason == refusals.BUSY:
             return []
-        layout = None if self._plan is None else self._plan.layout
+        layout = None if self._work.plan is None else self._work.plan.layout
         return self._settled("refusal", self._outgoing.refused(pending, reason, layout), now)
 
     def _settled(self, event: str, stores: list[Action], now: float) -> list[Action]:
@@ -584,14 +553,10 @@ class Session:
         except KeyError:
             raise LocalProtocolError(f"{event} while {self.state.value}") from None
 
-    def _current_lease(self) -> Lease:
-        if self._lease is None:
-            raise LocalProtocolError(f"{self.state.value} without a lease")
-        return self._lease
-
     @property
     def _check_in_s(self) -> float:
-        return DEFAULT_CHECK_IN_S if self._plan is None else self._plan.check_in_s
+        plan = self._work.plan
+        return DEFAULT_CHECK_IN_S if plan is None else plan.check_in_s
 
     def _jitter(self) -> float:
         """Return a factor from 0.75 to 1.25, so that devices do not speak in chorus."""
