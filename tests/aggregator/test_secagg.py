@@ -1,12 +1,15 @@
 """Masked buffers: from an update that waits for shares to a version, whatever happens between."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aggregator.masked_buffer import MaskedBuffer, Waiting
-from aggregator.records import RefusalRecord
+from aggregator.monitor.status import encode as encode_report
+from aggregator.monitor.status import rounds_report
+from aggregator.records import CounterRecord, RefusalRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from protocol import refusals
@@ -29,6 +32,8 @@ from tests.aggregator.conftest import MakeSecure
 from tests.support.secure_desk import NAMES, SecureDesk
 
 SCHEMES = ("seedmask", "lightsecagg")
+FOUR = ("a", "b", "c", "d")
+INTS = ("<i4", "<u4", "<i8")
 
 
 def last_refusal(desk: SecureDesk, name: str) -> str:
@@ -499,6 +504,40 @@ def test_a_sleeping_holder_is_asked_once_and_again_when_it_comes_back(
     assert asked("h") == 2
 
 
+# --- what is kept and said ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_nothing_of_one_device_is_stored_or_said_in_the_clear(
+    make_secure: MakeSecure, scheme: str, tmp_path: Path
+) -> None:
+    """Neither values nor numbers of samples, before a sum or after; and no key ever."""
+    desk = make_secure(
+        secure={"scheme": scheme, "samples_cap": 100, "bits": 22}, weigh_by_samples=True
+    )
+    desk.stock_up()
+    given, before = desk.cohort.roster.parameters, desk.desk.params.tobytes()
+    told: list[bytes] = []
+    secrets = [desk.cohort.aggregator, desk.cohort.aggregator.hex().encode()]
+    for name in FOUR:
+        delta = desk.delta_of(name)
+        desk.send(name, desk.lease(name), delta, num_samples=37)
+        elements, _ = given.encode(delta, 37)
+        told += [delta[at : at + 2].tobytes() for at in range(5)]
+        told += [elements[at : at + 2].astype(kind).tobytes() for at in (0, 4) for kind in INTS]
+    assert desk.desk.params.tobytes() == before
+    desk.answer(*NAMES[:4])
+    desk.desk.store.commit([CounterRecord(dict(desk.counts))])
+    kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    alerts = "".join(desk.coordinator.alerts).encode()
+    report = encode_report(rounds_report(desk.coordinator, desk.desk.now))
+    said = b"".join(desk.desk.retained.values()) + report + alerts
+    assert len(kept) > 10_000
+    assert not [each for each in told if each in kept or each in said]
+    assert not [each for each in secrets if each in kept or each in said]
+    assert not desk.desk.store.snapshot().totals.keys() & {"num_samples", "samples"}
+
+
 # --- what must stay small ----------------------------------------------------------------------
 
 
@@ -576,7 +615,9 @@ class Life:
         (self._desk.asleep if self._draw.random() < 0.3 else self._desk.online)(name)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6)]]
+)
 def test_whatever_happens_no_mask_is_named_in_two_requests_and_no_update_counts_twice(
     make_secure: MakeSecure, seed: int
 ) -> None:
