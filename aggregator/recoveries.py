@@ -137,7 +137,7 @@ class Recoveries:
 
     def _decode(self, recovery: Recovery) -> list[Action]:
         try:
-            sums = recovery.unmask()
+            sums = recovery.unmask(self._supports.named(recovery.support))
         except RecoveryError as error:
             self._counts["recoveries_inconsistent"] += 1
             self._alert("recovery", refusals.RECOVERY_FAILED, str(error))

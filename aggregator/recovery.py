@@ -193,16 +193,16 @@ class Recovery:
         waited = now >= self._enough_since + self.spare_wait_s
         return self._has_spares or waited or not set(self.missing_from()) & set(online)
 
-    def unmask(self) -> Elements:
+    def unmask(self, named: bytes) -> Elements:
         """Return the sums of the masked values (size,), centred integers.
 
-        Notes in ``liars`` who answered wrong, if that can be said. Raises RecoveryError when the
+        ``named`` are the coordinates that their support named. Notes in ``liars`` who answered wrong, if that can be said. Raises RecoveryError when the
         answers do not decode: more of them may.
         """
         parameters, scheme = self.roster.parameters, self.cohort.scheme
         found = recover(self.answers, scheme.sharing(parameters), scheme.secret_size(parameters))
         self.liars, self.checked = found.liars, found.checked
-        seed = self.roster.public_seed
+        seed = self.roster.support_seed(self.support, named)
         return scheme.unmask(parameters, seed, self.total, len(self.ids), found.secret)
 
     def wait_for_more(self) -> None:

@@ -88,11 +88,15 @@ class Supports:
         self._has_base = True
         return [self._keep_base(self._base)]
 
+    def named(self, number: int) -> bytes:
+        """Return the coordinates that a support names, as devices were told."""
+        return self._named.get(number, b"")
+
     def coordinates(self, number: int) -> Indices | None:
         """Return the sorted coordinates of a support; None: all."""
         if self._spec.support == DENSE:
             return None
-        named = read_named(self._named.get(number, b""), self.size, self.num_kept)
+        named = read_named(self.named(number), self.size, self.num_kept)
         return coordinates(self._topics.task, number, named, self.size, self.num_kept)
 
     def spread(self, mean: Float64, number: int) -> Float64:
@@ -134,7 +138,7 @@ class Supports:
         """Return what devices must be told, again."""
         if self._spec.support == DENSE:
             return []
-        support = Support(self._number, self._named.get(self._number, b""))
+        support = Support(self._number, self.named(self._number))
         return [publication.message(self._topics.support(), support, retain=True)]
 
     def _choose(self, params: Float32) -> bytes:

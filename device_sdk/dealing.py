@@ -45,11 +45,11 @@ class Mask:
     seed: bytes
     committed: tuple[bytes, ...]
 
-    def apply(self, roster: Roster, values: Elements) -> bytes:
+    def apply(self, roster: Roster, values: Elements, public_seed: bytes) -> bytes:
         """Return the body of the one update that this mask is for."""
         given = roster.parameters
         return scheme(given.scheme).mask(
-            given, roster.public_seed, self.secret(roster), values, self.noise_seed()
+            given, public_seed, self.secret(roster), values, self.noise_seed()
         )
 
     def secret(self, roster: Roster) -> Elements:

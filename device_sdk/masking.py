@@ -33,16 +33,17 @@ class Mask(Protocol):
     def counter(self) -> int:
         """What the update names it by."""
 
-    def apply(self, roster: Roster, values: Elements, /) -> bytes:
+    def apply(self, roster: Roster, values: Elements, public_seed: bytes, /) -> bytes:
         """Return the body of the update: the values under the mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The coordinates that travel, sorted (None: all of them), and the number of their support."""
+    """The coordinates that travel, sorted (None: all of them); their support as it was told."""
 
     number: int
     indices: Indices | None
+    named: bytes = b""
 
 
 def choose(task: str, codec: CodecSpec, support: Support | None, size: int) -> Chosen | None:
@@ -56,7 +57,8 @@ def choose(task: str, codec: CodecSpec, support: Support | None, size: int) -> C
         return None
     num_kept = codec.num_kept(size)
     named = read_named(support.indices, size, num_kept)
-    return Chosen(support.number, coordinates(task, support.number, named, size, num_kept))
+    where = coordinates(task, support.number, named, size, num_kept)
+    return Chosen(support.number, where, support.indices)
 
 
 def make_masked(
@@ -79,7 +81,7 @@ def make_masked(
     fed_back = feedback(delta, codec, residual, roster.hash)
     where = slice(None) if chosen.indices is None else chosen.indices
     elements, num_saturated = given.encode(fed_back.wanted[where], num_samples)
-    body = mask.apply(roster, elements)
+    body = mask.apply(roster, elements, roster.support_seed(chosen.number, chosen.named))
     update = encode_update(
         MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)
     )

@@ -77,7 +77,7 @@ class RoundMask:
         """The number of the round."""
         return self.part.round.number
 
-    def apply(self, _roster: Roster, values: Elements, _public_seed: bytes = b"") -> bytes:
+    def apply(self, _roster: Roster, values: Elements, _public_seed: bytes = b"", /) -> bytes:
         """Return the body of the update: the signed view, then the masked values."""
         return self.signature + pairwise.mask(self.part, self.publics, self.seen, values)
 

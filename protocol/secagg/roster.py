@@ -128,6 +128,17 @@ class Roster:
         """The seed of the scheme's public parameters: derived by everybody, never received."""
         return derive(self.hash, "public")
 
+    def support_seed(self, number: int, named: bytes) -> bytes:
+        """Return the public seed for updates with one support (`protocol.messages.Support`).
+
+        Updates of devices that were told other coordinates under the same number do not unmask
+        together: nobody is isolated by them. Support 0 that names nothing is the first one, or
+        all coordinates: `public_seed` itself.
+        """
+        if number == 0 and not named:
+            return self.public_seed
+        return derive(self.public_seed, "support", number, named)
+
     def signed(self, enrolment_secret: bytes) -> SignedRoster:
         """Return the roster as it is published."""
         return SignedRoster(self.body, keys.sign(enrolment_secret, keys.ROSTER, self.body))

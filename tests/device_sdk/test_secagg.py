@@ -28,6 +28,7 @@ from protocol.messages import (
 from protocol.secagg.common import coordinates, num_named
 from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders, root, witness
 from protocol.secagg.sealing import ShareBatch, open_shares, seal
+from protocol.secagg.shares import RecoveryError
 from protocol.vectors.sparse import encode_indices
 from tests.support.circle import NAMES, Circle
 from tests.support.handset import SIZE, Handset
@@ -592,12 +593,15 @@ def test_rand_k_sends_the_drawn_coordinates_and_keeps_no_residual() -> None:
     assert pending.residual == pending.sent == b""
 
 
+#: What the plan's support names, of three that travel.
+NAMED = encode_indices(np.array([4][: num_named(3)]), SIZE)
+
+
 def plan_circle() -> tuple[Circle, list[int]]:
     circle = Circle(codec="plan-0.5/seedmask", size=4)
     circle.join()
-    named = np.array([4][: num_named(3)])
-    hear_support(circle, 3, encode_indices(named, SIZE))
-    return circle, list(coordinates("t", 3, named, SIZE, 3))
+    hear_support(circle, 3, NAMED)
+    return circle, list(coordinates("t", 3, np.array([4]), SIZE, 3))
 
 
 def test_plan_sends_the_named_coordinates_and_keeps_the_rest_as_residual() -> None:
@@ -605,7 +609,7 @@ def test_plan_sends_the_named_coordinates_and_keeps_the_rest_as_residual() -> No
     assert 4 in where
     updates = {circle.index(name): circle.reports(name, DELTA) for name in "abc"}
     given = circle.cohort.roster.parameters
-    sums = circle.sums(updates)
+    sums = circle.sums(updates, NAMED)
     np.testing.assert_allclose(sums[:-1] / given.scale, 3 * np.array(DELTA)[where], atol=1e-3)
     circle["a"].hear_in(Receipt(circle.pending("a"), 2))
     residual = circle["a"].session.residual
@@ -622,7 +626,7 @@ def test_a_refused_plan_update_is_folded_and_added_to_the_next(restarts: bool) -
     circle.reports("a", DELTA)
     if restarts:
         circle.restart("a")
-        hear_support(circle, 3, encode_indices(np.array([4]), SIZE))
+        hear_support(circle, 3, NAMED)
     lease_id = circle.pending("a")
     circle["a"].hear_in(Refusal(lease_id, refusals.RECOVERY_FAILED, ""))
     circle.settle()
@@ -632,8 +636,19 @@ def test_a_refused_plan_update_is_folded_and_added_to_the_next(restarts: bool) -
     updates = {0: circle.reports("a", [0.0] * SIZE, number=2)}
     updates |= {circle.index(name): circle.reports(name, [0.0] * SIZE) for name in "bc"}
     given = circle.cohort.roster.parameters
-    sums = circle.sums(updates)
+    sums = circle.sums(updates, NAMED)
     np.testing.assert_allclose(sums[:-1] / given.scale, np.array(DELTA)[where], atol=1e-3)
+
+
+def test_who_was_told_other_coordinates_is_in_no_sum_with_the_rest() -> None:
+    """Else one device could be told those that are nothing to the others, and stand alone."""
+    circle, _ = plan_circle()
+    other = encode_indices(np.array([2]), SIZE)
+    circle["c"].hear(circle["c"].topics.support(), Support(3, other))
+    updates = {circle.index(name): circle.reports(name, DELTA) for name in "abc"}
+    assert {update.support for update in updates.values()} == {3}
+    with pytest.raises(RecoveryError):
+        circle.sums(updates, NAMED)
 
 
 def test_a_refusal_that_faults_the_update_drops_its_delta() -> None:

@@ -160,8 +160,13 @@ class Circle:
         self.settle()
         return [message for _, message in self.said[before:]]
 
-    def sums(self, updates: Mapping[int, MaskedUpdate]) -> npt.NDArray[np.int64]:
-        """Recover the sums of updates (by dealer) from everybody's answers."""
+    def sums(
+        self, updates: Mapping[int, MaskedUpdate], named: bytes = b""
+    ) -> npt.NDArray[np.int64]:
+        """Recover the sums of updates (by dealer) from everybody's answers.
+
+        ``named``: the coordinates that their support named.
+        """
         roster = self.cohort.roster
         given, way = roster.parameters, self.scheme
         total = np.zeros(given.size, np.int64)
@@ -177,7 +182,8 @@ class Circle:
                     elements = from_bytes(message.elements, sharing.modulus, width)
                     answers[self.index(handset.name)] = elements
         secret = recover(answers, sharing, way.secret_size(given)).secret
-        return way.unmask(given, roster.public_seed, total, len(updates), secret)
+        seed = roster.support_seed(next(iter(updates.values())).support, named)
+        return way.unmask(given, seed, total, len(updates), secret)
 
     def of(self, name: str, kind: type[K]) -> list[K]:
         """Return what a device has said of one kind, oldest first."""

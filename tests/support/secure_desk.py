@@ -339,9 +339,9 @@ class SecureDesk:
         values = np.asarray(delta, np.float32)
         values = values if where is None else values[where]
         elements, _ = given.encode(values, num_samples)
-        body = scheme.mask(
-            given, roster.public_seed, used.secret, elements, derive(bytes(32), name, used.counter)
-        )
+        seed = roster.support_seed(number, self.supports.get(number, b""))
+        noise = derive(bytes(32), name, used.counter)
+        body = scheme.mask(given, seed, used.secret, elements, noise)
         self.sent[lease.lease_id] = Sent(name, used.counter, values, num_samples)
         fields = {
             "base_version": lease.version,
