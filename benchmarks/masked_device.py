@@ -85,7 +85,7 @@ class _Table:
         arriving = {index: self._from(index) for index in others}
         with watch("deal"):
             batches = self._dealers[OWN].deal(1, CHUNK_BYTES)
-            dealt = self._dealers[OWN].dealt()
+            dealt = self._dealers[OWN].dealt(CHUNK_BYTES)
         with watch("box"):
             for holder in others:
                 for batch in batches[holder]:
