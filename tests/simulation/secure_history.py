@@ -22,7 +22,10 @@ class NextRoster:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A message that once crossed the broker is published again, out of the blue."""
+    """A message that once crossed the broker is published again, out of the blue.
+
+    Each eighth ``index`` is for rosters and supports, which are few.
+    """
 
     index: int
 
@@ -32,7 +35,7 @@ class Ask:
     """Whoever has the aggregator's key asks some holders for a sum of their own choice.
 
     The masks are those of an earlier request, or the newest that are dealt (``base`` counts
-    around); ``change`` 0 leaves them, else one is left out (odd) or another one joins (even).
+    around); ``change`` 0 leaves them, else some are left out (odd) or another one joins (even).
     ``holders`` has a bit for each index of the roster.
     """
 

@@ -14,16 +14,8 @@ from device_sdk.membership import ROSTER
 from device_sdk.session import TOLD
 from protocol import refusals
 from protocol.codec import decode, unpack
-from protocol.messages import (
-    AGGREGATOR,
-    CheckIn,
-    Dealt,
-    Holdings,
-    RecoveryAnswer,
-    RecoveryRefusal,
-    RecoveryRequest,
-    SignedRoster,
-)
+from protocol.messages import (AGGREGATOR, CheckIn)
+from protocol.secagg.messages import (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RecoveryRequest, SignedRoster)
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.topics import Kind, Topics
@@ -43,8 +35,9 @@ class Holders:
         self.requests: dict[bytes, RecoveryRequest] = {}
         self.forged: dict[bytes, RecoveryRequest] = {}
         self.dealt: dict[bytes, dict[int, int]] = {}
-        #: Everything that went from one to another, to be replayed.
+        #: Everything that went from one to another, or to all, to be replayed.
         self.log: list[tuple[str, bytes]] = []
+        self.rare: list[tuple[str, bytes]] = []
         self._topics = topics
         self._storages = storages
         self._answers: dict[bytes, dict[str, bytes]] = {}
@@ -88,6 +81,8 @@ class Holders:
         address = self._topics.parse(topic)
         if address.kind in {Kind.IN, Kind.OUT, Kind.SHARE, Kind.UPDATE}:
             self.log.append((topic, payload))
+        if address.kind in {Kind.ROSTER, Kind.SUPPORT}:
+            self.rare.append((topic, payload))
         if address.kind is Kind.OUT:
             said = decode(payload, _SAID, task=self._topics.task, sender=address.device)
             self._said(address.device, said)

@@ -201,7 +201,8 @@ class SecurePlayer:
         return True
 
     def _replay(self, index: int) -> None:
-        log = self.audit.holders.log
+        holders = self.audit.holders
+        log = holders.log if index % 8 else holders.rare
         if log:
             topic, payload = log[-1 - index % len(log)]
             self.world.broker.publish(topic, payload, qos=1, retain=False)
@@ -231,7 +232,8 @@ class SecurePlayer:
             roster, asked = holders.masks(known[-1 - ask.base % len(known)])
             masks = dict(asked)
         if ask.change % 2 and masks:
-            masks.pop(sorted(masks)[ask.change % len(masks)])
+            for dealer in sorted(masks)[: 1 + ask.change // 2]:
+                del masks[dealer]
         elif ask.change:
             others = [(dealer, mask) for dealer, mask in dealt.items() if dealer not in masks]
             masks.update(others[: most - len(masks)][:1])
