@@ -49,9 +49,9 @@ from tests.simulation.training import MODEL
 
 #: Fewer devices than this are never left.
 FEWEST = 2
-#: So long after the next roster was laid down the epoch before is over, whatever is missing: what it
-#: may take to drain, and the last fault that was asked for and has not struck yet.
-DRAINED_S = 60.0 + 15.0
+#: So long after the next roster was laid down the epoch before is over, whatever is missing: it
+#: drains for a minute, and once more if the last fault that was asked for strikes only then.
+DRAINED_S = 60.0 + 60.0 + 15.0
 #: A training takes one of these; a lease runs for `LEASE_TTL_S`.
 DURATIONS_S = (1.0, 4.0, 9.0, 13.0, 26.0)
 LEASE_TTL_S = 20
