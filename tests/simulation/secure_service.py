@@ -17,8 +17,8 @@ class Service:
 
     All that was accepted is counted or refused, and every device that lives has an update settled
     that it made from now on. Not so where fewer than U living members of the open epoch can stand
-    for a sum, which then waits for the epoch's end; nor where fewer than a sum needs are left
-    without such an update.
+    for a sum, which then waits for the epoch's end, and in rounds all others with it; nor where
+    fewer than a sum needs are left without such an update.
     """
 
     def __init__(self, audit: SecureAudit, living: Collection[str], newest: Roster) -> None:
@@ -62,6 +62,8 @@ class Service:
         if len(members) < given.num_answers:
             return True
         blocked = self._blocked(roster, members)
+        if blocked and self._audit.world.server.config.mode == "rounds":
+            return True
         free = members - {self._plain(update).device for update in blocked}
         if len(free) < given.min_contributors:
             return True
