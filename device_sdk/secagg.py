@@ -142,15 +142,15 @@ class Member:
         self._say_soon(now)
 
     def unserved(self, now: float) -> list[Action]:
-        """The device asks once more for a lease or a receipt: perhaps what it said got lost.
+        """The device asks once more for a lease or a receipt: perhaps something got lost.
 
-        All is said again after the 4th, the 8th, the 16th time, ...
+        After the 4th, the 8th, the 16th time, ... all is said again, and the roster asked for.
         """
         self._num_asked += 1
         if self._num_asked < _PATIENCE or self._num_asked.bit_count() > 1:
             return []
         self.say_all_again(now)
-        return [] if self._heard_roster else [self._subscribe()]
+        return [self._subscribe()]
 
     def _subscribe(self) -> Subscribe:
         return Subscribe(self._topics.member_filters(self._keys.device, self._keys.cohort))
