@@ -40,6 +40,7 @@ def history(
     mode: str = "buffered",
     support: str = "dense",
     scheme: str = "lightsecagg",
+    weighted: bool = False,
     packet_bytes: int = 1 << 16,
     valid_s: int = 100_000,
 ) -> SecureHistory:
@@ -48,7 +49,7 @@ def history(
         mode,
         scheme,
         support,
-        weighted=False,
+        weighted=weighted,
         numbers=numbers,
         packet_bytes=packet_bytes,
         valid_s=valid_s,
@@ -111,6 +112,12 @@ def test_a_member_whose_masks_nobody_has_heard_of_names_them_again() -> None:
         Drop(5),
     ]
     play_secure(history(563, SIX, operations, mode="rounds"))
+
+
+def test_a_member_that_missed_the_next_roster_asks_for_it() -> None:
+    """The broker had dropped it: all that the device said under the old one was refused."""
+    operations: list[SecureOperation] = [Join("e"), AdvanceTime(6.06), NextRoster(), Drop(15)]
+    play_secure(history(5174, SIX, operations, scheme="seedmask", weighted=True))
 
 
 def test_a_device_that_joins_while_an_epoch_drains_is_served_in_the_next() -> None:
