@@ -14,8 +14,16 @@ from device_sdk.membership import ROSTER
 from device_sdk.session import TOLD
 from protocol import refusals
 from protocol.codec import decode, unpack
-from protocol.messages import (AGGREGATOR, CheckIn)
-from protocol.secagg.messages import (Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RecoveryRequest, SignedRoster)
+from protocol.messages import (
+    AGGREGATOR,
+    CheckIn,
+    Dealt,
+    Holdings,
+    RecoveryAnswer,
+    RecoveryRefusal,
+    RecoveryRequest,
+    SignedRoster,
+)
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.topics import Kind, Topics
