@@ -4,6 +4,7 @@ Devices in ``malicious`` (at most t) are not held to it: they give what they lik
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import combinations
 
 import msgpack
 
@@ -27,7 +28,7 @@ from protocol.messages import (
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.topics import Kind, Topics
-from tests.simulation.exposed import Mask, exposed, fewest_devices
+from tests.simulation.exposed import Mask, Sum, exposed, fewest_devices
 
 Storage = Mapping[str, bytes]
 Said = CheckIn | Dealt | Holdings | RecoveryAnswer | RecoveryRefusal
@@ -160,16 +161,26 @@ class Holders:
         return found
 
     def check_exposed(self) -> None:
-        """What honest holders' answers span shows sums over min_contributors devices only."""
+        """What honest holders' answers span shows sums over min_contributors devices only.
+
+        Whichever t holders are the malicious ones, those that were rolled back among them.
+        """
         for roster in self.rosters.values():
             given = roster.parameters
-            answered = [
-                [
-                    frozenset(mask for mask, used in all_used.items() if used == hash_)
-                    for hash_ in set(all_used.values())
-                ]
-                for (roster_hash, _), all_used in self._used.items()
+            answered = {
+                device: _sums(used)
+                for (roster_hash, device), used in self._used.items()
                 if roster_hash == roster.hash
-            ]
-            known = exposed(answered, given.num_noise + 1 - given.num_malicious)
-            assert fewest_devices(known) >= given.min_contributors, "a sum over too few devices"
+            }
+            others = sorted({each.device for each in roster.members} - self.malicious)
+            for more in combinations(others, given.num_malicious - len(self.malicious)):
+                honest = [sums for device, sums in answered.items() if device not in more]
+                known = exposed(honest, given.num_noise + 1 - given.num_malicious)
+                fewest = fewest_devices(known)
+                assert fewest >= given.min_contributors, "a sum over too few devices"
+
+
+def _sums(used: Mapping[Mask, bytes]) -> list[Sum]:
+    """Return which masks went into one answer together."""
+    hashes = set(used.values())
+    return [frozenset(mask for mask, of in used.items() if of == each) for each in hashes]
