@@ -109,6 +109,7 @@ class SecurePlayer:
         for operation in self.history.operations:
             self.perform(operation)
         self._settle()
+        self.world.run_until(lambda: self.world.server.coordinator is not None, LEASE_TTL_S)
         self.audit.check()
         return self.digest()
 
