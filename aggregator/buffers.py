@@ -14,7 +14,7 @@ from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
 from aggregator.task_config import TaskConfig
-from protocol.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
+from protocol.secagg.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import parse_codec
 from protocol.vectors.support import support_seed

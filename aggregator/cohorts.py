@@ -19,8 +19,8 @@ from aggregator.records import DocumentRecord
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import SignedRoster
 from protocol.secagg import Scheme, scheme
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster, open_roster
 from protocol.topics import Topics

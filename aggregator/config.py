@@ -12,7 +12,7 @@ from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.settings import build
 from transport.config import BrokerConfig
 

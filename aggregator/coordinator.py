@@ -64,10 +64,10 @@ from protocol.messages import (
     Plan,
     Receipt,
     Refusal,
-    SignedRoster,
     UpdateChunk,
 )
 from protocol.messages import Lease as LeaseMessage
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics

@@ -14,9 +14,10 @@ import numpy as np
 
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import MAX_STOCK, Dealt, Holdings
+from protocol.messages import MAX_STOCK
 from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders, root, witness
 from protocol.secagg.field import to_bytes
+from protocol.secagg.messages import Dealt, Holdings
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import TEST_COLUMNS, Sharing
 

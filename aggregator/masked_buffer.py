@@ -7,8 +7,8 @@ import numpy as np
 
 from aggregator.buffers import Fill
 from aggregator.cohorts import Cohort
-from protocol.messages import MaskedUpdate
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import MaskedUpdate
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,8 +33,8 @@ from aggregator.task_config import TaskConfig
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import MaskedUpdate, RoundSaid, SignedRoster
 from protocol.secagg.keys import check_envelope
+from protocol.secagg.messages import MaskedUpdate, RoundSaid, SignedRoster
 from protocol.secagg.shares import RecoveryError
 from protocol.stream import derive
 

@@ -17,8 +17,11 @@ import numpy as np
 from aggregator.cohorts import Cohort
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    SIGNATURE_BYTES,
+from protocol.messages import SIGNATURE_BYTES
+from protocol.secagg import pairwise
+from protocol.secagg.field import Elements
+from protocol.secagg.keys import check_epoch_key, check_signature
+from protocol.secagg.messages import (
     MaskedUpdate,
     RoundAdvertised,
     RoundAnswer,
@@ -32,9 +35,6 @@ from protocol.messages import (
     RoundSignature,
     RoundTold,
 )
-from protocol.secagg import pairwise
-from protocol.secagg.field import Elements
-from protocol.secagg.keys import check_epoch_key, check_signature
 from protocol.secagg.pairwise import OUTCOME, VIEW, Outcome, View
 from protocol.secagg.pairwise_keys import (
     ADVERTISEMENT,

@@ -13,7 +13,8 @@ from aggregator.records import VersionRecord
 from protocol.actions import Publish
 from protocol.chunks import cut, payload_bytes
 from protocol.codec import encode
-from protocol.messages import AGGREGATOR, Manifest, Message, ModelChunk, Plan
+from protocol.messages import AGGREGATOR, Manifest, ModelChunk, Plan
+from protocol.secagg.messages import AnyMessage
 from protocol.topics import Topics
 
 
@@ -34,13 +35,13 @@ class Publication:
         self.chunk_bytes = payload_bytes(1 << 16)
         self._live: dict[int, LiveVersion] = {}
 
-    def message(self, topic: str, message: Message, *, retain: bool = False) -> Publish:
+    def message(self, topic: str, message: AnyMessage, *, retain: bool = False) -> Publish:
         """Return the publish that carries a message."""
         self._counter += 1
         payload = encode(message, task=self._topics.task, sender=AGGREGATOR, counter=self._counter)
         return Publish(topic, payload, retain)
 
-    def to_device(self, device: str, message: Message) -> Publish:
+    def to_device(self, device: str, message: AnyMessage) -> Publish:
         """Return the publish that carries a message to one device."""
         return self.message(self._topics.into(device), message)
 

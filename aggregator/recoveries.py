@@ -20,8 +20,8 @@ from aggregator.strategy import Float64
 from aggregator.supports import Supports
 from protocol import refusals
 from protocol.codec import pack
-from protocol.messages import RecoveryAnswer, RecoveryRefusal
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import RecoveryAnswer, RecoveryRefusal
 from protocol.secagg.shares import RecoveryError
 
 #: Before the names of stored requests.

@@ -14,8 +14,8 @@ from typing import Final
 from aggregator.backoff import RETRY_S, Backoff
 from aggregator.cohorts import Cohort
 from protocol import refusals
-from protocol.messages import RecoveryRequest
 from protocol.secagg.field import Elements, from_bytes
+from protocol.secagg.messages import RecoveryRequest
 from protocol.secagg.requests import request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import columns, recover
@@ -196,8 +196,9 @@ class Recovery:
     def unmask(self, named: bytes) -> Elements:
         """Return the sums of the masked values (size,), centred integers.
 
-        ``named`` are the coordinates that their support named. Notes in ``liars`` who answered wrong, if that can be said. Raises RecoveryError when the
-        answers do not decode: more of them may.
+        ``named`` are the coordinates that their support named. Notes in ``liars`` who answered
+        wrong, if that can be said. Raises RecoveryError when the answers do not decode: more of
+        them may.
         """
         parameters, scheme = self.roster.parameters, self.cohort.scheme
         found = recover(self.answers, scheme.sharing(parameters), scheme.secret_size(parameters))

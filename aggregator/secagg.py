@@ -38,7 +38,8 @@ from aggregator.task_config import TaskConfig
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import (
+from protocol.secagg.keys import check_envelope
+from protocol.secagg.messages import (
     Dealt,
     Holdings,
     MaskedUpdate,
@@ -48,7 +49,6 @@ from protocol.messages import (
     RoundSaid,
     SignedRoster,
 )
-from protocol.secagg.keys import check_envelope
 from protocol.secagg.requests import check_request, make_request
 
 #: How often it is noted how long an epoch has lasted, when nothing else happens.

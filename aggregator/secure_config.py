@@ -10,7 +10,8 @@ from aggregator.scheduling.rounds import Rounds
 from aggregator.supports import check_support
 from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
-from protocol.messages import KEY_BYTES, SignedRoster
+from protocol.messages import KEY_BYTES
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import PAIRWISE, Parameters, defaults
 from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
 

@@ -26,7 +26,7 @@ from aggregator.store import StoreError, no_fault, open_store
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.topics import Topics
 from transport import (
     Connected,

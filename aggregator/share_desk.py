@@ -6,7 +6,8 @@ from collections.abc import Callable
 from aggregator.actions import Action
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.publication import Publication
-from protocol.messages import MAX_HELD, Dealt, Holdings, SharesWanted
+from protocol.messages import MAX_HELD
+from protocol.secagg.messages import Dealt, Holdings, SharesWanted
 
 
 class ShareDesk:

@@ -18,8 +18,8 @@ from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
 from aggregator.strategy import Float32, Float64
 from protocol.errors import ConfigError
-from protocol.messages import Support
 from protocol.secagg.common import coordinates, num_named, read_named
+from protocol.secagg.messages import Support
 from protocol.topics import Topics
 from protocol.vectors.packing import DENSE, PLAN, RANDK, CodecSpec
 from protocol.vectors.sparse import Indices, encode_indices, max_indices_bytes, top_k

@@ -9,7 +9,7 @@ from device_sdk.identity import Keys, read_keys
 from fedbus.enrolment import enrol
 from fedbus.key_files import read_secret
 from protocol.codec import unpack
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster
 

@@ -18,7 +18,8 @@ from benchmarks.enrolled import Cohort, enrolled
 from device_sdk.dealing import Dealer
 from device_sdk.holding import Holder
 from device_sdk.masking import Chosen, make_masked
-from protocol.messages import CHUNK_BYTES, HASH_BYTES, Lease, Shares
+from protocol.messages import CHUNK_BYTES, HASH_BYTES, Lease
+from protocol.secagg.messages import Shares
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.requests import check_request, make_request, request_hash
 from protocol.secagg.sealing import Boxes

@@ -18,10 +18,11 @@ from aggregator.versions import Versions
 from benchmarks.enrolled import Cohort, enrolled
 from benchmarks.masked_device import Times, Watch
 from protocol.codec import encode
-from protocol.messages import HASH_BYTES, RecoveryAnswer
+from protocol.messages import HASH_BYTES
 from protocol.secagg import keys as signing
 from protocol.secagg import scheme
 from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.messages import RecoveryAnswer
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.shares import TEST_COLUMNS, deal, recover
 from protocol.stream import SEED_BYTES, derive

@@ -13,7 +13,8 @@ from typing import Final
 import msgpack
 
 from device_sdk.actions import Action, Delete, Store
-from protocol.messages import COUNTER_START_BITS, RecoveryRequest
+from protocol.messages import COUNTER_START_BITS
+from protocol.secagg.messages import RecoveryRequest
 
 #: Before the keys of answers in storage, and where the windows are.
 ANSWER: Final = "answer-"

@@ -13,17 +13,11 @@ from typing import Final
 
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    COUNTER_START_BITS,
-    HASH_BYTES,
-    MAX_STOCK,
-    NONCE_BYTES,
-    Dealt,
-    Shares,
-)
+from protocol.messages import COUNTER_START_BITS, HASH_BYTES, MAX_STOCK, NONCE_BYTES
 from protocol.secagg import scheme
 from protocol.secagg.consistency import COMMITMENT_BYTES, commitments, root
 from protocol.secagg.field import Elements, to_bytes
+from protocol.secagg.messages import Dealt, Shares
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import Boxes, ShareBatch
 from protocol.secagg.shares import deal

@@ -16,10 +16,11 @@ from device_sdk.actions import Action, Delete, Store
 from device_sdk.answers import Answers, MaskName
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import HASH_BYTES, MAX_HELD, MAX_STOCK, Holdings, RecoveryRequest
+from protocol.messages import HASH_BYTES, MAX_HELD, MAX_STOCK
 from protocol.secagg import scheme
 from protocol.secagg.consistency import commitment, receipt, witness
 from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.messages import Holdings, RecoveryRequest
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch
 from protocol.secagg.shares import TEST_COLUMNS, add, columns

@@ -16,9 +16,10 @@ from device_sdk.pending import Pending, Residual
 from protocol import refusals
 from protocol.codec import encode_update
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Lease, MaskedUpdate, Support
+from protocol.messages import Lease
 from protocol.secagg.common import coordinates, read_named
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import MaskedUpdate, Support
 from protocol.secagg.roster import Roster
 from protocol.vectors.packing import DENSE, CodecSpec
 from protocol.vectors.sparse import Indices, encode_indices

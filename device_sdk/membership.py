@@ -20,8 +20,8 @@ from device_sdk.identity import Keys
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import SignedRoster
 from protocol.secagg import keys as signing
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import PAIRWISE
 from protocol.secagg.roster import Roster, open_roster
 from protocol.secagg.sealing import Boxes

@@ -21,9 +21,12 @@ from device_sdk.actions import Action, Store
 from device_sdk.membership import ROUND
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    SIGNATURE_BYTES,
-    Message,
+from protocol.messages import SIGNATURE_BYTES
+from protocol.secagg import keys as signing
+from protocol.secagg import pairwise
+from protocol.secagg.field import Elements
+from protocol.secagg.messages import (
+    AnyMessage,
     RoundAdvertised,
     RoundAnswer,
     RoundCertificate,
@@ -35,9 +38,6 @@ from protocol.messages import (
     RoundSignature,
     RoundTold,
 )
-from protocol.secagg import keys as signing
-from protocol.secagg import pairwise
-from protocol.secagg.field import Elements
 from protocol.secagg.pairwise import OUTCOME, VIEW, Outcome, View
 from protocol.secagg.pairwise_keys import (
     ADVERTISEMENT,
@@ -127,7 +127,7 @@ class Rounds:
         """The keys in storage that are this epoch's and still count."""
         return frozenset() if self._kept is None else frozenset({ROUND})
 
-    def told(self, message: RoundTold) -> tuple[list[Action], Message | None]:
+    def told(self, message: RoundTold) -> tuple[list[Action], AnyMessage | None]:
         """Return what must be durable first, and the answer, if there is one.
 
         The same message gets the same answer. Raises RemoteProtocolError: ``wrong_roster``,

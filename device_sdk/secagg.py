@@ -11,7 +11,7 @@ I/O, no clock, no entropy; the time is an argument.
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,10 @@ from protocol import refusals
 from protocol.actions import Publish, Subscribe
 from protocol.codec import decode, pack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    AGGREGATOR,
-    CHUNK_BYTES,
-    Lease,
-    Message,
+from protocol.messages import AGGREGATOR, CHUNK_BYTES, Lease
+from protocol.secagg import keys as signing
+from protocol.secagg.messages import (
+    AnyMessage,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
@@ -42,7 +41,6 @@ from protocol.messages import (
     SignedRoster,
     Support,
 )
-from protocol.secagg import keys as signing
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch
@@ -60,12 +58,18 @@ Float32 = npt.NDArray[np.float32]
 M = TypeVar("M")
 
 
+#: What the aggregator tells a member, beside what it tells every device.
+ToMember = SharesWanted | RecoveryRequest | RoundTold
+
+
 class Member:
     """Events in, actions out. ``seed`` is 32 secret bytes of this start, used for nothing else.
 
     ``voice`` and ``counts`` are the session's. At most ``stock`` masks are dealt ahead, at most
     ``max_share_bytes`` of shares are held.
     """
+
+    told: Final[tuple[type[ToMember], ...]] = get_args(ToMember)
 
     def __init__(
         self,
@@ -182,7 +186,7 @@ class Member:
                 return self._hear_shares(address, payload, now)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
 
-    def asked(self, message: SharesWanted | RecoveryRequest | RoundTold) -> list[Action]:
+    def asked(self, message: ToMember) -> list[Action]:
         """The aggregator asks for shares again, an answer, or a word in a round.
 
         Raises RemoteProtocolError.
@@ -360,7 +364,7 @@ class Member:
     def _decode(self, payload: bytes, kind: type[M]) -> M:
         return decode(payload, (kind,), task=self._topics.task, sender=AGGREGATOR)
 
-    def _tell(self, message: Message) -> Publish:
+    def _tell(self, message: AnyMessage) -> Publish:
         """Return a message for the aggregator, signed by the device's identity."""
         return self._voice.tell(
             message, lambda data: signing.sign(self._keys.identity, signing.ENVELOPE, data)

@@ -17,7 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +47,7 @@ from protocol.messages import (
     ModelChunk,
     Plan,
     Receipt,
-    RecoveryRequest,
     Refusal,
-    RoundTold,
-    SharesWanted,
 )
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
@@ -58,7 +55,7 @@ from protocol.vectors.packing import CALIBRATED, PLAN, SCHEMES, parse_codec
 
 if TYPE_CHECKING:
     from device_sdk.identity import Keys
-    from device_sdk.secagg import Member
+    from device_sdk.secagg import Member, ToMember
 
 #: What this SDK can encode; a check-in says so.
 CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8", CALIBRATED)
@@ -72,8 +69,6 @@ START_SPREAD: Final = 0.1
 Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
 ANSWERS: Final[tuple[type[Answer], ...]] = (Lease, ChunksMissing, Held, Receipt, Refusal)
-Told = Answer | SharesWanted | RecoveryRequest | RoundTold
-TOLD: Final[tuple[type[Told], ...]] = get_args(Told)
 M = TypeVar("M")
 
 
@@ -261,8 +256,10 @@ class Session:
             return []  # a retained topic was cleared
         match address.kind:
             case Kind.IN:
-                allowed = ANSWERS if self._member is None else TOLD
-                return self._told(self._decode(payload, allowed), now)
+                if self._member is None:
+                    return self._answered(self._decode(payload, ANSWERS), now)
+                told = self._decode(payload, (*ANSWERS, *self._member.told))
+                return self._told(self._member, told, now)
             case Kind.MANIFEST:
                 return self._manifest(self._decode(payload, (Manifest,)), now)
             case Kind.MODEL:
@@ -280,10 +277,10 @@ class Session:
     def _decode(self, payload: bytes, allowed: tuple[type[M], ...]) -> M:
         return decode(payload, allowed, task=self.topics.task, sender=AGGREGATOR)
 
-    def _told(self, message: Told, now: float) -> list[Action]:
+    def _told(self, member: "Member", message: "Answer | ToMember", now: float) -> list[Action]:
         if isinstance(message, Answer):
             return self._answered(message, now)
-        return [] if self._member is None else [*self._member.asked(message), *self._report(now)]
+        return [*member.asked(message), *self._report(now)]
 
     def _heard(
         self, member: "Member", address: Address, payload: bytes, now: float

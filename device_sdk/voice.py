@@ -1,11 +1,15 @@
 """How a device speaks: each message in an envelope with its name and a growing counter."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from protocol.actions import Publish
 from protocol.codec import encode
-from protocol.messages import COUNTER_START_BITS, Message
+from protocol.messages import COUNTER_START_BITS
 from protocol.topics import Topics
+
+if TYPE_CHECKING:
+    from protocol.secagg.messages import AnyMessage
 
 
 class Voice:
@@ -17,7 +21,7 @@ class Voice:
         self._counter = num_starts << COUNTER_START_BITS
 
     def say(
-        self, topic: str, message: Message, sign: Callable[[bytes], bytes] | None = None
+        self, topic: str, message: "AnyMessage", sign: Callable[[bytes], bytes] | None = None
     ) -> Publish:
         """Return a message for a topic; ``sign`` makes its signature."""
         self._counter += 1
@@ -25,6 +29,6 @@ class Voice:
         payload = encode(message, task=task, sender=self._device, counter=counter, sign=sign)
         return Publish(topic, payload)
 
-    def tell(self, message: Message, sign: Callable[[bytes], bytes] | None = None) -> Publish:
+    def tell(self, message: "AnyMessage", sign: Callable[[bytes], bytes] | None = None) -> Publish:
         """Return a message for the aggregator."""
         return self.say(self._topics.out(self._device), message, sign)

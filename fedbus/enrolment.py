@@ -31,8 +31,9 @@ from fedbus.key_files import (
 )
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import KEY_BYTES, SignedRoster
+from protocol.messages import KEY_BYTES
 from protocol.secagg import keys
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster, RosterMember, check_roster, open_roster
 

@@ -11,22 +11,25 @@ decoding returns a message or raises RemoteProtocolError, never anything else.
 import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields, replace
-from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgpack
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import (
-    KINDS,
-    SIGNATURE_BYTES,
-    WIRE_VERSION,
-    Envelope,
-    Limit,
-    MaskedUpdate,
-    Message,
-    Update,
-)
+from protocol.messages import KINDS, SIGNATURE_BYTES, WIRE_VERSION, Envelope, Limit, Update
+
+if TYPE_CHECKING:
+    from protocol.secagg.messages import AnyMessage, MaskedUpdate
 
 #: What an envelope with its names and keys can add to a body.
 ENVELOPE_BYTES: Final = 256
@@ -95,8 +98,9 @@ class _Layout:
 
 
 _ENVELOPE: Final = _Layout(Envelope)
-_LAYOUTS: Final = {number: _Layout(cls) for cls, number in KINDS.items()}
-_BY_CLASS: Final[dict[type, _Layout]] = {layout.cls: layout for layout in _LAYOUTS.values()}
+# Of the classes that have travelled: a device sees a few of them only.
+_KINDS: Final[dict[type, int]] = dict(KINDS)
+_LAYOUTS: Final[dict[type, _Layout]] = {}
 
 
 def _unpack(data: bytes) -> Any:  # noqa: ANN401
@@ -110,10 +114,20 @@ def _unpack(data: bytes) -> Any:  # noqa: ANN401
 
 
 def _layout(cls: type) -> _Layout:
-    layout = _BY_CLASS.get(cls)
+    layout = _LAYOUTS.get(cls)
     if layout is None:
-        layout = _BY_CLASS[cls] = _Layout(cls)
+        layout = _LAYOUTS[cls] = _Layout(cls)
     return layout
+
+
+def _kind(cls: type) -> int:
+    kind = _KINDS.get(cls)
+    if kind is None:
+        from protocol.secagg import messages  # noqa: PLC0415 - in secure tasks only
+
+        _KINDS.update(messages.KINDS)
+        kind = _KINDS[cls]
+    return kind
 
 
 def pack(value: object) -> bytes:
@@ -138,7 +152,7 @@ def unpack(data: bytes, cls: type[M]) -> M:
 
 
 def encode(
-    message: Message,
+    message: "AnyMessage",
     *,
     task: str,
     sender: str,
@@ -149,7 +163,7 @@ def encode(
 
     Raises LocalProtocolError if a field is outside its limit: that is a bug on this side.
     """
-    envelope = Envelope(KINDS[type(message)], task, sender, counter, pack(message))
+    envelope = Envelope(_kind(type(message)), task, sender, counter, pack(message))
     if sign is None:
         return seal(envelope)
     unsigned = seal(replace(envelope, signature=bytes(SIGNATURE_BYTES)))[:-SIGNATURE_BYTES]
@@ -208,14 +222,14 @@ def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str)
         raise RemoteProtocolError(refusals.WRONG_TASK, f"for {for_task!r}")
     if from_sender != sender:
         raise RemoteProtocolError(refusals.WRONG_SENDER, f"from {from_sender!r}")
-    layout = _LAYOUTS.get(kind)
-    if layout is None or layout.cls not in allowed:
-        raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {kind} here")
-    message: M = layout.read(_unpack(body))
-    return message
+    for cls in allowed:
+        if _kind(cls) == kind:
+            message: M = _layout(cls).read(_unpack(body))
+            return message
+    raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {kind} here")
 
 
-def encode_update(update: Update | MaskedUpdate) -> bytes:
+def encode_update(update: "Update | MaskedUpdate") -> bytes:
     """Return an update as it is stored, and cut into chunks to be sent."""
     return pack(update)
 

@@ -10,7 +10,7 @@ from aggregator.secure_config import Enrolment
 from aggregator.store_errors import StoreError
 from aggregator.task_config import TaskConfig
 from protocol.actions import Publish, Subscribe, Unsubscribe
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.stream import derive
 from simulator.broker import Broker
 from simulator.memory_store import MemoryStore

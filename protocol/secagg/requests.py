@@ -12,17 +12,9 @@ from typing import Annotated
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    HASH_BYTES,
-    MAX_COHORT,
-    Hash,
-    Limit,
-    MaskCounter,
-    Members,
-    RecoveryRequest,
-    Word,
-)
+from protocol.messages import HASH_BYTES, MAX_COHORT, Hash, Limit, MaskCounter, Members, Word
 from protocol.secagg import keys
+from protocol.secagg.messages import RecoveryRequest
 from protocol.secagg.roster import Roster
 
 

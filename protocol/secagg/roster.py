@@ -12,16 +12,9 @@ from typing import Annotated, Final
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import (
-    HASH_BYTES,
-    KEY_BYTES,
-    MAX_COHORT,
-    SIGNATURE_BYTES,
-    Limit,
-    SignedRoster,
-    Word,
-)
+from protocol.messages import HASH_BYTES, KEY_BYTES, MAX_COHORT, SIGNATURE_BYTES, Limit, Word
 from protocol.secagg import keys
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import MIN_COHORT, Parameters
 from protocol.stream import derive
 from protocol.topics import check_id

@@ -24,13 +24,13 @@ from protocol.messages import (
     Hash,
     Limit,
     Member,
-    Shares,
     Signature,
     Small,
     Stock,
     Word,
 )
 from protocol.secagg import keys
+from protocol.secagg.messages import Shares
 from protocol.secagg.roster import Roster
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from aggregator.holdings import HoldingsBook
-from protocol.messages import Dealt, Holdings
 from protocol.secagg import scheme
 from protocol.secagg.consistency import (
     commitment,
@@ -14,6 +13,7 @@ from protocol.secagg.consistency import (
     witness,
 )
 from protocol.secagg.field import Elements, matmul, uniform
+from protocol.secagg.messages import Dealt, Holdings
 from protocol.secagg.shares import TEST_COLUMNS, deal
 from protocol.stream import derive
 from tests.support.enrolment import cohort

@@ -13,7 +13,8 @@ from aggregator.task_config import StrategyConfig, TaskConfig
 from protocol import refusals
 from protocol.codec import decode
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import AGGREGATOR, Dealt, Lease, Refusal, SignedRoster
+from protocol.messages import AGGREGATOR, Lease, Refusal
+from protocol.secagg.messages import Dealt, SignedRoster
 from protocol.secagg.roster import open_roster
 from tests.aggregator.conftest import MakeSecure
 from tests.support.enrolment import Cohort, cohort

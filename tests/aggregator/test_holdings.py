@@ -9,10 +9,10 @@ import pytest
 from aggregator.holdings import MAX_RECEIPTS, MAX_USED, HoldingsBook
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Dealt, Holdings
 from protocol.secagg import scheme
 from protocol.secagg.consistency import commitment, commitments, receipt, root, witness
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import Dealt, Holdings
 from protocol.secagg.shares import deal
 from protocol.stream import derive
 from tests.support.enrolment import cohort

@@ -15,9 +15,10 @@ from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import SecureConfig
 from protocol import refusals
 from protocol.errors import ConfigError
-from protocol.messages import (
-    Held,
-    Message,
+from protocol.messages import Held
+from protocol.secagg import keys
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     RoundAdvertised,
     RoundAnswer,
     RoundDealers,
@@ -27,7 +28,6 @@ from protocol.messages import (
     RoundShares,
     RoundSignature,
 )
-from protocol.secagg import keys
 from protocol.secagg.pairwise import OUTCOME
 from protocol.secagg.pairwise_keys import ADVERTISEMENT, Publics, keys_message
 from tests.support.round_desk import DEADLINE_S, NAMES, RoundDesk

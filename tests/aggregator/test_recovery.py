@@ -10,8 +10,9 @@ import pytest
 
 from aggregator.recovery import Recovery
 from protocol import refusals
-from protocol.messages import RecoveryAnswer, RecoveryRequest, Refusal
+from protocol.messages import Refusal
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import RecoveryAnswer, RecoveryRequest
 from protocol.secagg.requests import request_hash
 from tests.aggregator.conftest import MakeSecure
 from tests.support.secure_desk import NAMES, SecureDesk

@@ -14,17 +14,15 @@ from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from protocol import refusals
 from protocol.codec import encode, unpack
-from protocol.messages import (
+from protocol.messages import Held, Lease, Refusal
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     Dealt,
-    Held,
     Holdings,
-    Lease,
     MaskedUpdate,
-    Message,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
-    Refusal,
     SharesWanted,
 )
 from protocol.secagg.requests import check_request, request_hash

@@ -10,7 +10,7 @@ from device_sdk.membership import ROUND
 from device_sdk.pairwise import MAX_BEGUN
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
+from protocol.secagg.messages import (
     RoundAdvertised,
     RoundAnswer,
     RoundCertificate,

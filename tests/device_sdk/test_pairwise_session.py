@@ -16,18 +16,13 @@ from device_sdk.session import State
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode, unpack
-from protocol.messages import (
-    KINDS,
-    CheckIn,
-    MaskedUpdate,
-    RoundSaid,
-    SharesWanted,
-    UpdateChunk,
-)
+from protocol.messages import CheckIn, UpdateChunk
 from protocol.secagg.keys import check_envelope
+from protocol.secagg.messages import MaskedUpdate, RoundSaid, SharesWanted
 from protocol.topics import Kind
 from tests.support.enrolment import cohort
 from tests.support.handset import SIZE, Handset
+from tests.support.messages import KINDS
 
 NAMES = ("a", "b", "c", "d", "e")
 CODEC = "dense/pairwise"

@@ -12,21 +12,10 @@ from device_sdk.session import MASKED_CODECS, State
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode, encode, unpack
-from protocol.messages import (
-    MAX_STOCK,
-    CheckIn,
-    Dealt,
-    Holdings,
-    MaskedUpdate,
-    Receipt,
-    Refusal,
-    Shares,
-    SharesWanted,
-    Support,
-    UpdateChunk,
-)
+from protocol.messages import MAX_STOCK, CheckIn, Receipt, Refusal, UpdateChunk
 from protocol.secagg.common import coordinates, num_named
 from protocol.secagg.consistency import COMMITMENT_BYTES, consistent_holders, root, witness
+from protocol.secagg.messages import Dealt, Holdings, MaskedUpdate, Shares, SharesWanted, Support
 from protocol.secagg.sealing import ShareBatch, open_shares, seal
 from protocol.secagg.shares import RecoveryError
 from protocol.vectors.sparse import encode_indices

@@ -12,15 +12,15 @@ from device_sdk.holding import SHARE
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import pack
-from protocol.messages import (
+from protocol.secagg import keys
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     Dealt,
     MaskedUpdate,
-    Message,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
 )
-from protocol.secagg import keys
 from protocol.secagg.requests import request_hash
 from tests.support.circle import NAMES, Circle
 from tests.support.enrolment import cohort

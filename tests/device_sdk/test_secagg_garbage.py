@@ -5,15 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import encode
-from protocol.messages import (
-    AGGREGATOR,
-    Message,
-    RecoveryAnswer,
-    RecoveryRequest,
-    SharesWanted,
-    Support,
-)
+from protocol.messages import AGGREGATOR
 from protocol.secagg import keys
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import RecoveryAnswer, RecoveryRequest, SharesWanted, Support
 from protocol.secagg.sealing import ShareBatch, seal
 from tests.support.circle import Circle
 from tests.support.messages import messages, of_class

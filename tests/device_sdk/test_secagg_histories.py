@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from protocol.actions import Publish
 from protocol.codec import decode
-from protocol.messages import KINDS, Dealt, RecoveryAnswer, RecoveryRequest
+from protocol.secagg.messages import Dealt, RecoveryAnswer, RecoveryRequest
 from protocol.secagg.requests import request_hash
 from tests.support.circle import Circle
 from tests.support.handset import Handset
+from tests.support.messages import KINDS
 
 HOLDER = "e"
 DEALERS = "abcd"

@@ -15,8 +15,8 @@ from device_sdk.membership import ROSTER
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import encode, pack
-from protocol.messages import Dealt, Holdings, RecoveryAnswer, Shares, SignedRoster
 from protocol.secagg import keys
+from protocol.secagg.messages import Dealt, Holdings, RecoveryAnswer, Shares, SignedRoster
 from protocol.secagg.roster import Roster, RosterMember
 from protocol.stream import derive
 from protocol.topics import Kind

@@ -10,9 +10,10 @@ from device_sdk.actions import Store
 from device_sdk.dealing import Dealer, Mask
 from device_sdk.membership import Seat
 from protocol.actions import Publish
-from protocol.messages import MAX_STOCK, Dealt
+from protocol.messages import MAX_STOCK
 from protocol.secagg import scheme
 from protocol.secagg.field import from_bytes, to_bytes
+from protocol.secagg.messages import Dealt
 from protocol.secagg.sealing import Boxes
 from protocol.secagg.shares import TEST_COLUMNS, columns, recover
 from protocol.stream import derive

@@ -5,11 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from protocol import refusals
-from protocol.messages import KINDS, MaskedUpdate, Update
+from protocol.messages import Update
 from protocol.secagg import keys, requests, roster, sealing
+from protocol.secagg.messages import MaskedUpdate
 from protocol.secagg.pairwise import OUTCOME, VIEW
 from protocol.secagg.pairwise_keys import ADVERTISEMENT
 from protocol.topics import Kind
+from tests.support.messages import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 INSIDE = {

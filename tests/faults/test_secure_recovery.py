@@ -14,9 +14,9 @@ from device_sdk.pending import PENDING, RESIDUAL, unpack_pending, unpack_residua
 from device_sdk.storage import Storage
 from protocol.codec import decode
 from protocol.errors import RemoteProtocolError
-from protocol.messages import RecoveryAnswer
 from protocol.refusals import RECOVERY_FAILED
 from protocol.secagg import scheme
+from protocol.secagg.messages import RecoveryAnswer
 from protocol.vectors.sparse import decode_indices
 from tests.support.audit import audit, steps
 from tests.support.bus_client import BusClient

@@ -15,17 +15,11 @@ import msgpack
 
 from device_sdk.identity import Keys
 from protocol.codec import encode
-from protocol.messages import (
-    AGGREGATOR,
-    LEASE_ID_BYTES,
-    Lease,
-    MaskedUpdate,
-    Message,
-    Receipt,
-    RecoveryRequest,
-)
+from protocol.messages import AGGREGATOR, LEASE_ID_BYTES, Lease, Receipt
 from protocol.secagg import keys
 from protocol.secagg.field import Q31, Elements
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import MaskedUpdate, RecoveryRequest
 from protocol.secagg.requests import make_request, request_hash
 from protocol.secagg.roster import Roster, RosterMember
 from protocol.topics import Topics

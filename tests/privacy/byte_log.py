@@ -11,23 +11,19 @@ import msgpack
 
 from protocol.codec import decode, unpack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import (
-    AGGREGATOR,
-    KINDS,
-    CheckIn,
-    Manifest,
+from protocol.messages import AGGREGATOR, CheckIn, Manifest, Plan, UpdateChunk
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     MaskedUpdate,
-    Message,
-    Plan,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
     Shares,
     SignedRoster,
-    UpdateChunk,
 )
 from protocol.secagg.requests import request_hash
 from protocol.topics import Address, Kind, Topics
+from tests.support.messages import KINDS
 
 _ANY: Final = tuple(KINDS)
 _FROM_AGGREGATOR: Final = frozenset(

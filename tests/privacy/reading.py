@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from device_sdk.identity import Keys
 from protocol.errors import RemoteProtocolError
-from protocol.messages import MaskedUpdate
 from protocol.secagg import seedmask
 from protocol.secagg.field import Q31, Elements, from_bytes, lagrange, matmul, uniform
 from protocol.secagg.fixedpoint import unpack
+from protocol.secagg.messages import MaskedUpdate
 from protocol.secagg.ring import DEGREE, intt, multiply, ntt
 from protocol.secagg.roster import Roster, open_roster
 from protocol.secagg.sealing import open_shares

@@ -13,7 +13,8 @@ from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
 from device_sdk.identity import Keys
 from protocol.codec import encode
-from protocol.messages import AGGREGATOR, Manifest, Message, ModelChunk, Plan
+from protocol.messages import AGGREGATOR, Manifest, ModelChunk, Plan
+from protocol.secagg.messages import AnyMessage as Message
 from protocol.topics import Topics
 from tests.privacy.attacks import Attacker
 from tests.privacy.byte_log import ByteLog, write_entry

@@ -23,9 +23,10 @@ from device_sdk.engine import Model, TrainingSettings, fit, parse_spec
 from device_sdk.engine.data import as_blocks
 from device_sdk.masking import Chosen, make_masked
 from protocol.codec import unpack
-from protocol.messages import Lease, MaskedUpdate
+from protocol.messages import Lease
 from protocol.secagg import fixedpoint, scheme, shares
 from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.messages import MaskedUpdate
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster
 from protocol.stream import Stream, derive

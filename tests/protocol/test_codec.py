@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import messages as messages_module
 from protocol import refusals
 from protocol.codec import (
     decode,
@@ -26,19 +25,18 @@ from protocol.codec import (
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
-    KINDS,
     CheckIn,
     Envelope,
     Held,
     Lease,
-    MaskedUpdate,
-    Message,
     Receipt,
     Update,
     UpdateChunk,
 )
 from protocol.secagg import keys
-from tests.support.messages import masked_updates, messages, updates
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import MaskedUpdate
+from tests.support.messages import KINDS, masked_updates, messages, updates
 from tests.vectors import make_messages
 
 ALL = tuple(KINDS)
@@ -215,7 +213,8 @@ def test_the_frozen_messages_decode_or_are_refused_as_written() -> None:
 
 def read(place: dict[str, str], data: bytes) -> Any:
     """Read a vector as its receiver does: an update from its chunks, a signature as it names."""
-    cls: Any = getattr(messages_module, place["kind"])
+    named = {each.__name__: each for each in (*KINDS, Update, MaskedUpdate)}
+    cls: Any = named[place["kind"]]
     if cls is MaskedUpdate:
         return unpack(data, MaskedUpdate)
     if "identity" in place:

@@ -15,7 +15,7 @@ from aggregator.task_config import TaskConfig
 from device_sdk.identity import Keys, parse_keys
 from device_sdk.pending import PENDING, RESIDUAL, Pending, unpack_pending, unpack_residual
 from device_sdk.trainer import Assignment, Trained, Trainer
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters
 from protocol.stream import Stream, derive
 from simulator import World

@@ -6,7 +6,8 @@ import msgpack
 import numpy as np
 
 from protocol.codec import encode_update, seal
-from protocol.messages import KINDS, WIRE_VERSION, Envelope, Update
+from protocol.messages import WIRE_VERSION, Envelope, Update
+from tests.support.messages import KINDS
 
 #: Values that fields are probed with.
 ODD: tuple[object, ...] = (

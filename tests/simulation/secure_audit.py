@@ -13,9 +13,9 @@ from aggregator.recoveries import REQUEST
 from device_sdk.pending import PENDING, Pending, unpack_pending
 from protocol import refusals
 from protocol.codec import unpack
-from protocol.messages import RecoveryRequest
 from protocol.secagg import scheme
 from protocol.secagg.field import from_bytes
+from protocol.secagg.messages import RecoveryRequest
 from protocol.secagg.requests import request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.shares import RecoveryError, columns, recover

@@ -8,7 +8,7 @@ from functools import lru_cache
 from aggregator.secure_config import SecureConfig
 from aggregator.task_config import TaskConfig
 from device_sdk.identity import Keys, parse_keys
-from protocol.messages import SignedRoster
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.roster import Roster, RosterMember
 from protocol.stream import derive
 from protocol.topics import Topics

@@ -12,12 +12,12 @@ from device_sdk.answers import ANSWER
 from device_sdk.evidence import EVIDENCE
 from device_sdk.holding import SHARE
 from device_sdk.membership import ROSTER
-from device_sdk.session import TOLD
+from device_sdk.secagg import Member
+from device_sdk.session import ANSWERS
 from protocol import refusals
 from protocol.codec import decode, unpack
-from protocol.messages import (
-    AGGREGATOR,
-    CheckIn,
+from protocol.messages import AGGREGATOR, CheckIn
+from protocol.secagg.messages import (
     Dealt,
     Holdings,
     RecoveryAnswer,
@@ -96,7 +96,9 @@ class Holders:
             said = decode(payload, _SAID, task=self._topics.task, sender=address.device)
             self._said(address.device, said)
         elif address.kind is Kind.IN:
-            told = decode(payload, TOLD, task=self._topics.task, sender=AGGREGATOR)
+            told = decode(
+                payload, (*ANSWERS, *Member.told), task=self._topics.task, sender=AGGREGATOR
+            )
             if isinstance(told, RecoveryRequest):
                 hash_ = request_hash(told)
                 known = hash_ in self.requests or hash_ in self.forged

@@ -8,9 +8,9 @@ import numpy as np
 
 from device_sdk.pending import PENDING, RESIDUAL, Pending, unpack_pending, unpack_residual
 from protocol.codec import unpack
-from protocol.messages import MaskedUpdate
 from protocol.secagg import scheme
 from protocol.secagg.common import coordinates, read_named
+from protocol.secagg.messages import MaskedUpdate
 from protocol.secagg.parameters import Parameters
 from protocol.vectors.packing import DENSE, RANDK, CodecSpec
 from protocol.vectors.sparse import Indices, decode_indices

@@ -9,13 +9,11 @@ from device_sdk.plan import read_plan
 from protocol.codec import decode, decode_update, encode, encode_update
 from protocol.errors import RemoteProtocolError
 from protocol.messages import (
-    KINDS,
     CheckIn,
     ChunksMissing,
     Held,
     Lease,
     Manifest,
-    Message,
     ModelChunk,
     Plan,
     Receipt,
@@ -23,10 +21,12 @@ from protocol.messages import (
     Update,
     UpdateChunk,
 )
+from protocol.secagg.messages import AnyMessage as Message
 from protocol.topics import Topics
 from protocol.vectors import packing
 from protocol.vectors.layout import Layout, Tensor, params_from_bytes
 from tests.simulation.garbage import Garbage
+from tests.support.messages import KINDS
 
 NUM_PAYLOADS = 100_000
 NUM_QUICK = 4_000

@@ -23,7 +23,6 @@ from protocol.messages import (
     Held,
     Lease,
     Manifest,
-    Message,
     ModelChunk,
     Plan,
     Receipt,
@@ -31,6 +30,7 @@ from protocol.messages import (
     Update,
     UpdateChunk,
 )
+from protocol.secagg.messages import AnyMessage as Message
 from simulator import World
 from tests.simulation.garbage import Garbage
 from tests.simulation.history import History, Join

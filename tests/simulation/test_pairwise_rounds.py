@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from protocol.messages import (
-    Message,
+from protocol.messages import UpdateChunk
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     RoundAdvertised,
     RoundAnswer,
     RoundCertificate,
@@ -19,7 +20,6 @@ from protocol.messages import (
     RoundOutcome,
     RoundShares,
     RoundSignature,
-    UpdateChunk,
 )
 from tests.support.round_world import Hook, RoundWorld, usual
 

@@ -10,26 +10,26 @@ import numpy.typing as npt
 from device_sdk.identity import Keys, parse_keys
 from protocol.actions import Publish
 from protocol.codec import decode, unpack
-from protocol.messages import (
-    KINDS,
-    Dealt,
-    Holdings,
-    MaskedUpdate,
-    Message,
-    RecoveryAnswer,
-    RecoveryRefusal,
-    RecoveryRequest,
-    UpdateChunk,
-)
+from protocol.messages import UpdateChunk
 from protocol.secagg import scheme
 from protocol.secagg.field import from_bytes
 from protocol.secagg.keys import check_envelope
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
+    Dealt,
+    Holdings,
+    MaskedUpdate,
+    RecoveryAnswer,
+    RecoveryRefusal,
+    RecoveryRequest,
+)
 from protocol.secagg.requests import make_request
 from protocol.secagg.roster import RosterMember
 from protocol.secagg.shares import columns, recover
 from protocol.topics import Kind
 from tests.support.enrolment import Cohort, Overrides, cohort
 from tests.support.handset import SIZE, Handset
+from tests.support.messages import KINDS
 
 K = TypeVar("K")
 NAMES = ("a", "b", "c", "d", "e")

@@ -16,12 +16,14 @@ from protocol.actions import Publish
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import AGGREGATOR, KINDS, CheckIn, Lease, Message, Update, UpdateChunk
+from protocol.messages import AGGREGATOR, CheckIn, Lease, Update, UpdateChunk
+from protocol.secagg.messages import AnyMessage as Message
 from protocol.topics import Kind
 from protocol.vectors.layout import params_from_bytes
 from protocol.vectors.packing import encode as encode_delta
 from protocol.vectors.packing import parse_codec
 from protocol.vectors.support import support_seed
+from tests.support.messages import KINDS
 
 #: Softmax regression with 2 inputs and 2 classes: 6 params.
 MODEL: Mapping[str, Any] = {

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypedDict, Unpack
 
-from protocol.messages import SignedRoster
 from protocol.secagg import keys
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters, defaults
 from protocol.secagg.roster import Roster, RosterMember, check_roster
 from protocol.stream import derive

@@ -15,18 +15,11 @@ from device_sdk.session import Session
 from device_sdk.trainer import Trained
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.codec import decode, encode
-from protocol.messages import (
-    AGGREGATOR,
-    KINDS,
-    Lease,
-    Manifest,
-    Message,
-    ModelChunk,
-    Plan,
-    UpdateChunk,
-)
+from protocol.messages import AGGREGATOR, Lease, Manifest, ModelChunk, Plan, UpdateChunk
+from protocol.secagg.messages import AnyMessage as Message
 from protocol.stream import derive
 from protocol.topics import Kind, Topics
+from tests.support.messages import KINDS
 
 Vector = npt.NDArray[np.float32]
 INSTALL = b"installation-one"

@@ -5,8 +5,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from protocol.messages import KINDS, Limit, MaskedUpdate, Message, Update
+from protocol import messages as plain
+from protocol.messages import Limit, Update
+from protocol.secagg import messages as masked
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import MaskedUpdate
 
+#: Every message there is, and its kind on the wire.
+KINDS: dict[type[Message], int] = dict([*plain.KINDS.items(), *masked.KINDS.items()])
 #: Long fields are drawn short: their limits have tests of their own.
 LONGEST = 40
 

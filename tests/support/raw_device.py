@@ -16,12 +16,12 @@ from protocol.messages import (
     ChunksMissing,
     Held,
     Lease,
-    Message,
     Receipt,
     Refusal,
     Update,
     UpdateChunk,
 )
+from protocol.secagg.messages import AnyMessage as Message
 from tests.support.bus_client import BusClient
 from tests.support.federation import TASK, TOPICS
 

@@ -19,19 +19,11 @@ from device_sdk.masking import choose
 from device_sdk.pairwise import Rounds
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
-from protocol.messages import (
-    AGGREGATOR,
-    CheckIn,
-    Lease,
-    MaskedUpdate,
-    Message,
-    Refusal,
-    RoundTold,
-    Support,
-    UpdateChunk,
-)
+from protocol.messages import AGGREGATOR, CheckIn, Lease, Refusal, UpdateChunk
 from protocol.secagg import keys
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import MaskedUpdate, RoundTold, Support
 from protocol.stream import derive
 from tests.support.desk import Desk, Vector, install_id
 from tests.support.secure_desk import (

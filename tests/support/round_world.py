@@ -24,15 +24,14 @@ from aggregator.versions import Versions
 from device_sdk.identity import parse_keys
 from device_sdk.trainer import Assignment, Trained, Trainer
 from protocol.codec import decode, open_envelope, unpack
-from protocol.messages import (
-    KINDS,
+from protocol.messages import UpdateChunk
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     MaskedUpdate,
-    Message,
     RoundAnswer,
     RoundDealers,
     RoundOutcome,
     RoundSignature,
-    UpdateChunk,
 )
 from protocol.stream import derive
 from protocol.topics import Kind
@@ -40,6 +39,7 @@ from protocol.vectors.layout import params_from_bytes
 from simulator import World
 from simulator.device import SimulatedDevice
 from tests.support.enrolment import cohort
+from tests.support.messages import KINDS
 from transport import Message as Delivery
 
 SIZE = 6

@@ -13,9 +13,10 @@ from aggregator.cohorts import Cohort, Offer
 from aggregator.pairwise_round import PairwiseRound
 from device_sdk.actions import Action, Delete, Store
 from device_sdk.pairwise import Rounds
-from protocol.messages import MaskedUpdate, Message, RoundSaid, RoundTold
 from protocol.secagg import keys
 from protocol.secagg.field import Elements
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import MaskedUpdate, RoundSaid, RoundTold
 from protocol.stream import derive
 from tests.support.enrolment import SEED, Overrides, cohort
 

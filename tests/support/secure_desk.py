@@ -19,27 +19,24 @@ from aggregator.task_config import TaskConfig
 from device_sdk.engine.model import Model
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
-from protocol.messages import (
-    AGGREGATOR,
-    CheckIn,
+from protocol.messages import AGGREGATOR, CheckIn, Lease, UpdateChunk
+from protocol.secagg import keys, shares
+from protocol.secagg import scheme as scheme_of
+from protocol.secagg.common import coordinates, read_named
+from protocol.secagg.consistency import commitment, commitments, receipt, root, witness
+from protocol.secagg.field import Elements, to_bytes, uniform
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
     Dealt,
     Holdings,
-    Lease,
     MaskedUpdate,
-    Message,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
     SharesWanted,
     SignedRoster,
     Support,
-    UpdateChunk,
 )
-from protocol.secagg import keys, shares
-from protocol.secagg import scheme as scheme_of
-from protocol.secagg.common import coordinates, read_named
-from protocol.secagg.consistency import commitment, commitments, receipt, root, witness
-from protocol.secagg.field import Elements, to_bytes, uniform
 from protocol.secagg.requests import check_request, request_hash
 from protocol.stream import derive
 from protocol.vectors.packing import DENSE

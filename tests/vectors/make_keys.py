@@ -13,8 +13,8 @@ from pathlib import Path
 
 from protocol import refusals
 from protocol.codec import pack
-from protocol.messages import Shares
 from protocol.secagg import keys
+from protocol.secagg.messages import Shares
 from protocol.secagg.requests import make_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch, seal

@@ -16,23 +16,27 @@ from protocol.chunks import checksum
 from protocol.codec import encode, encode_update, open_envelope, pack, seal
 from protocol.messages import (
     AGGREGATOR,
-    KINDS,
     CheckIn,
     ChunksMissing,
-    Dealt,
     Held,
-    Holdings,
     Lease,
     Manifest,
-    MaskedUpdate,
-    Message,
     ModelChunk,
     Plan,
     Receipt,
+    Refusal,
+    Update,
+    UpdateChunk,
+)
+from protocol.secagg import keys
+from protocol.secagg.messages import AnyMessage as Message
+from protocol.secagg.messages import (
+    Dealt,
+    Holdings,
+    MaskedUpdate,
     RecoveryAnswer,
     RecoveryRefusal,
     RecoveryRequest,
-    Refusal,
     RoundAdvertised,
     RoundAnswer,
     RoundCertificate,
@@ -46,10 +50,8 @@ from protocol.messages import (
     SharesWanted,
     SignedRoster,
     Support,
-    Update,
-    UpdateChunk,
 )
-from protocol.secagg import keys
+from tests.support.messages import KINDS
 
 PATH = Path(__file__).with_name("messages.json")
 TASK = "digits"

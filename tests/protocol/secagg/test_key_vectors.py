@@ -8,8 +8,8 @@ import pytest
 
 from protocol.codec import unpack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import RecoveryRequest, Shares, SignedRoster
 from protocol.secagg import keys
+from protocol.secagg.messages import RecoveryRequest, Shares, SignedRoster
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import open_roster
 from protocol.secagg.sealing import open_shares

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from protocol import refusals
 from protocol.codec import encode, pack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT, RecoveryRequest
+from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
+from protocol.secagg.messages import RecoveryRequest
 from protocol.secagg.requests import _Body, check_request, make_request, request_hash
 from tests.support.enrolment import cohort
 from tests.support.messages import of_class

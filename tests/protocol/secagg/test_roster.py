@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from protocol import refusals
 from protocol.codec import encode, pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT, SignedRoster
+from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
+from protocol.secagg.messages import SignedRoster
 from protocol.secagg.roster import Roster, RosterMember, _Body, check_roster, open_roster
 from protocol.stream import derive
 from tests.support.enrolment import SEED, cohort

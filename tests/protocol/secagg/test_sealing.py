@@ -13,8 +13,9 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 from protocol import refusals
 from protocol.codec import encode, pack
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import CHUNK_BYTES, MAX_COHORT, Shares
+from protocol.messages import CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
+from protocol.secagg.messages import Shares
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import ShareBatch, _header, _key, _SignedBatch, open_shares, seal
 from tests.support.enrolment import Cohort, cohort
