@@ -44,7 +44,7 @@ class SecureConfig:
 
     scheme: str = ""
     support: str = DENSE
-    support_every: int = 5
+    support_every: int = 1
     clip: float = 1.0
     bits: int = 16
     malicious: int = -1
