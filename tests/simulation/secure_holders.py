@@ -174,8 +174,9 @@ class Holders:
                 for (roster_hash, device), used in self._used.items()
                 if roster_hash == roster.hash
             }
-            others = sorted({each.device for each in roster.members} - self.malicious)
-            for more in combinations(others, given.num_malicious - len(self.malicious)):
+            members = {member.device for member in roster.members}
+            num_more = given.num_malicious - len(members & self.malicious)
+            for more in combinations(sorted(members - self.malicious), num_more):
                 honest = [sums for device, sums in answered.items() if device not in more]
                 known = exposed(honest, given.num_noise + 1 - given.num_malicious)
                 fewest = fewest_devices(known)
