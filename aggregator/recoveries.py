@@ -141,7 +141,7 @@ class Recoveries:
         except RecoveryError as error:
             self._counts["recoveries_inconsistent"] += 1
             self._alert("recovery", refusals.RECOVERY_FAILED, str(error))
-            if recovery.spoiled or not recovery.num_possible:
+            if not recovery.num_possible:
                 return self._give_up(recovery)
             recovery.wait_for_more()
             return []

@@ -18,7 +18,7 @@ from protocol.secagg.field import Elements, from_bytes
 from protocol.secagg.messages import RecoveryRequest
 from protocol.secagg.requests import request_hash
 from protocol.secagg.roster import Roster
-from protocol.secagg.shares import RecoveryError, columns, recover
+from protocol.secagg.shares import columns, recover
 
 #: A holder that refuses for one of these will never answer.
 FINAL: Final = frozenset(
@@ -36,8 +36,7 @@ class Recovery:
     """A closed buffer. ``masks``: dealer's index -> counter; ``closed_at`` on the shell's clock.
 
     ``holders`` are known to hold shares of all the masks. ``tested`` are those of them whose shares
-    passed the test of every dealer; nobody, if a dealer could not be tested. ``spoiled``: an update
-    in it is none, and no answer can mend that.
+    passed the test of every dealer; nobody, if a dealer could not be tested.
     """
 
     cohort: Cohort
@@ -54,7 +53,6 @@ class Recovery:
     refused: dict[int, str] = field(default_factory=dict)
     liars: tuple[int, ...] = ()
     checked: bool = False
-    spoiled: bool = False
     request_hash: bytes = field(init=False)
     _backoff: Backoff = field(default_factory=Backoff)
     _num_wanted: int = field(init=False)
@@ -200,19 +198,13 @@ class Recovery:
 
         ``named`` are the coordinates that their support named. Notes in ``liars`` who answered
         wrong, if that can be said. Raises RecoveryError when the answers do not decode: more of
-        them may, unless the sum is ``spoiled`` by an update.
+        them may.
         """
         parameters, scheme = self.roster.parameters, self.cohort.scheme
         found = recover(self.answers, scheme.sharing(parameters), scheme.secret_size(parameters))
         self.liars, self.checked = found.liars, found.checked
         seed = self.roster.support_seed(self.support, named)
-        try:
-            return scheme.unmask(parameters, seed, self.total, len(self.ids), found.secret)
-        except RecoveryError:
-            # Of so many that agree, with tested shares, U are honest: an update is wrong, not they.
-            agreeing = (self.answers.keys() & self.tested) - set(found.liars)
-            self.spoiled = len(agreeing) >= self.num_needed + parameters.num_malicious
-            raise
+        return scheme.unmask(parameters, seed, self.total, len(self.ids), found.secret)
 
     def wait_for_more(self) -> None:
         """The answers contradict each other: only another one can tell."""

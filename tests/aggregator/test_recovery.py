@@ -211,25 +211,6 @@ def test_more_liars_than_can_be_found_end_the_buffer_and_name_nobody(
     assert len(desk.coordinator.buffers) == 0
 
 
-def test_an_update_that_is_none_ends_its_buffer_as_soon_as_that_is_proven(
-    make_secure: MakeSecure,
-) -> None:
-    desk = make_secure()
-    desk.stock_up()
-    for name in FOUR[:3]:
-        desk.train(name)
-    lease = desk.lease(FOUR[3])
-    size = desk.cohort.roster.parameters.body_bytes
-    desk.send(FOUR[3], lease, desk.delta_of(FOUR[3]), body=bytes(size))
-    desk.answer(*NAMES[:6])  # U: one of them may be wrong
-    desk.wait(3)
-    assert desk.refusals() == {}
-    desk.answer(NAMES[6])  # U + t agree
-    desk.wait(3)
-    assert desk.version == 0
-    assert desk.refusals() == {refusals.RECOVERY_FAILED: 4}
-
-
 def test_a_liar_is_located_with_more_answers_when_the_first_contradict_each_other(
     make_secure: MakeSecure,
 ) -> None:
