@@ -1,7 +1,9 @@
 """That nothing hangs once faults have ended: who must be served, and who cannot be."""
 
 from collections.abc import Collection, Mapping
+from itertools import combinations
 
+from aggregator.secagg import SecureBuffers
 from device_sdk.pending import PENDING, unpack_pending
 from protocol.secagg.roster import Roster
 from tests.simulation.exposed import Mask
@@ -18,7 +20,7 @@ class Service:
     All that was accepted is counted or refused, and every device that lives has an update settled
     that it made from now on. Not so where fewer than U living members of the open epoch can stand
     for a sum, which then waits for the epoch's end, and in rounds all others with it; nor where
-    fewer than a sum needs are left without such an update.
+    of the others no sum can be made that U of them stand for.
     """
 
     def __init__(self, audit: SecureAudit, living: Collection[str], newest: Roster) -> None:
@@ -65,10 +67,43 @@ class Service:
         if blocked and self._audit.world.server.config.mode == "rounds":
             return True
         free = members - {self._plain(update).device for update in blocked}
-        if len(free) < given.min_contributors:
+        if not self._can_sum(roster, members, free):
             return True
         waiting = {self._audit.journalled[each] for each in self._unsettled}
         return waiting <= blocked and not self._starving & free
+
+    def _can_sum(self, roster: Roster, members: Collection[str], free: Collection[str]) -> bool:
+        """Whether U living members can stand for a sum of what these have, or would make next.
+
+        An update that has entered a buffer stays there: no better partition is looked for.
+        """
+        buffers: list[set[str]] = [set(), *self._in_buffers(roster)]
+        others = sorted(set(free).difference(*buffers))
+        standing = {name: self._standing(roster, members, name) for name in members}
+        fewest, needed = roster.parameters.min_contributors, roster.parameters.num_answers
+        return any(
+            len(set(members).intersection(*(standing[name] for name in (*buffer, *more)))) >= needed
+            for buffer in buffers
+            if buffer <= set(free)
+            for more in combinations(others, max(0, fewest - len(buffer)))
+        )
+
+    def _in_buffers(self, roster: Roster) -> list[set[str]]:
+        """Return whose updates are in each of the open buffers."""
+        coordinator = self._audit.world.server.coordinator
+        secure = None if coordinator is None else coordinator.secure
+        if not isinstance(secure, SecureBuffers):
+            return []
+        names = [member.device for member in roster.members]
+        return [{names[dealer] for dealer in each.masks} for each in secure.buffers]
+
+    def _standing(self, roster: Roster, members: Collection[str], name: str) -> set[str]:
+        """Return who can answer for a device's pending update; everybody, if it has none."""
+        stored = self._audit.storages[name].get(PENDING)
+        plain = None if stored is None else self._plain(unpack_pending(stored).update)
+        mask = None if plain is None else _mask(roster, plain)
+        asked = [] if mask is None else [mask]
+        return self._audit.holders.holding(roster.hash, asked, members)
 
     def _open_roster(self) -> Roster | None:
         coordinator = self._audit.world.server.coordinator
