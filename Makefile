@@ -22,7 +22,7 @@ check: .venv/dev ## format, lint, types, imports, tests without a broker: under 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m 'not broker and not slow'
+	$(BIN)/pytest -q -n 2 -m 'not broker and not slow'
 
 test: .venv/dev ## everything that is checked
 	scripts/ensure-servers

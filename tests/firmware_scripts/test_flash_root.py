@@ -118,7 +118,7 @@ def test_a_damaged_release_is_mended_in_place(root: Path) -> None:
     name = str((root / "opt/fedbus/current").readlink())
     flash(target, _wish(root))
     assert f"releases/{current(root)}" == name
-    assert damaged.read_text() == 'CONTENT = "one"\n'
+    assert damaged.read_text() == 'CONTENT="one"\n'
 
 
 def test_old_releases_stay_but_not_for_ever(root: Path) -> None:

@@ -17,7 +17,15 @@ from protocol.messages import CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
 from protocol.secagg.messages import Shares
 from protocol.secagg.roster import Roster
-from protocol.secagg.sealing import ShareBatch, _header, _key, _SignedBatch, open_shares, seal
+from protocol.secagg.sealing import (
+    ShareBatch,
+    _header,
+    _key,
+    _SignedBatch,
+    digest,
+    open_shares,
+    seal,
+)
 from tests.support.enrolment import Cohort, cohort
 from tests.support.messages import of_class
 
@@ -57,7 +65,7 @@ def encrypted(plain: bytes, dealer: int = 0, holder: int = 1) -> Shares:
 
 def signed(body: bytes, identity: bytes | None = None, purpose: bytes = keys.SHARES) -> bytes:
     secret = COHORT.identity("a") if identity is None else identity
-    return pack(_SignedBatch(body, keys.sign(secret, purpose, body)))
+    return pack(_SignedBatch(body, keys.sign(secret, purpose, digest(body))))
 
 
 def opened(

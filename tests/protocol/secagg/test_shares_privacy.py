@@ -161,10 +161,10 @@ groups = st.sets(st.integers(0, NUM_DEALERS - 1), min_size=2).map(frozenset)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), modulus=st.sampled_from([P16, Q31]))
 def test_split_views_show_one_consistent_sum_or_nothing(data: st.DataObject, modulus: int) -> None:
-    """N, t, T, U = 10, 1, 5, 7: 2 (T + 1) > N + t."""
+    """N, t, T, U = 9, 1, 5, 7: 2 T >= N + t."""
     choice = data.draw(st.lists(groups, min_size=1, max_size=3))
-    asked = data.draw(st.lists(st.sampled_from(choice), min_size=9, max_size=9))
-    sharing = Sharing(10, 7, 5, modulus)
+    asked = data.draw(st.lists(st.sampled_from(choice), min_size=8, max_size=8))
+    sharing = Sharing(9, 7, 5, modulus)
     shown = revealed(sharing, 1, [[group] for group in asked])
     most = max(asked, key=asked.count)
     num_shares = 1 + asked.count(most)
@@ -172,6 +172,26 @@ def test_split_views_show_one_consistent_sum_or_nothing(data: st.DataObject, mod
     assert rank(shown, modulus) == expected
     # ... and all of it belongs to that one sum.
     assert rank(np.vstack((shown, of_group(most, sharing))), modulus) == sharing.num_blocks
+
+
+@pytest.mark.parametrize("modulus", [P16, Q31])
+def test_two_groups_and_their_union_show_one_mixture_where_n_plus_t_is_odd(modulus: int) -> None:
+    """N, t, T, U = 10, 1, 5, 7: 2 (T + 1) > N + t, but 2 T < N + t.
+
+    With three overlapping groups nobody has more than T shares of any. But one is the union of the
+    others, so its polynomial is the sum of theirs: N + t equations in 2 T unknowns. What they show
+    is of both sums, a number a column; of no group, and of no dealer, alone.
+    """
+    sharing = Sharing(10, 7, 5, modulus)
+    one, other = frozenset({0, 3}), frozenset({1, 2})
+    views = [[one]] * 3 + [[other]] * 3 + [[one | other]] * 3
+    shown = revealed(sharing, 1, views)
+    assert rank(shown, modulus) == 1
+    both = np.vstack((of_group(one, sharing), of_group(other, sharing)))
+    assert rank(np.vstack((shown, both)), modulus) == rank(both, modulus)
+    for group in (one, other, one | other, *({dealer} for dealer in range(NUM_DEALERS))):
+        alone = np.vstack((shown, of_group(group, sharing)))
+        assert rank(alone, modulus) == 1 + sharing.num_blocks
 
 
 @st.composite
