@@ -75,18 +75,21 @@ class Service:
     def _can_sum(self, roster: Roster, members: Collection[str], free: Collection[str]) -> bool:
         """Whether U living members can stand for a sum of what these have, or would make next.
 
-        An update that has entered a buffer stays there: no better partition is looked for.
+        Updates that are in one buffer stay together: no better partition is looked for.
         """
-        buffers: list[set[str]] = [set(), *self._in_buffers(roster)]
-        others = sorted(set(free).difference(*buffers))
+        buffers = [each for each in self._in_buffers(roster) if each <= set(free)]
+        others = set(free).difference(*self._in_buffers(roster))
+        units = [*buffers, *({name} for name in sorted(others))]
         standing = {name: self._standing(roster, members, name) for name in members}
-        fewest, needed = roster.parameters.min_contributors, roster.parameters.num_answers
-        return any(
-            len(set(members).intersection(*(standing[name] for name in (*buffer, *more)))) >= needed
-            for buffer in buffers
-            if buffer <= set(free)
-            for more in combinations(others, max(0, fewest - len(buffer)))
-        )
+        given = roster.parameters
+        for count in range(1, len(units) + 1):
+            for chosen in combinations(units, count):
+                names = set[str]().union(*chosen)
+                together = set(members).intersection(*(standing[name] for name in names))
+                fits = given.min_contributors <= len(names) <= given.max_contributors
+                if fits and len(together) >= given.num_answers:
+                    return True
+        return False
 
     def _in_buffers(self, roster: Roster) -> list[set[str]]:
         """Return whose updates are in each of the open buffers."""
