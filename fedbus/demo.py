@@ -17,7 +17,7 @@ from fedbus.demonstration import Outcome, demonstrate
 from fedbus.federation import Recipe
 from fedbus.summary import print_summary, result_of, say_where
 from protocol.errors import ConfigError
-from protocol.secagg.parameters import PAIRWISE
+from protocol.secagg.parameters import MIN_COHORT, PAIRWISE
 from protocol.vectors.packing import parse_codec
 
 DEFAULT_DEVICES: Final = 8
@@ -92,6 +92,11 @@ def demo(
     )
     dataset = load(data)
     num_devices = devices or _default_devices(dataset)
+    if recipe.secure and num_devices < MIN_COHORT:
+        raise ConfigError(
+            f"{num_devices} devices: a sum hides nobody among fewer than {MIN_COHORT}; take more"
+            " --devices, or --scheme none"
+        )
     parts = split(dataset, devices=num_devices, alpha=alpha, seed=seed)
     with _folder(keep) as folder:
         outcome = demonstrate(
