@@ -17,7 +17,7 @@ export OPENBLAS_NUM_THREADS := 1
 demo: .venv/demo ## a broker, an aggregator and 8 devices learn to read handwritten digits
 	$(BIN)/fedbus demo
 
-check: .venv/dev ## format, lint, types, imports, tests without a broker: under a minute
+check: .venv/dev ## format, lint, types, imports, tests without a broker: some three minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
