@@ -204,7 +204,7 @@ def test_an_epoch_that_ends_without_enough_answers_costs_nobody_what_it_learned(
     tmp_path: Path,
 ) -> None:
     """N, t, T, U = 6, 1, 3, 5, then without the two that died 4, 1, 2, 4."""
-    secure = {"support": "plan-0.5"}
+    secure = {"support": "plan-0.5", "support_every": 5}
     dead, left = SIX[4:], SIX[:4]
     with SecureFederation(tmp_path, SIX, secure=secure, valid_s=15, task=ALL_FOUR) as federation:
         federation.start()
