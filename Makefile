@@ -27,7 +27,8 @@ check: .venv/dev ## format, lint, types, imports, tests without a broker: some t
 test: .venv/dev ## everything that is checked
 	scripts/ensure-servers
 	$(MAKE) check
-	$(BIN)/pytest -q -m 'broker or slow'
+	$(BIN)/pytest -q -n 2 -m 'slow and not broker'
+	$(BIN)/pytest -q -m broker
 
 fix: .venv/dev ## format, and mend what can be mended
 	$(BIN)/ruff format .

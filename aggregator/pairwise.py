@@ -40,6 +40,8 @@ from protocol.stream import derive
 
 #: Where the round is stored.
 ROUND: Final = "pairwise-round"
+#: A round that gets too few keys is replaced after so many times a round's deadline.
+RENEWAL: Final = 4.0
 #: Keys, and then shares, are waited for this part of a round's deadline.
 PATIENCE: Final = 0.25
 #: And who does not answer is told again after this part, then after twice as long, ...
@@ -215,6 +217,9 @@ class PairwiseBuffers:
                 round_.deal()
                 self._wait(now)
                 return []
+            case Stage.KEYS if self.members and now >= self._renewed_at:
+                self.round = None  # who took part until it lost power cannot take part again
+                return []
             case Stage.SHARES if waited or complete:
                 return self._mask(round_, now)
             case Stage.UPDATES if round_.can_close and (complete or is_due(self.fill)):
@@ -236,6 +241,11 @@ class PairwiseBuffers:
         deadline_s = self._task.rounds.deadline_s
         soon = round_.stage in {Stage.KEYS, Stage.SHARES}
         return self._since + (PATIENCE * deadline_s if soon else deadline_s)
+
+    @property
+    def _renewed_at(self) -> float:
+        """Return when a round that has not begun to deal is replaced by another."""
+        return self._since + RENEWAL * self._task.rounds.deadline_s
 
     def needed(self, round_: PairwiseRound) -> int:
         """Return with how many at least a round can come to an end."""
@@ -393,6 +403,8 @@ class PairwiseBuffers:
             times += [self._due_at(self.round, each) for each in self.round.missing(self.members)]
             if self.round.stage is not Stage.KEYS or self._may_deal(self.round):
                 times.append(self._ends_at(self.round))
+            elif self.members:
+                times.append(self._renewed_at)
         return min(times)
 
     def _say(self, now: float) -> list[Action]:
