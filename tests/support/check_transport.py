@@ -241,8 +241,7 @@ def the_queue_is_bounded(bus: Bus) -> None:
 def takes(writer: Client, payload: bytes) -> bool:
     try:
         writer.transport.publish("a", payload)
-    except QueueFullError as error:
-        assert "30" in str(error)
+    except QueueFullError:
         return False
     return True
 
