@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import encode
-from protocol.messages import AGGREGATOR
+from protocol.messages import AGGREGATOR, UpdateChunk
 from protocol.secagg import keys
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.secagg.messages import RecoveryAnswer, RecoveryRequest, SharesWanted, Support
@@ -44,12 +44,15 @@ def topic(circle: Circle, which: str) -> str:
         st.tuples(messages, st.sampled_from((AGGREGATOR, "b", "zoe"))),
     ),
 )
-def test_garbage_is_counted(circle: Circle, which: str, data: bytes | tuple[Message, str]) -> None:
+def test_garbage_makes_a_member_say_nothing_in_the_open(
+    circle: Circle, which: str, data: bytes | tuple[Message, str]
+) -> None:
     if isinstance(data, bytes):
         payload = data
     else:
         payload = encode(data[0], task="t", sender=data[1], counter=1)
     circle["a"].receive(topic(circle, which), payload)
+    assert circle.of("a", UpdateChunk) == []
 
 
 @settings(max_examples=100, deadline=None)
