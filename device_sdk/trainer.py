@@ -13,7 +13,7 @@ or the engine that comes with the SDK, which needs the data only::
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,15 +34,25 @@ from protocol.settings import build
 __all__ = ["Assignment", "NumpyTrainer", "Trained", "Trainer", "TrainingError", "load_npz"]
 
 
+def _go_on() -> None:
+    """Nothing stands between two steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a lease asks for: train these params, on this device's data, like this."""
+    """What a lease asks for: train these params, on this device's data, like this.
+
+    ``pause`` is to be called before every step: it keeps the device's limits (``cpu_limit``,
+    ``[conditions]``) by returning when training may go on, or raising a TrainingError if it no
+    longer may. A trainer that never calls it is limited in nothing once it has begun.
+    """
 
     params: npt.NDArray[np.float32]  # flat; not to be changed: the delta is counted from them
     version: int
     model: Mapping[str, object]  # the plan's model spec; device_sdk.engine.spec shows one
     training: Mapping[str, object]  # the plan's settings; keys as in engine.TrainingSettings
     seed: bytes  # 32 bytes; whatever is random in training comes from them
+    pause: Callable[[], None] = _go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +130,7 @@ class NumpyTrainer(Trainer):
         settings = build(TrainingSettings, assignment.training, "training")
         model = self._model or Model(parse_spec(assignment.model))
         params = assignment.params.copy()
-        fitted = fit(model, params, self._blocks, settings, assignment.seed)
+        fitted = fit(model, params, self._blocks, settings, assignment.seed, pause=assignment.pause)
         self._seen = fitted.num_samples
         metrics = {"loss": fitted.loss, "num_steps": float(fitted.num_steps)}
         return Trained(params, fitted.num_samples, metrics)

@@ -1,6 +1,6 @@
 """Local training: passes of mini-batch SGD, in an order that a seed decides."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -53,9 +53,17 @@ class Fitted:
 
 
 def fit(
-    model: Model, params: Array, blocks: Blocks, settings: TrainingSettings, seed: bytes
+    model: Model,
+    params: Array,
+    blocks: Blocks,
+    settings: TrainingSettings,
+    seed: bytes,
+    *,
+    pause: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Train ``params`` in place. The same arguments give the same numbers.
+
+    ``pause`` is called before every step: it may take its time, and raise to end training.
 
     A pass takes the blocks as they come and the rows of each in an order drawn from the 32-byte
     ``seed``, in batches that never span two blocks. Raises TrainingError (``params`` are then of
@@ -74,6 +82,7 @@ def fit(
     last_epoch, num_samples, num_steps, seen, total = 0, 0, 0, 0, 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # each loss and the result are checked
         for epoch, x, y in islice(passes, settings.max_steps):
+            pause()
             if epoch != last_epoch:
                 last_epoch, seen, total = epoch, 0, 0.0
             loss = network.loss_and_gradient(np.asarray(x, params.dtype), y)

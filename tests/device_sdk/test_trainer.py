@@ -1,6 +1,7 @@
 """Training on a device: what comes out, in what order data is used, what is refused."""
 
 import contextlib
+import dataclasses
 import math
 import re
 import tracemalloc
@@ -415,3 +416,20 @@ def test_a_single_array_is_no_file_of_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(ConfigError, match="no array 'x' among one array without a name"):
         load_npz(tmp_path / "x.npy")
+
+
+def test_it_pauses_before_every_step_and_may_be_ended_there() -> None:
+    paused: list[int] = []
+
+    def pause() -> None:
+        paused.append(1)
+        if len(paused) > 5:
+            raise TrainingError("no longer")
+
+    data = some_data(10)
+    wanted = dataclasses.replace(assignment(batch_size=4), pause=pause)
+    same = NumpyTrainer(data=data).train(wanted)
+    assert len(paused) == same.metrics["num_steps"] == 3
+    assert np.array_equal(same.params, train(data, batch_size=4).params)
+    with pytest.raises(TrainingError, match="no longer"):
+        NumpyTrainer(data=data).train(wanted)
