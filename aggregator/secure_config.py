@@ -12,7 +12,13 @@ from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
 from protocol.messages import KEY_BYTES
 from protocol.secagg.messages import SignedRoster
-from protocol.secagg.parameters import PAIRWISE, Parameters, defaults
+from protocol.secagg.parameters import (
+    MIN_STALENESS_WEIGHT,
+    PAIRWISE,
+    Parameters,
+    defaults,
+)
+from protocol.staleness import parse_staleness
 from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
 
 NONE = "none"
@@ -96,6 +102,7 @@ class SecureConfig:
             clip=self.clip,
             bits=self.bits,
             samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
+            staleness=task.staleness.masked,
         )
         parameters.check()
         if self.scheme == PAIRWISE and smallest_buffer(task) <= noise:
@@ -119,10 +126,12 @@ class SecureConfig:
                 'secure.scheme = "pairwise" works in rounds only, since its masks cancel among'
                 ' those who start together: set mode = "rounds", or use seedmask'
             )
-        if not task.staleness.can_be_constant:
+        late = parse_staleness(task.staleness.masked)(task.staleness_limit)
+        if late < MIN_STALENESS_WEIGHT:
             raise ConfigError(
-                f"task.staleness.rule = {task.staleness.rule!r} weighs single updates, which"
-                ' nobody sees: leave it out, or set rule = "constant"'
+                f"an update {task.staleness_limit} versions late would weigh {late:.3f}, and in a"
+                f" secure task none weighs less than {MIN_STALENESS_WEIGHT}: lower max_staleness,"
+                " or the exponent or slope in [task.staleness]"
             )
         if task.normalise == "goal" and task.weigh_by_samples:
             raise ConfigError('normalise = "goal" needs weigh_by_samples = false')

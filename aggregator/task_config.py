@@ -8,7 +8,6 @@ from typing import Any
 
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
-from aggregator.staleness import StalenessWeight, constant, hinge, polynomial
 from aggregator.strategy import Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.calibrated import calibrated
@@ -17,6 +16,7 @@ from device_sdk.engine.model import Model
 from device_sdk.engine.spec import ModelSpec, parse_spec
 from protocol.errors import ConfigError
 from protocol.messages import MAX_DOCUMENT_CHARS
+from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
 
@@ -34,7 +34,7 @@ _STRATEGIES = {
 class StalenessConfig:
     """How staleness weighs: ``rule`` is constant, polynomial or hinge.
 
-    ``auto`` is polynomial, but constant where no single update is weighed: masked or calibrated.
+    ``auto`` is polynomial, but constant in masked and calibrated tasks.
     """
 
     rule: str = "auto"
@@ -45,18 +45,26 @@ class StalenessConfig:
     def __post_init__(self) -> None:
         if self.rule not in {"auto", "constant", "polynomial", "hinge"}:
             raise ConfigError(f"rule {self.rule!r}: use auto, constant, polynomial or hinge")
-        self.weight()
+        polynomial(self.exponent)
+        hinge(self.slope, self.grace)
+        parse_staleness(self.plain)
 
     @property
     def can_be_constant(self) -> bool:
         """Whether nothing forbids that all updates weigh the same."""
-        return self.rule in {"auto", "constant"}
+        return self.rule in {"auto", CONSTANT}
 
-    def weight(self) -> StalenessWeight:
-        """Return the rule as a function."""
+    @property
+    def plain(self) -> str:
+        """The rule of a plain task, as `protocol.staleness` names it."""
         if self.rule in {"auto", "polynomial"}:
-            return polynomial(self.exponent)
-        return hinge(self.slope, self.grace) if self.rule == "hinge" else constant
+            return f"polynomial-{_short(self.exponent)}"
+        return f"hinge-{_short(self.slope)}-{self.grace}" if self.rule == "hinge" else CONSTANT
+
+    @property
+    def masked(self) -> str:
+        """The rule that a roster names: devices weigh, and only if told to."""
+        return CONSTANT if self.can_be_constant else self.plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +151,7 @@ class TaskConfig:
 
     def staleness_weight(self) -> StalenessWeight:
         """Return how an update's staleness weighs."""
-        return constant if self.uplink.calibrated else self.staleness.weight()
+        return parse_staleness(CONSTANT if self.uplink.calibrated else self.staleness.plain)
 
     @property
     def uplink(self) -> CodecSpec:
@@ -184,6 +192,11 @@ class TaskConfig:
             json.dumps(dict(self.model), sort_keys=True),
             json.dumps(dict(self.training), sort_keys=True),
         )
+
+
+def _short(value: float) -> str:
+    """A number above 0 in plain digits, as the names of rules have it."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 _RANGES: dict[str, tuple[float, float]] = {

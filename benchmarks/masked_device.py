@@ -128,6 +128,7 @@ class _Table:
             parse_codec(self._lease.codec),
             self._delta.astype(np.float32),
             100,
+            staleness=0,
             chosen=Chosen(0, None),
             roster=self._roster,
             mask=mask,

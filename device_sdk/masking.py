@@ -68,6 +68,7 @@ def make_masked(
     delta: Float32,
     num_samples: int,
     *,
+    staleness: int,
     chosen: Chosen,
     roster: Roster,
     mask: Mask,
@@ -75,13 +76,14 @@ def make_masked(
 ) -> tuple[Pending, int]:
     """Return the update of ``delta`` (finite), and how many of its values the clip has cut.
 
-    The mask must be used for nothing else, ever. Raises RemoteProtocolError (``oversize``) if the
+    ``staleness`` counts the versions made since the lease's. The mask must be used for nothing
+    else, ever. Raises RemoteProtocolError (``oversize``) if the
     lease allows less than the update takes; the mask is spent all the same.
     """
     given = roster.parameters
     fed_back = feedback(delta, codec, residual, roster.hash)
     where = slice(None) if chosen.indices is None else chosen.indices
-    elements, num_saturated = given.encode(fed_back.wanted[where], num_samples)
+    elements, num_saturated = given.encode(fed_back.wanted[where], num_samples, staleness)
     body = mask.apply(roster, elements, roster.support_seed(chosen.number, chosen.named))
     update = encode_update(
         MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)

@@ -290,11 +290,18 @@ class Member:
             )
 
     def mask(
-        self, lease: Lease, delta: Float32, num_samples: int, residual: Residual | None
+        self,
+        lease: Lease,
+        delta: Float32,
+        num_samples: int,
+        residual: Residual | None,
+        *,
+        staleness: int,
     ) -> Pending | None:
         """Return the masked update of ``delta`` (finite); None: there is no mask or support yet.
 
-        In rounds the mask is there once the dealers are known.
+        In rounds the mask is there once the dealers are known. ``staleness`` counts the versions
+        that were made while this one was trained.
 
         Spends a mask. Raises RemoteProtocolError: as `check_lease`, ``wrong_shape``, ``oversize``.
         """
@@ -317,6 +324,7 @@ class Member:
             codec,
             delta,
             num_samples,
+            staleness=staleness,
             chosen=chosen,
             roster=roster,
             mask=mask,

@@ -144,6 +144,8 @@ class Session:
         self._retry_s = retry_first_s
         self._num_draws = 0
         self._aggregator_start = -1
+        #: The newest version there is, as far as it was heard of.
+        self.newest_version = 0
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
         self._voice = Voice(topics, device, self._boots)
         self._chunk_bytes = payload_bytes(1 << 16)
@@ -490,7 +492,10 @@ class Session:
 
     def _encode(self, lease: Lease, plan: TrainingPlan, result: _Result) -> Pending | None:
         if self._member is not None:
-            return self._member.mask(lease, result.delta, result.num_samples, self.residual)
+            staleness = max(0, self.newest_version - lease.version)
+            return self._member.mask(
+                lease, result.delta, result.num_samples, self.residual, staleness=staleness
+            )
         return make_pending(
             self.topics.task,
             lease,
@@ -510,6 +515,7 @@ class Session:
         return [self._voice.say(topic, chunk) for chunk in chunks]
 
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
+        self.newest_version = manifest.version
         if self.pending is not None and self.pending.lease_id in manifest.counted:
             return self._counted(self.pending, now)
         if self._result is None or self._member is None or not self._member.in_rounds:

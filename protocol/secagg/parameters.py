@@ -19,6 +19,7 @@ from protocol.messages import MAX_COHORT
 from protocol.secagg import fixedpoint
 from protocol.secagg.field import P16, Q31, Elements
 from protocol.secagg.shares import MAX_WEIGHT, TEST_COLUMNS, RecoveryError
+from protocol.staleness import CONSTANT, parse_staleness
 
 SEEDMASK: Final = "seedmask"
 LIGHTSECAGG: Final = "lightsecagg"
@@ -30,6 +31,9 @@ MIN_BITS: Final = 8
 MAX_BITS: Final = 24
 #: Fewer levels do not tell one number of samples from another.
 MIN_LEVELS: Final = 4
+#: No device weighs its update less than this for being late: who makes all but one seem late does
+#: not single that one out. As for the integer weights of `protocol.secagg.shares`.
+MIN_STALENESS_WEIGHT: Final = 1 / MAX_WEIGHT
 #: No error of `seedmask` is larger: eight bytes around their mean.
 MAX_ERROR: Final = 1_020
 
@@ -55,7 +59,8 @@ class Parameters:
     ``max_contributors`` updates of weights up to W = ``max_weight``. ``size`` counts the masked
     elements, the count among them; values are clipped to +-``clip``. ``bits`` (`seedmask` only) is
     the length of an element on the wire. ``samples_cap``: a device has no more samples' weight
-    than that; 0 means that all devices weigh the same.
+    than that; 0 means that all devices weigh the same. ``staleness`` names the rule of
+    `protocol.staleness` by which a device weighs what it masks late.
     """
 
     scheme: str
@@ -70,6 +75,7 @@ class Parameters:
     clip: float
     bits: int
     samples_cap: int
+    staleness: str = CONSTANT
 
     def check(self) -> None:
         """Raise ConfigError, saying what to change, unless every invariant is kept."""
@@ -85,6 +91,7 @@ class Parameters:
             raise ConfigError(f"bits must be {MIN_BITS} to {MAX_BITS}, not {self.bits}")
         if self.samples_cap < 0:
             raise ConfigError(f"samples_cap must not be negative, it is {self.samples_cap}")
+        self._check_staleness()
         self._check_range()
         if self.scheme == LIGHTSECAGG and self.share_bytes > MAX_SHARE_BYTES:
             raise ConfigError(
@@ -129,6 +136,14 @@ class Parameters:
         if not 1 <= self.max_weight <= highest:
             raise ConfigError(f"max_weight must be 1 to {highest}, not {self.max_weight}")
 
+    def _check_staleness(self) -> None:
+        parse_staleness(self.staleness)
+        if self.scheme == PAIRWISE and self.staleness != CONSTANT:
+            raise ConfigError(
+                f"staleness {self.staleness!r}: in rounds, as pairwise needs them, nobody is late:"
+                " use constant"
+            )
+
     def _check_range(self) -> None:
         mend = "raise bits, or lower the goal" if self.scheme == SEEDMASK else "lower the goal"
         if self.limit < 1 or self.levels < 1:
@@ -140,6 +155,11 @@ class Parameters:
             raise ConfigError(
                 f"a number of samples would be one of {self.levels} levels, fewer than"
                 f" {MIN_LEVELS}: {mend}, or set weigh_by_samples = false"
+            )
+        if self.staleness != CONSTANT and self.levels < MAX_WEIGHT:
+            raise ConfigError(
+                f"a weight for staleness would be one of {self.levels} levels, fewer than"
+                f" {MAX_WEIGHT}: {mend}, or leave staleness.rule out"
             )
 
     @property
@@ -197,19 +217,27 @@ class Parameters:
         """How many levels of the count there are; the highest is the weight 1."""
         return self.limit // self.step
 
-    def level(self, num_samples: int) -> int:
-        """The level, 1 to ``levels``, of an update from so many samples: rounded up."""
-        if self.samples_cap == 0:
-            return self.levels
-        counted = max(1, min(num_samples, self.samples_cap))
-        return -(-counted * self.levels // self.samples_cap)
+    def level(self, num_samples: int, staleness: int = 0) -> int:
+        """The level, 1 to ``levels``, of an update from so many samples, so many versions late.
 
-    def encode(self, values: fixedpoint.Values, num_samples: int) -> tuple[Elements, int]:
+        Rounded up for the samples, then to the nearest for the staleness.
+        """
+        level = self.levels
+        if self.samples_cap:
+            counted = max(1, min(num_samples, self.samples_cap))
+            level = -(-counted * self.levels // self.samples_cap)
+        weight = parse_staleness(self.staleness)(staleness)
+        return max(1, round(level * max(weight, MIN_STALENESS_WEIGHT)))
+
+    def encode(
+        self, values: fixedpoint.Values, num_samples: int, staleness: int = 0
+    ) -> tuple[Elements, int]:
         """The elements (size,) to be masked, and how many values were beyond ``clip`` and cut.
 
-        Raises LocalProtocolError for values that are not finite.
+        ``staleness`` is how many versions there were since the one that was trained from. Raises
+        LocalProtocolError for values that are not finite.
         """
-        level = self.level(num_samples)
+        level = self.level(num_samples, staleness)
         part = level / self.levels
         highest = -(-self.limit * level // self.levels)
         integers, num_saturated = fixedpoint.quantise(values, self.scale * part, highest)

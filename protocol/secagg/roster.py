@@ -44,6 +44,7 @@ class _Body:
     clip_micro: _Number
     bits: _Number
     samples_cap: _Number
+    staleness: Word
     devices: Annotated[tuple[Word, ...], Limit(1, MAX_COHORT)]
     identities: Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES * MAX_COHORT)]
     epoch_keys: Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES * MAX_COHORT)]
@@ -103,6 +104,7 @@ class Roster:
                 round(given.clip * _MICRO),
                 given.bits,
                 given.samples_cap,
+                given.staleness,
                 tuple(member.device for member in self.members),
                 b"".join(member.identity for member in self.members),
                 b"".join(member.epoch_key for member in self.members),
@@ -217,6 +219,7 @@ def _read(body: _Body) -> Roster:
             clip=body.clip_micro / _MICRO,
             bits=body.bits,
             samples_cap=body.samples_cap,
+            staleness=body.staleness,
         ),
         members=tuple(RosterMember(*row) for row in rows),
         aggregator=body.aggregator,

@@ -63,11 +63,44 @@ def test_pairwise_masks_need_rounds() -> None:
     assert 'set mode = "rounds", or use seedmask' in refused({"scheme": "pairwise"})
 
 
-@pytest.mark.parametrize("rule", ["polynomial", "hinge"])
-def test_staleness_cannot_weigh_what_nobody_sees(rule: str) -> None:
-    why = refused({}, {"staleness": StalenessConfig(rule=rule)})
-    assert "weighs single updates, which nobody sees" in why
-    secure_settings().check(secure_task(staleness=StalenessConfig(rule="constant")))
+def test_the_roster_says_how_devices_weigh_late_updates() -> None:
+    for staleness, name in (
+        (StalenessConfig(), "constant"),
+        (StalenessConfig(rule="constant"), "constant"),
+        (StalenessConfig(rule="polynomial", exponent=0.25), "polynomial-0.25"),
+        (StalenessConfig(rule="hinge", slope=0.1, grace=2), "hinge-0.1-2"),
+    ):
+        task, secure = secure_task(staleness=staleness), secure_settings()
+        secure.check(task)
+        assert secure.parameters(task, 12, 100).staleness == name
+
+
+def test_a_roster_for_another_staleness_rule_is_refused() -> None:
+    secure = secure_settings()
+    made = secure.parameters(secure_task(staleness=StalenessConfig(rule="polynomial")), 12, 100)
+    with pytest.raises(
+        ConfigError, match=r"staleness = polynomial-0\.5, the configuration gives con"
+    ):
+        secure.check_roster(secure_task(), made, 100)
+
+
+@pytest.mark.parametrize(
+    "staleness",
+    [
+        StalenessConfig(rule="polynomial", exponent=1.0),
+        StalenessConfig(rule="hinge", slope=2.0, grace=1),
+    ],
+)
+def test_no_device_may_nearly_vanish_for_being_late(staleness: StalenessConfig) -> None:
+    assert "none weighs less than 0.125" in refused({}, {"staleness": staleness})
+    secure_settings().check(secure_task(staleness=staleness, max_staleness=3))
+
+
+def test_pairwise_has_no_late_updates_to_weigh() -> None:
+    rounds = Rounds(size=12, quorum=12)
+    task = secure_task(mode="rounds", rounds=rounds, staleness=StalenessConfig(rule="polynomial"))
+    with pytest.raises(ConfigError, match="in rounds, as pairwise needs them, nobody is late"):
+        secure_settings(scheme="pairwise").parameters(task, 12, 100)
 
 
 def test_the_mean_of_all_goals_needs_equal_weights() -> None:

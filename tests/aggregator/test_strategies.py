@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from aggregator.staleness import constant, hinge, polynomial
 from aggregator.strategy import Counted, Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.fedavg import fedavg, fedavgm
 from protocol.errors import ConfigError
+from protocol.staleness import constant, hinge, polynomial
 
 COUNTED = Counted(4, 4)
 DELTAS = np.random.default_rng(1).normal(size=(4, 5))

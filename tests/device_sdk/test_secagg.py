@@ -668,3 +668,28 @@ def test_weights_travel_with_the_sum() -> None:
     weight = given.weight_of(int(sums[-1]))
     assert weight == pytest.approx(3 * 5 / 10, rel=0.01)
     np.testing.assert_allclose(sums[:-1] / given.scale / weight, DELTA, atol=2e-3)
+
+
+def test_a_device_weighs_what_it_masks_late_by_the_manifest_it_has_seen() -> None:
+    """One heard of three versions while it trained, one of none: half the weight."""
+    circle = Circle(staleness="polynomial-0.5", samples_cap=0)
+    circle.join()
+    params = np.zeros(SIZE, np.float32)
+    updates, deltas = {}, {"a": [1.0] * SIZE, "b": [-0.5] * SIZE, "c": [0.25] * SIZE}
+    for name, delta in deltas.items():
+        handset = circle[name]
+        lease = handset.lease(params, codec=circle.codec, mask_epoch=1)
+        handset.hear_in(lease)
+        handset.deliver_model(lease, params)
+        if name == "a":
+            handset.hear_manifest(lease.version + 3)
+        handset.trains(delta)
+        circle.settle()
+        chunk = circle.of(name, UpdateChunk)[-1]
+        updates[circle.index(name)] = unpack(chunk.data, MaskedUpdate)
+    given = circle.cohort.roster.parameters
+    sums = circle.sums(updates)
+    weight = given.weight_of(int(sums[-1]))
+    assert weight == pytest.approx(0.5 + 1 + 1, abs=1 / given.levels)
+    mean = (0.5 * 1.0 - 0.5 + 0.25) / 2.5
+    np.testing.assert_allclose(sums[:-1] / given.scale / weight, mean, atol=2e-3)

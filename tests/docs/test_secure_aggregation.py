@@ -179,6 +179,34 @@ def derived(given: Mapping[str, Any]) -> dict[str, int]:
     return {"limit": limit, "step": step, "levels": limit // step}
 
 
+# --- 5. from a delta to elements -------------------------------------------------------------
+
+
+def weight_of(rule: str, staleness: int) -> float:
+    name, *numbers = rule.split("-")
+    if name == "polynomial":
+        return float((1 + staleness) ** -float(numbers[0]))
+    if name == "hinge" and staleness > int(numbers[1]):
+        return 1 / (1 + float(numbers[0]) * (staleness - int(numbers[1])))
+    return 1.0
+
+
+def encode(
+    given: Mapping[str, Any], values: Sequence[float], num_samples: int, staleness: int
+) -> tuple[list[int], int]:
+    """The elements, and how many values the clip has cut. Python rounds ties to even, too."""
+    own, cap = derived(given), given["samples_cap"]
+    levels, limit = own["levels"], own["limit"]
+    full = -(-min(max(num_samples, 1), cap) * levels // cap) if cap else levels
+    level = max(1, round(full * max(weight_of(given["staleness"], staleness), 1 / 8)))
+    highest = -(-limit * level // levels)
+    scale = limit / given["clip"]
+    nearest = [round(value * (scale * (level / levels))) for value in values]
+    cut = [max(-highest, min(highest, each)) for each in nearest]
+    num_cut = sum(abs(value) > given["clip"] for value in values)
+    return [*cut, level * own["step"]], num_cut
+
+
 # --- 6. packed sharing -----------------------------------------------------------------------
 
 
@@ -399,6 +427,17 @@ def test_answers_decode_as_specified(entry: dict[str, Any]) -> None:
 def test_bits_are_packed_as_specified(entry: dict[str, Any]) -> None:
     values = [each for (each,) in struct.iter_unpack("<I", bytes.fromhex(entry["input"]["values"]))]
     assert pack(values, entry["input"]["width"]).hex() == entry["bytes"]
+
+
+@pytest.mark.parametrize("entry", of_kind("encode"), ids=name)
+def test_values_become_elements_as_specified(entry: dict[str, Any]) -> None:
+    given = entry["input"]
+    values = [each for (each,) in struct.iter_unpack("<f", bytes.fromhex(given["values"]))]
+    elements, num_cut = encode(
+        given["parameters"], values, given["num_samples"], given["staleness"]
+    )
+    assert elements == int32(bytes.fromhex(entry["bytes"]))
+    assert num_cut == entry["num_saturated"]
 
 
 @pytest.mark.parametrize("entry", of_kind("mask"), ids=name)

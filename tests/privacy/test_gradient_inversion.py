@@ -112,6 +112,7 @@ def masked(where: Roster, delta: npt.NDArray[np.float32], mask: Mask) -> bytes:
         parse_codec(codec),
         delta,
         1,
+        staleness=0,
         chosen=Chosen(0, None),
         roster=where,
         mask=mask,

@@ -59,7 +59,10 @@ class SecureAudit:
 
     def _stored(self, device: str, key: str, data: bytes) -> None:
         if key == PENDING:
-            self.plaintexts.stored(device, self.storages[device], unpack_pending(data))
+            session = self.world.devices[device].session
+            newest = 0 if session is None else session.newest_version
+            pending = unpack_pending(data)
+            self.plaintexts.stored(device, self.storages[device], pending, newest)
         self.holders.stored(device, key, data)
 
     @property

@@ -45,6 +45,8 @@ SCHEMES = ("lightsecagg", "lightsecagg", "seedmask")
 SUPPORTS = ("dense", "dense", "plan-0.25", "randk-0.25")
 #: An epoch that lasts, and one that ends in the midst of it.
 VALID_S = (100_000, 100_000, 100_000, 80)
+#: A version is made every few seconds, so that many updates are late.
+STALENESS = ("constant", "constant", "polynomial")
 #: Small packets leave room for one share, and cut models or updates where that is smaller.
 PACKETS = {"lightsecagg": 2048, "seedmask": 6144}
 
@@ -124,6 +126,16 @@ def secure_history(seed: int) -> SecureHistory:
     joins = tuple(Join(name) for name in draws.names[:num_first])
     length = draws.below(MAX_OPERATIONS) + 1
     drawn = tuple(urn[draws.below(len(urn))](draws) for _ in range(length))
+    staleness = STALENESS[draws.below(len(STALENESS))]
     return SecureHistory(
-        seed, mode, scheme, support, weighted, circle, packet_bytes, valid_s, joins + drawn
+        seed,
+        mode,
+        scheme,
+        support,
+        weighted,
+        circle,
+        packet_bytes,
+        valid_s,
+        joins + drawn,
+        staleness,
     )

@@ -68,3 +68,4 @@ class SecureHistory:
     packet_bytes: int
     valid_s: int
     operations: tuple[SecureOperation, ...]
+    staleness: str = "constant"

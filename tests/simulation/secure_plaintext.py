@@ -27,13 +27,17 @@ Storage = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
-    """An update as its device alone knows it: what it wanted to send, and under which mask."""
+    """An update as its device alone knows it: what it wanted to send, and under which mask.
+
+    ``staleness`` counts the versions that the device had heard of since its base.
+    """
 
     device: str
     pending: Pending
     masked: MaskedUpdate
     coordinate: int
     wanted: Float64
+    staleness: int
 
 
 class Plaintexts:
@@ -52,7 +56,7 @@ class Plaintexts:
         self._by_lease: dict[bytes, bytes] = {}
         self._by_mask: dict[tuple[bytes, str, int], bytes] = {}
 
-    def stored(self, device: str, storage: Storage, pending: Pending) -> None:
+    def stored(self, device: str, storage: Storage, pending: Pending, newest: int) -> None:
         """One training result is masked once, and one mask is used for one update."""
         update, masked = pending.update, unpack(pending.update, MaskedUpdate)
         first = self._by_lease.setdefault(pending.lease_id, update)
@@ -66,7 +70,8 @@ class Plaintexts:
         wanted[coordinate] = 1.0
         if self.codec.contractive and RESIDUAL in storage:
             wanted += _vector(unpack_residual(storage[RESIDUAL]).values)
-        self.updates[update] = Plain(device, pending, masked, coordinate, wanted)
+        late = max(0, newest - pending.base_version)
+        self.updates[update] = Plain(device, pending, masked, coordinate, wanted, late)
 
     def mean(self, plains: Sequence[Plain], given: Parameters) -> tuple[Float64, float]:
         """Return the mean delta of some updates of one support, and how far off it may be.
@@ -83,7 +88,7 @@ class Plaintexts:
 
     def part(self, plain: Plain, given: Parameters) -> float:
         """Return the weight of an update, at most 1."""
-        return given.level(num_samples(plain.device)) / given.levels
+        return given.level(num_samples(plain.device), plain.staleness) / given.levels
 
     def _coordinates(self, number: int) -> tuple[Indices, float]:
         """Return where the values of a support belong, and what they are multiplied with."""

@@ -70,7 +70,7 @@ def config(history: SecureHistory) -> TaskConfig:
             goal=goal, concurrency=goal + 1, max_wait_s=15.0, min_contributors=fewest
         ),
         rounds=Rounds(size=goal, over_selection=1.3, quorum=fewest, deadline_s=12.0, gather_s=2.0),
-        staleness=StalenessConfig(rule="constant"),
+        staleness=StalenessConfig(rule=history.staleness),
         weigh_by_samples=history.weighted,
         samples_cap=SAMPLES_CAP,
         max_staleness=2 if history.mode == "buffered" else 0,

@@ -177,7 +177,7 @@ def replayed(
     model = Model(task.model_spec())
     versions = Versions(task.strategy.strategy(), model.layout.size, _first_version(task))
     buffer = Buffer(model.layout.size)
-    weigh = task.staleness.weight()
+    weigh = task.staleness_weight()
     for version, entries in groupby(store.counted_ids(), itemgetter(0)):
         ids = tuple(lease_id for _, lease_id in entries)
         for lease_id in ids:

@@ -27,6 +27,7 @@ class Overrides(TypedDict, total=False):
     clip: float
     bits: int
     samples_cap: int
+    staleness: str
 
 
 class Cohort(NamedTuple):

@@ -89,6 +89,8 @@ def _rosters() -> Iterator[Entry]:
     yield _entry("roster", pack(COHORT.signed), given=given, derived=derived)
     weighted = cohort(DEVICES, TASK, name="pumps", samples_cap=64)
     yield _entry("roster, weighed by samples", pack(weighted.signed), given=_members(weighted))
+    late = cohort(DEVICES, TASK, name="pumps", staleness="polynomial-0.5")
+    yield _entry("roster, weighed by staleness", pack(late.signed), given=_members(late))
     first, second, *rest = roster.members
     swapped = (
         replace(first, epoch_key=second.epoch_key),
@@ -108,6 +110,11 @@ def _rosters() -> Iterator[Entry]:
         ),
         "devices out of order": (
             replace(roster, members=roster.members[::-1]),
+            ENROLMENT,
+            refusals.MALFORMED,
+        ),
+        "no rule of staleness": (
+            replace(roster, parameters=replace(roster.parameters, staleness="newest")),
             ENROLMENT,
             refusals.MALFORMED,
         ),

@@ -8,7 +8,7 @@ here means that devices in the field mask or share otherwise than the aggregator
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ Entry = dict[str, object]
 
 def text() -> str:
     """What the file has to hold."""
-    entries = (*_dealt(), *_recovered(), *_packed(), *_masked(), *_unmasked())
+    entries = (*_dealt(), *_recovered(), *_packed(), *_encoded(), *_masked(), *_unmasked())
     return json.dumps(entries, indent=1) + "\n"
 
 
@@ -171,6 +171,35 @@ def _values(given: Parameters, device: int) -> Elements:
     values[:2] = given.limit, -given.limit
     values[-1] = given.level(10 * (1 + device)) * given.step
     return values
+
+
+def _encoded() -> Iterator[Entry]:
+    """Values between and beyond the clip, by samples and by versions late."""
+    plain = _parameters(SEEDMASK, 8, SHORT, 16)
+    values = np.array([0.0, 1.0, -1.0, 1.5, -7.0, 0.1, -0.3, 1e-9], np.float32)
+    for rule, num_samples, staleness in (
+        ("constant", 37, 5),
+        ("polynomial-0.5", 37, 0),
+        ("polynomial-0.5", 37, 5),
+        ("polynomial-0.5", 250, 500),
+        ("hinge-0.25-2", 1, 2),
+        ("hinge-0.25-2", 1, 9),
+    ):
+        given = replace(plain, staleness=rule)
+        given.check()
+        elements, num_saturated = given.encode(values, num_samples, staleness)
+        entry = _entry(
+            f"elements of {num_samples} samples, {staleness} versions late, {rule}",
+            "encode",
+            {
+                "parameters": asdict(given),
+                "values": values.astype("<f4").tobytes().hex(),
+                "num_samples": num_samples,
+                "staleness": staleness,
+            },
+            _int32(elements),
+        )
+        yield {**entry, "num_saturated": num_saturated}
 
 
 def _masked() -> Iterator[Entry]:

@@ -14,12 +14,14 @@ from protocol.secagg.parameters import (
     LIGHTSECAGG,
     MAX_ERROR,
     MAX_SHARE_BYTES,
+    MIN_STALENESS_WEIGHT,
     PAIRWISE,
     SEEDMASK,
     Parameters,
     defaults,
 )
 from protocol.secagg.shares import TEST_COLUMNS, RecoveryError
+from protocol.staleness import parse_staleness
 from tests.support.enrolment import parameters
 
 SHARED = parameters(8, scheme="lightsecagg")
@@ -190,6 +192,52 @@ def test_a_level_is_rounded_up_and_capped(name: str) -> None:
     assert [given.level(n) for n in (0, 1, 1000, 1001, 10**12)] == [lowest] * 2 + [levels] * 3
     assert given.level(500) == -(-levels // 2)
     assert replace(given, samples_cap=0).level(1) == levels
+
+
+@pytest.mark.parametrize("name", [SEEDMASK, LIGHTSECAGG])
+def test_a_late_update_has_a_lower_level_but_never_below_an_eighth(name: str) -> None:
+    given = parameters(10, scheme=name, staleness="polynomial-0.5")
+    given.check()
+    levels = given.levels
+    by_staleness = [given.level(1, late) for late in (0, 3, 8)]
+    assert by_staleness == [levels, round(levels / 2), round(levels / 3)]
+    assert given.level(1, 10**6) == round(levels * MIN_STALENESS_WEIGHT)
+    weighted = replace(given, samples_cap=1000)
+    assert weighted.level(10, 3) == max(1, round(weighted.level(10) / 2))
+    assert replace(given, staleness="constant").level(1, 10**6) == levels
+
+
+def test_weights_for_staleness_need_levels() -> None:
+    given = parameters(100, bits=16, staleness="polynomial-0.5")
+    with pytest.raises(ConfigError, match="fewer than 8: raise bits, or lower the goal, or leave"):
+        given.check()
+    replace(given, bits=20).check()
+
+
+@settings(max_examples=50)
+@given(
+    st.sampled_from([SEEDMASK, LIGHTSECAGG]),
+    st.lists(st.tuples(st.integers(1, 2_000), st.integers(0, 20)), min_size=3, max_size=10),
+    st.sampled_from(["polynomial-0.5", "hinge-0.2-4"]),
+)
+def test_the_mean_is_weighted_by_staleness(
+    name: str, updates: list[tuple[int, int]], rule: str
+) -> None:
+    given = parameters(10, scheme=name, size=41, clip=0.5, samples_cap=700, staleness=rule)
+    given.check()
+    values = np.random.default_rng(1).uniform(-0.5, 0.5, (len(updates), 40)).astype(np.float32)
+    encoded = [given.encode(row, *one)[0] for row, one in zip(values, updates, strict=True)]
+    sums = np.sum(encoded, axis=0)
+    given.check_sums(sums, len(updates))
+    total = given.weight_of(int(sums[-1]))
+    weigh = parse_staleness(rule)
+    weights = [min(n, 700) / 700 * weigh(late) for n, late in updates]
+    # A level is off by one for the samples, by a half for the staleness.
+    assert abs(total - sum(weights)) <= 1.5 * len(updates) / given.levels
+    levels = [given.level(n, late) / given.levels for n, late in updates]
+    mean = sums[:-1] / (given.scale * total)
+    error = len(updates) / 2 / (given.scale * total)
+    assert np.abs(mean - np.average(values, axis=0, weights=levels)).max() <= error * 1.001
 
 
 @settings(max_examples=50)

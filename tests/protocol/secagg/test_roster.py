@@ -47,6 +47,7 @@ CHANGED: dict[str, Callable[[Roster], Roster]] = {
     "clip": lambda roster: given_as(roster, clip=0.5),
     "bits": lambda roster: given_as(roster, bits=15),
     "samples_cap": lambda roster: given_as(roster, samples_cap=64),
+    "staleness": lambda roster: given_as(roster, staleness="polynomial-0.5"),
 }
 
 BODY = unpack(ROSTER.body, _Body)
@@ -211,8 +212,8 @@ def test_an_epoch_key_of_low_order_is_refused() -> None:
 
 def test_a_roster_has_one_spelling() -> None:
     """Whoever hashes the received bytes and whoever writes them anew must get the same."""
-    assert ROSTER.body[:3] == b"\xdc\x00\x15"  # an array of 21, counted in two bytes
-    spelled = b"\xdd\x00\x00\x00\x15" + ROSTER.body[3:]
+    assert ROSTER.body[:3] == b"\xdc\x00\x16"  # an array of 22, counted in two bytes
+    spelled = b"\xdd\x00\x00\x00\x16" + ROSTER.body[3:]
     assert msgpack.unpackb(spelled) == msgpack.unpackb(ROSTER.body)
     assert reason(signed(spelled)) == refusals.MALFORMED
 

@@ -37,6 +37,7 @@ class ParameterFields(TypedDict):
     clip: float
     bits: int
     samples_cap: int
+    staleness: str
 
 
 class Input(TypedDict, total=False):
@@ -53,6 +54,8 @@ class Input(TypedDict, total=False):
     body: str
     bodies: list[str]
     secret_seeds: list[str]
+    num_samples: int
+    staleness: int
 
 
 class Vector(TypedDict, total=False):
@@ -108,6 +111,13 @@ def packed(given: Input) -> bytes:
     return data
 
 
+def encoded(given: Input) -> bytes:
+    values = np.frombuffer(bytes.fromhex(given["values"]), "<f4")
+    parameters = Parameters(**given["parameters"])
+    elements, _ = parameters.encode(values, given["num_samples"], given["staleness"])
+    return elements.astype("<i4").tobytes()
+
+
 def masked(given: Input) -> bytes:
     parameters, seed = Parameters(**given["parameters"]), bytes.fromhex(given["seed"])
     chosen = scheme(parameters.scheme)
@@ -144,6 +154,7 @@ KINDS: dict[str, Callable[[Input], bytes]] = {
     "deal": dealt,
     "recover": recovered_bytes,
     "pack": packed,
+    "encode": encoded,
     "mask": masked,
     "add": added,
     "unmask": unmasked,
