@@ -54,9 +54,8 @@ class Buffers(Protocol):
     def fills(self) -> Sequence[Fill]:
         """Every open buffer; without one, that which the next update would go to."""
 
-    @property
-    def recovering(self) -> bool:
-        """Whether a closed buffer still waits for its outcome."""
+    def holds_up(self, now: float) -> bool:
+        """Whether the next round waits for the outcome of a closed buffer."""
 
     def waiting_for(self) -> str:
         """Return, for a person, what it waits for beside updates; empty: nothing."""
@@ -99,8 +98,7 @@ class PlainBuffers:
         """There is only one."""
         return [self.fill]
 
-    @property
-    def recovering(self) -> bool:
+    def holds_up(self, now: float) -> bool:  # noqa: ARG002 - others look at it
         """Never: nothing has to be recovered."""
         return False
 

@@ -548,14 +548,13 @@ class Coordinator:
         if (secure := self.secure) is not None:
             self._notice_epoch(secure)
             self.fleet.regroup(lambda device: secure.is_ready(device, now))
-        if not self.fleet.num_waiting or self._between_rounds:
+        if not self.fleet.num_waiting or self._between_rounds(now):
             return actions
         return [*actions, *self._grant(now)]
 
-    @property
-    def _between_rounds(self) -> bool:
+    def _between_rounds(self, now: float) -> bool:
         """A round that still waits for its sum has no successor yet."""
-        return self.config.mode == "rounds" and self.buffers.recovering
+        return self.config.mode == "rounds" and self.buffers.holds_up(now)
 
     def _step(self, outcome: Outcome, now: float) -> list[Action]:
         if outcome.mean is None:

@@ -112,8 +112,7 @@ class PairwiseBuffers:
         """There is only one."""
         return [self.fill]
 
-    @property
-    def recovering(self) -> bool:
+    def holds_up(self, now: float) -> bool:  # noqa: ARG002 - a round has deadlines of its own
         """Whether nobody can join any more before the sum is there."""
         return self.round is not None and self.round.stage is not Stage.KEYS
 

@@ -112,14 +112,14 @@ class SecureBuffers:
         fills = [buffer.fill for buffer in self._buffers]
         return fills or [Fill(0, 0, self._opened_at)]
 
-    @property
-    def recovering(self) -> bool:
-        """Whether a closed buffer waits for answers."""
-        return len(self.recoveries) > 0
+    def holds_up(self, now: float) -> bool:
+        """Whether a sum may soon be there: after a round's deadline nobody waits for it."""
+        patience_s = self._task.rounds.deadline_s
+        return any(now < each.closed_at + patience_s for each in self.recoveries)
 
     def waiting_for(self) -> str:
         """Return, for a person, what a closed buffer waits for while no other fills."""
-        waits = self.recovering and not self.fill.num_updates
+        waits = self.recoveries and not self.fill.num_updates
         return "answers of mask holders" if waits else ""
 
     @property

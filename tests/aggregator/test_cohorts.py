@@ -47,9 +47,9 @@ def test_a_sum_without_answers_is_abandoned_when_its_epoch_ends(make_secure: Mak
     ids = desk.train(*FOUR)
     desk.answer(*NAMES[:5])
     desk.wait(999)
-    assert desk.coordinator.buffers.recovering
+    assert desk.recovering
     desk.wait(2)
-    assert not desk.coordinator.buffers.recovering
+    assert not desk.recovering
     assert desk.version == 0
     for name, lease_id in zip(FOUR, ids, strict=True):
         refusal = desk.desk.last(name)
@@ -184,9 +184,9 @@ def test_a_draining_epoch_sums_what_it_has(make_secure: MakeSecure) -> None:
     desk.stock_up()
     desk.train("a", "b", "c")
     desk.wait(969)
-    assert not desk.coordinator.buffers.recovering
+    assert not desk.recovering
     desk.wait(2)
-    assert desk.coordinator.buffers.recovering
+    assert desk.recovering
     desk.answer(*NAMES)
     assert desk.version == 1
 

@@ -453,5 +453,5 @@ def test_who_is_not_known_to_hold_shares_is_asked_when_the_others_are_not_enough
     assert desk.requests("h") == []
     desk.wait(6)
     desk.refuse("h", refusals.SHARES_MISSING)
-    assert not desk.coordinator.buffers.recovering
+    assert not desk.recovering
     assert desk.refusals() == {refusals.RECOVERY_FAILED: 4}

@@ -441,6 +441,34 @@ def test_a_round_that_waits_for_its_sum_has_no_successor(make_secure: MakeSecure
     assert desk.coordinator.leases.num_active == 4
 
 
+def test_a_sum_that_nobody_answers_does_not_stop_the_rounds(make_secure: MakeSecure) -> None:
+    """After a round's deadline the next one begins; the sum still counts when it comes."""
+    desk = make_secure(mode="rounds", rounds=Rounds(size=4, quorum=3, deadline_s=50.0))
+    desk.stock_up()
+    desk.online(*NAMES)
+    for name in "abcd":
+        desk.check_in(name)
+    leases = {name: desk.desk.last(name) for name in "abcd"}
+    for name, lease in leases.items():
+        assert isinstance(lease, Lease)
+        desk.send(name, lease, desk.delta_of(name))
+    first = desk.requests("a")[-1]
+    for name in "efgh":
+        desk.check_in(name)
+    desk.wait(49)
+    assert desk.coordinator.leases.num_active == 0
+    desk.wait(6)
+    assert desk.coordinator.leases.num_active == 4
+    for name in "efgh":
+        lease = desk.desk.last(name)
+        assert isinstance(lease, Lease)
+        desk.send(name, lease, desk.delta_of(name))
+    desk.answer(*NAMES)
+    assert desk.version == 1
+    desk.answer(*NAMES, request=first)
+    assert desk.version == 2
+
+
 def test_a_round_forgets_updates_that_still_wait_for_shares(make_secure: MakeSecure) -> None:
     """They are of an older version than the next round's."""
     desk = make_secure(mode="rounds", rounds=Rounds(size=4, quorum=3))

@@ -125,6 +125,11 @@ class SecureDesk:
         return found
 
     @property
+    def recovering(self) -> bool:
+        """Whether a closed buffer waits for its sum."""
+        return len(self.secure.recoveries) > 0
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Its counters."""
         return self.coordinator.counts
