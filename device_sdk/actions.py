@@ -1,5 +1,6 @@
 """What the session asks of the device's shell, beside `protocol.actions`."""
 
+import math
 from dataclasses import dataclass
 
 from device_sdk.trainer import Assignment
@@ -23,10 +24,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Train, off the network loop, and report to `Session.trained` or `Session.failed`."""
+    """Train, off the network loop, and report to `Session.trained` or `Session.failed`.
+
+    Training that waits until ``ends_at`` for its conditions is abandoned: the lease has run out.
+    """
 
     lease_id: bytes
     assignment: Assignment
+    ends_at: float = math.inf
 
 
 Action = Store | Delete | Train | Publish | Subscribe | Unsubscribe

@@ -4,11 +4,14 @@ import argparse
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from device_sdk.conditions import MEANING, describe
 from device_sdk.config import load_config
 from device_sdk.device import SDK_VERSION, Device, own_keys
+from device_sdk.power import LOAD_S, Board
 from device_sdk.storage import StorageError
 from protocol.errors import ConfigError
 
@@ -23,14 +26,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if arguments.verb == "check":
-            config = load_config(arguments.config)
-            own_keys(config)
-            sys.stdout.write(f"{arguments.config}: device {config.device}, task {config.task}\n")
-            return 0
+            return _check(arguments.config)
         return _run(arguments.config)
     except (ConfigError, StorageError) as error:
         sys.stderr.write(f"fedbus-device: {error}\n")
         return 2
+
+
+def _check(path: Path) -> int:
+    config = load_config(path)
+    own_keys(config)
+    board = Board()
+    time.sleep(2 * LOAD_S)
+    now = board.read()
+    reasons = [f"    {word}: {MEANING[word]}" for word in config.conditions.reasons(now)]
+    lines = [
+        f"{path}: device {config.device}, task {config.task}",
+        *(f"  {name}: {value}" for name, value in describe(now).items()),
+        f"  would train now: {'no' if reasons else 'yes'}",
+        *reasons,
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
 
 
 def _run(path: Path) -> int:
@@ -49,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (
         ("run", "take part until stopped"),
-        ("check", "check a configuration file and say what it would do"),
+        ("check", "check a configuration file, and say whether it would train now"),
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("--config", type=Path, required=True, help="the device's TOML file")

@@ -3,9 +3,12 @@
 docs/configuration.md explains every key.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from device_sdk.conditions import Conditions
 from protocol.errors import ConfigError
 from protocol.messages import AGGREGATOR, MAX_STOCK
 from protocol.settings import build
@@ -18,6 +21,54 @@ class DataConfig:
     """The samples for the SDK's own engine: an ``.npz`` file with ``x`` and ``y``."""
 
     file: str = ""
+
+
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes that a text like ``"32 MiB"`` means. Raises ConfigError."""
+    found = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", text)
+    if found is None or found[2] not in _UNITS:
+        units = ", ".join(filter(None, _UNITS))
+        raise ConfigError(f'expected a size like "32 MiB" ({units}), not {text!r}')
+    return int(found[1]) * _UNITS[found[2]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """What training may take: memory, for the SDK's own engine, and CPU time.
+
+    ``memory_budget``: a size; empty: no limit. ``cpu_limit``: a share of one core; 0: no limit.
+    """
+
+    memory_budget: str = ""
+    cpu_limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpu_limit < 0:
+            raise ConfigError(f"cpu_limit must be above 0 (0: no limit), not {self.cpu_limit}")
+        if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
+            raise ConfigError("memory_budget must be above 0; leave it empty for no limit")
+
+    @property
+    def memory_budget_bytes(self) -> int | None:
+        """The budget in bytes; None: no limit."""
+        if not self.memory_budget:
+            return None
+        try:
+            return parse_bytes(self.memory_budget)
+        except ConfigError as error:
+            raise ConfigError(f"memory_budget: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +122,8 @@ class DeviceConfig:
     prefix: str = DEFAULT_PREFIX
     trainer: str = ""
     data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    conditions: Conditions = field(default_factory=Conditions)
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)

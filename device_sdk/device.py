@@ -20,6 +20,8 @@ import nacl.utils
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.health import board_serial, hardware_class, health
+from device_sdk.pacing import Pace
+from device_sdk.power import Board
 from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
@@ -54,6 +56,8 @@ SDK_VERSION: Final = "0.1.0"
 INSTALL_ID: Final = "install-id"
 #: The loop looks at its timers at least this often.
 TICK_S: Final = 1.0
+#: While it trains, the device looks at its conditions this often.
+LOOK_S: Final = 2.0
 #: A device whose connection another one keeps taking leaves it to that one for this long.
 STEP_ASIDE_S: Final = 3600.0
 #: After a write that failed, the device waits this long before it begins anew.
@@ -63,13 +67,21 @@ QUEUE: Final = 2_000
 
 
 class Device:
-    """One device in one task. `run` returns when `stop` was called (from any thread)."""
+    """One device in one task. `run` returns when `stop` was called (from any thread).
 
-    def __init__(self, config: DeviceConfig, trainer: Trainer) -> None:
+    ``board`` is what it reads its conditions from, by default the machine it runs on.
+    """
+
+    def __init__(
+        self, config: DeviceConfig, trainer: Trainer, *, board: Board | None = None
+    ) -> None:
         """Open the device's storage. Raises ConfigError or StorageError."""
         self.config = config
         self.topics = Topics(config.prefix, config.task)
         self._trainer = trainer
+        self._board = board or Board()
+        self._declined = self._held = ""
+        self._look_at = 0.0
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
         self._keys = own_keys(config)
@@ -78,7 +90,7 @@ class Device:
         self._is_born = self._has_twin = False
         self._loop = Loop()
         self._transport = self._new_transport()
-        self._training = TrainingThread(trainer, self._trained)
+        self._training = TrainingThread(trainer, self._trained, Pace(config.training.cpu_limit))
         self._session = self._new_session()
         self._stopping = False
         self._come_at = 0.0
@@ -126,10 +138,13 @@ class Device:
         for result in self._training.results():
             now = time.monotonic()
             if result.trained is None:
-                self._perform(self._session.failed(result.lease_id, now))
+                failed = self._session.failed(result.lease_id, now, abandoned=result.abandoned)
+                self._perform(failed)
             else:
                 self._perform(self._session.trained(result.lease_id, result.trained, now))
         now = time.monotonic()
+        if self._training.is_busy and now >= self._look_at:
+            self._look(now)
         if now >= self._session.timer_at:
             self._perform(self._session.timer(now))
         if now >= self._telemetry_at:
@@ -199,6 +214,8 @@ class Device:
             case Publish():
                 self._publish(action)
             case Train():
+                self._held = ""
+                self._look(time.monotonic())
                 self._training.train(action)
             case Subscribe(filters):
                 self._transport.subscribe(filters)
@@ -244,6 +261,22 @@ class Device:
             self._keys = erase_before(Path(self.config.secure.keys), self._keys, epoch)
         except OSError as error:
             _log.warning("%s still has the keys of old epochs: %s", self.config.secure.keys, error)
+
+    # --- conditions --------------------------------------------------------------------------
+
+    def _declines(self) -> str:
+        """Return why not to train now."""
+        self._declined = self.config.conditions.against(self._board.read())
+        return self._declined
+
+    def _look(self, now: float) -> None:
+        """Let training wait, between two steps, while the conditions do not hold."""
+        self._look_at = now + LOOK_S
+        before, self._held = self._held, self._declines()
+        self._training.hold(self._held)
+        if self._held and self._held != before:
+            self._session.counts[f"paused_{self._held}"] += 1
+            _log.info("training pauses: %s", self._held)
 
     # --- making and remaking -----------------------------------------------------------------
 
@@ -292,6 +325,7 @@ class Device:
             seed=nacl.utils.random(32),
             birth=birth,
             num_samples=self._num_samples,
+            declines=self._declines,
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
             keys=self._keys,
@@ -327,7 +361,7 @@ class Device:
             return
         counters = self._transport.counters
         report = {
-            **health(),
+            **health(self._board.read()),
             "state": self._session.state.value,
             "bytes_up": counters.bytes_up,
             "bytes_down": counters.bytes_down,
@@ -335,6 +369,8 @@ class Device:
             "storage_corrupt": self._storage.num_corrupt,
             **self._session.counts,
         }
+        if self._declined:
+            report["declined"] = self._declined
         if self._session.turned_away:
             report["turned_away"] = self._session.turned_away
         payload = json.dumps(report, sort_keys=True).encode()

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from device_sdk.conditions import Readings
+
 _MEMORY: Final = Path("/proc/meminfo")
 _OWN_MEMORY: Final = Path("/proc/self/statm")
-_THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _SERIAL: Final = Path("/proc/device-tree/serial-number")
-_POWER: Final = Path("/sys/class/power_supply")
 _PAGE_KIB: Final = 4
 
 
@@ -26,17 +26,19 @@ def board_serial() -> bytes:
         return b""
 
 
-def health() -> Mapping[str, Any]:
+def health(now: Readings) -> Mapping[str, Any]:
     """Return what is known now; a key that cannot be read is left out.
 
     ``memory_kib`` is this process's resident memory, ``memory_free_kib`` the machine's available
-    memory, ``temperature_c`` degrees Celsius, ``battery_percent`` 0 to 100.
+    memory, ``temperature_c`` degrees Celsius, ``battery_percent`` 0 to 100, ``charging`` of a
+    device with a battery.
     """
     readings = {
         "memory_kib": _own_memory_kib(),
         "memory_free_kib": _free_memory_kib(),
-        "temperature_c": _temperature_c(),
-        "battery_percent": _battery_percent(),
+        "temperature_c": now.temperature_c,
+        "battery_percent": now.battery_percent,
+        "charging": now.charging,
     }
     return {name: value for name, value in readings.items() if value is not None}
 
@@ -48,10 +50,6 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().lstrip("-").isdigit() else None
-
-
 def _own_memory_kib() -> int | None:
     text = _read(_OWN_MEMORY)
     return None if text is None else int(text.split()[1]) * _PAGE_KIB
@@ -61,15 +59,4 @@ def _free_memory_kib() -> int | None:
     for line in (_read(_MEMORY) or "").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1])
-    return None
-
-
-def _temperature_c() -> float | None:
-    milli = _number(_read(_THERMAL))
-    return None if milli is None else milli / 1000
-
-
-def _battery_percent() -> int | None:
-    for supply in sorted(_POWER.glob("BAT*")):
-        return _number(_read(supply / "capacity"))
     return None

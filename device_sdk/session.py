@@ -4,6 +4,7 @@ The table below is the design; docs/protocol.md draws it. Whatever arrives in a 
 table has no entry is old news (MQTT delivers at least once) and changes nothing.
 
 - A newer model does not interrupt training.
+- A device that may not train now asks for no lease; why is counted, each time.
 - An update is stored before its first packet leaves, and kept until its receipt or refusal. While
   it has neither, the device asks after it (a check-in that names it) instead of sending it again:
   the answer names the chunks that are missing, if any.
@@ -107,7 +108,8 @@ class Session:
     """Events in, actions out; the time is an argument, in monotonic seconds.
 
     ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
-    ``num_samples`` says how many samples are at hand. With ``keys`` the task is secure: nothing is
+    ``num_samples`` says how many samples are at hand, ``declines`` why this device would not train
+    now (a word; empty: it would). With ``keys`` the task is secure: nothing is
     sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at most
     ``max_share_bytes`` are held.
     """
@@ -122,6 +124,7 @@ class Session:
         seed: bytes,
         birth: Mapping[str, Any],
         num_samples: Callable[[], int],
+        declines: Callable[[], str] = lambda: "",
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
         keys: "Keys | None" = None,
@@ -139,6 +142,7 @@ class Session:
         self._seed = seed
         self._birth = birth
         self._num_samples = num_samples
+        self._declines = declines
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
         self._retry_s = retry_first_s
@@ -350,8 +354,8 @@ class Session:
             wait_s = self._check_in_s
         self._timer_at = now + wait_s * self._jitter()
         num_samples = self._num_samples()
-        if self.state is State.IDLE and num_samples == 0:
-            return []  # nothing to train on yet
+        if self.state is State.IDLE and not self._would_train(num_samples):
+            return []
         if self._member is not None:  # no more than masked updates reveal of it
             num_samples = 1 << (num_samples - 1).bit_length()
         message = CheckIn(
@@ -363,6 +367,14 @@ class Session:
         )
         unserved = [] if self._member is None else self._member.unserved(now)
         return [*unserved, self._voice.tell(message)]
+
+    def _would_train(self, num_samples: int) -> bool:
+        if num_samples == 0:
+            return False  # nothing to train on yet
+        reason = self._declines()
+        if reason:
+            self.counts[f"declined_{reason}"] += 1
+        return not reason
 
     def _turned_away(self, refusal: Refusal, now: float) -> list[Action]:
         if refusal.install_id != self.install_id or self.state is not State.IDLE:
@@ -434,7 +446,7 @@ class Session:
             return []
         self._step("model")
         self._timer_at = math.inf
-        return [Train(lease_id, assignment)]
+        return [Train(lease_id, assignment, self._work.ends_at)]
 
     def _give_up(self) -> list[Action]:
         self._step("lease ran out")
@@ -444,13 +456,16 @@ class Session:
 
     # --- the update --------------------------------------------------------------------------
 
-    def failed(self, lease_id: bytes, now: float) -> list[Action]:
-        """Training ended without a result; the lease is still good for another try, later."""
+    def failed(self, lease_id: bytes, now: float, *, abandoned: str = "") -> list[Action]:
+        """Training ended without a result; the lease is still good for another try, later.
+
+        ``abandoned``: why it was ended on purpose; empty: it failed.
+        """
         if self.state is not State.TRAINING or self._work.lease.lease_id != lease_id:
             return []
         self._step("failed")
         self._result = None
-        self.counts["trainings_failed"] += 1
+        self.counts[f"abandoned_{abandoned}" if abandoned else "trainings_failed"] += 1
         self._timer_at = now + self._check_in_s * self._jitter()
         return []
 

@@ -3,10 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from device_sdk.actions import Train
+from device_sdk.pacing import Abandoned, Pace
 from device_sdk.trainer import Trained, Trainer
 
 _log = logging.getLogger(__name__)
@@ -14,21 +15,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one lease; ``trained`` is None when training failed."""
+    """What became of one lease; ``trained`` is None when training failed, or was ``abandoned``."""
 
     lease_id: bytes
     trained: Trained | None
+    abandoned: str = ""  # why
 
 
 class TrainingThread:
     """Runs a trainer, one assignment at a time; ``done`` is called (there) after each.
 
     The thread is a daemon: a trainer that never returns must not keep the device from leaving.
+    ``pace`` decides when each step may begin.
     """
 
-    def __init__(self, trainer: Trainer, done: Callable[[], None]) -> None:
+    def __init__(
+        self, trainer: Trainer, done: Callable[[], None], pace: Pace | None = None
+    ) -> None:
         self._trainer = trainer
         self._done = done
+        self._pace = pace or Pace()
+        self._num_open = 0
         self._todo: SimpleQueue[Train | None] = SimpleQueue()
         self._results: SimpleQueue[Result] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="fedbus-training", daemon=True)
@@ -36,7 +43,17 @@ class TrainingThread:
 
     def train(self, train: Train) -> None:
         """Train this next."""
+        self._num_open += 1
         self._todo.put(train)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to train, or a result to take."""
+        return self._num_open > 0
+
+    def hold(self, reason: str) -> None:
+        """Let steps wait from now on, for this reason; empty: let them go on."""
+        self._pace.hold(reason)
 
     def results(self) -> list[Result]:
         """Return what has been finished since the last call."""
@@ -45,24 +62,32 @@ class TrainingThread:
             try:
                 finished.append(self._results.get_nowait())
             except Empty:
+                self._num_open -= len(finished)
                 return finished
 
     def stop(self, timeout_s: float) -> None:
-        """Ask the thread to end; wait for it for a while."""
+        """Ask the thread to end, at the next step; wait for it for a while."""
+        self._pace.stop()
         self._todo.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while (train := self._todo.get()) is not None:
-            self._results.put(Result(train.lease_id, self._attempt(train)))
+            self._results.put(self._attempt(train))
             self._done()
 
-    def _attempt(self, train: Train) -> Trained | None:
+    def _attempt(self, train: Train) -> Result:
+        self._pace.begin(train.ends_at)
         try:
-            return _checked(self._trainer.train(train.assignment))
+            self._pace.pause()
+            assignment = replace(train.assignment, pause=self._pace.pause)
+            return Result(train.lease_id, _checked(self._trainer.train(assignment)))
+        except Abandoned as end:
+            _log.warning("training of version %d abandoned: %s", train.assignment.version, end)
+            return Result(train.lease_id, None, abandoned=str(end))
         except Exception:  # noqa: BLE001 - a user's trainer may raise anything; the device must go on
             _log.exception("training of version %d failed", train.assignment.version)
-            return None
+            return Result(train.lease_id, None)
 
 
 def _checked(result: object) -> Trained:

@@ -136,6 +136,54 @@ def test_chunks_of_another_cut_do_not_spoil_a_download() -> None:
     assert device.training is not None
 
 
+def test_a_device_that_may_not_train_asks_for_no_work_and_counts_why() -> None:
+    device = Handset()
+    device.declines = "not_charging"
+    device.connect()
+    assert device.said() == []
+    device.wait()
+    device.declines = "too_hot"
+    device.wait()
+    assert device.said() == []
+    assert device.session.counts == {"declined_not_charging": 2, "declined_too_hot": 1}
+    device.declines = ""
+    device.wait()
+    (message,) = device.said()
+    assert isinstance(message, CheckIn)
+
+
+def test_a_device_that_may_not_train_still_asks_after_its_update() -> None:
+    device = Handset()
+    device.reports(DELTA)
+    device.said()
+    device.declines = "battery_low"
+    device.wait()
+    (message,) = device.said()
+    assert isinstance(message, CheckIn)
+    assert message.pending
+    assert not device.session.counts["declined_battery_low"]
+
+
+def test_training_that_is_abandoned_is_counted_by_its_reason_and_tried_again() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    assert device.training is not None
+    assert device.training.ends_at == device.now + lease.ttl_s
+    device.perform(device.session.failed(lease.lease_id, device.now, abandoned="not_charging"))
+    assert device.session.counts == {"abandoned_not_charging": 1}
+    device.said()
+    device.wait()
+    (message,) = device.said()
+    assert isinstance(message, CheckIn)
+    device.hear_in(lease)
+    device.trains(DELTA)
+    assert device.session.state is State.REPORTING
+
+
 def test_without_samples_it_does_not_ask_for_work() -> None:
     device = Handset(num_samples=0)
     device.connect()

@@ -53,6 +53,7 @@ class Handset:
         self._stock = stock
         self._max_share_bytes = max_share_bytes
         self._num_starts = 0
+        self.declines = ""  #: why it would not train now
         self.power = math.inf  #: how many more actions it lasts for
         self.topics = Topics("fedbus/1", "t")
         self.now = 500.0
@@ -74,6 +75,7 @@ class Handset:
             seed=self.seed,
             birth={"boot": "x"},
             num_samples=lambda: self._num_samples,
+            declines=lambda: self.declines,
             keys=self._keys,
             stock=self._stock,
             max_share_bytes=self._max_share_bytes,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgpack
 import numpy as np
@@ -26,10 +26,12 @@ from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.answers import ANSWER
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.pending import PENDING, unpack_pending
+from device_sdk.power import Board
 from device_sdk.session import Session
 from device_sdk.trainer import Assignment, Trained
 from tests.support import wrong_clock
 
+STEPS: Final = 20
 TRAINED, STORED, RECEIPT, REFUSAL = "trained", "stored", "receipt", "refusal"
 Vector = npt.NDArray[np.float32]
 
@@ -68,7 +70,8 @@ class DeviceRecord:
 class Nudge(Trainer):
     """Computes for ``train_s`` seconds and moves every param a little, as the seed decides.
 
-    ``busy``: in pure Python, which leaves the network's thread what it must take; else asleep.
+    ``busy``: in one long step of pure Python, which leaves the network's thread what it must take;
+    else asleep, in `STEPS` steps.
     ``on_trained`` is told seed, number of samples and delta, in the training's thread.
     """
 
@@ -85,7 +88,9 @@ class Nudge(Trainer):
         until = time.monotonic() + self._train_s
         while self._busy and time.monotonic() < until:
             pass
-        time.sleep(max(0.0, until - time.monotonic()))
+        for _ in range(0 if self._busy else STEPS):
+            assignment.pause()
+            time.sleep(self._train_s / STEPS)
         drawn = np.random.default_rng(list(assignment.seed)).standard_normal(assignment.params.size)
         params = assignment.params + np.float32(0.001) * drawn.astype(np.float32)
         self.on_trained(assignment.seed, self._num_samples, params - assignment.params)
@@ -106,13 +111,14 @@ class WatchedDevice(Device):
         *,
         die_after: int,
         die_answering: int,
+        board: Board | None,
     ) -> None:
         self._record = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._die_after = die_after
         self._die_answering = die_answering
         self._leases: dict[bytes, bytes] = {}
         trainer.on_trained = self._note_trained
-        super().__init__(config, trainer)
+        super().__init__(config, trainer, board=board)
 
     def _new_session(self) -> Session:
         session = super()._new_session()
@@ -176,6 +182,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--die-after-storing", type=int, default=0)
     parser.add_argument("--die-answering", type=int, default=0)
     parser.add_argument("--clock-wrong-by-s", type=float, default=0.0)
+    parser.add_argument("--board", type=Path)
     parser.add_argument("--without", nargs="*", default=[])
     options = parser.parse_args(argv)
     for rule in options.without:
@@ -192,6 +199,7 @@ def main(argv: Sequence[str]) -> None:
         options.record,
         die_after=options.die_after_storing,
         die_answering=options.die_answering,
+        board=options.board and Board(options.board),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: device.stop())
