@@ -9,6 +9,8 @@ import numpy.typing as npt
 Shape = tuple[int, ...]
 #: Float32 wherever a model is trained; float64 where its derivatives are checked.
 Array = npt.NDArray[np.floating]
+#: Samples as they come, of any number type.
+Numbers = npt.NDArray[np.generic]
 #: Targets: whole numbers for classes, floating point for regression.
 Targets = npt.NDArray[np.generic]
 

@@ -1,7 +1,9 @@
-"""The losses: mean over the batch, and the derivative by the model's outputs beside it."""
+"""The losses: mean over the samples, and the derivative by the model's outputs beside it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -10,9 +12,12 @@ from device_sdk.engine.arrays import Array, Shape, Targets
 from device_sdk.engine.errors import TrainingError
 from protocol.errors import ConfigError
 
+#: The label of a sample that does not count.
+MASKED: Final = -1
+
 
 class Loss(ABC):
-    """How wrong outputs are. Losses hold no numbers."""
+    """How wrong outputs are. A frozen description like a layer: losses hold no numbers."""
 
     @abstractmethod
     def check_outputs(self, output_shape: Shape) -> None:
@@ -22,20 +27,31 @@ class Loss(ABC):
     def check_targets(self, targets: Targets, output_shape: Shape) -> None:
         """Raise TrainingError unless ``targets`` (first axis: samples) suit such outputs."""
 
+    def count(self, targets: Targets) -> int:
+        """How many samples count: all, unless their targets say otherwise."""
+        return len(targets)
+
     @abstractmethod
-    def value(self, outputs: Array, targets: Targets, gradient: Array) -> float:
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
         """Mean loss of a batch; writes its derivative by ``outputs`` into ``gradient``.
 
-        The targets have been checked. ``gradient`` may not be ``outputs``.
+        The targets have been checked. ``gradient`` may not be ``outputs``, which may be used up.
+        ``count``: divide by this number of samples; for a part of a batch, that of the whole.
         """
 
-    @abstractmethod
-    def num_correct(self, outputs: Array, targets: Targets) -> int | None:
+    def num_correct(self, outputs: Array, targets: Targets) -> int | None:  # noqa: ARG002
         """How many samples are right; None where that means nothing."""
+        return None
 
 
+@dataclass(frozen=True, slots=True)
 class SoftmaxCrossEntropy(Loss):
-    """``-log softmax(outputs)[label]``; outputs are logits (n, classes), targets labels (n,)."""
+    """``-log softmax(outputs)[label]``; outputs are logits (n, classes), targets labels (n,).
+
+    A sample whose label is `MASKED` does not count.
+    """
 
     def check_outputs(self, output_shape: Shape) -> None:
         """One logit a class, two classes at least."""
@@ -46,38 +62,52 @@ class SoftmaxCrossEntropy(Loss):
             )
 
     def check_targets(self, targets: Targets, output_shape: Shape) -> None:
-        """Labels are whole numbers, 0 to classes - 1."""
+        """Labels are whole numbers, 0 to classes - 1, or `MASKED`."""
         if targets.ndim != 1 or targets.dtype.kind not in "iu":
             raise TrainingError(
                 f"y must be one whole number per sample (an integer array of shape (n,)), "
                 f"not {targets.dtype} {targets.shape}"
             )
-        if targets.size and not 0 <= targets.min() <= targets.max() < output_shape[0]:
+        if targets.size and not MASKED <= targets.min() <= targets.max() < output_shape[0]:
             raise TrainingError(
                 f"labels run from {targets.min()} to {targets.max()}, but the model knows classes "
-                f"0 to {output_shape[0] - 1}; renumber them, or give the last layer more units"
+                f"0 to {output_shape[0] - 1} (and {MASKED}: ignore this sample); renumber them, "
+                f"or give the last layer more units"
             )
 
-    def value(self, outputs: Array, targets: Targets, gradient: Array) -> float:
+    def count(self, targets: Targets) -> int:
+        """Samples with a label."""
+        return int(np.count_nonzero(targets != MASKED))
+
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
         """``mean(log sum exp(z) - z[label])``; derivative ``(softmax(z) - onehot) / n``."""
+        count = self.count(targets) if count is None else count
         rows = np.arange(len(outputs))
         # Subtracting the largest logit changes nothing but keeps exp from overflowing.
         np.subtract(outputs, outputs.max(axis=1, keepdims=True), out=gradient)
         chosen = gradient[rows, targets]
         np.exp(gradient, out=gradient)
         total = gradient.sum(axis=1)
-        loss = float((np.log(total) - chosen).mean())
-        gradient /= (total * len(rows))[:, np.newaxis]
-        gradient[rows, targets] -= 1 / len(rows)
-        return loss
+        losses = np.log(total) - chosen
+        gradient /= (total * max(1, count))[:, np.newaxis]
+        gradient[rows, targets] -= 1 / max(1, count)
+        masked = targets == MASKED
+        if masked.any():
+            gradient[masked] = 0
+            losses[masked] = 0
+        return float(losses.sum() / max(1, count))
 
     def num_correct(self, outputs: Array, targets: Targets) -> int:
         """Samples whose largest logit is that of their label."""
         return int(np.count_nonzero(outputs.argmax(axis=1) == targets))
 
 
-class MeanSquaredError(Loss):
-    """``mean((outputs - targets)^2)`` over samples and outputs."""
+class _Regression(Loss):
+    """Losses whose targets are numbers in the shape of the outputs: mean over both."""
+
+    __slots__ = ()
 
     def check_outputs(self, output_shape: Shape) -> None:
         """Any shape will do."""
@@ -90,19 +120,141 @@ class MeanSquaredError(Loss):
                 f"not {targets.dtype} {targets.shape}"
             )
 
-    def value(self, outputs: Array, targets: Targets, gradient: Array) -> float:
+
+@dataclass(frozen=True, slots=True)
+class MeanSquaredError(_Regression):
+    """``mean((outputs - targets)^2)`` over samples and outputs."""
+
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
         """``mean(e^2)`` with ``e = outputs - targets``; derivative ``2 e / size``."""
+        size = _size(outputs, count)
         np.subtract(outputs, targets, out=gradient, casting="same_kind")
-        loss = float(np.vdot(gradient, gradient)) / gradient.size
-        gradient *= 2 / gradient.size
+        loss = float(np.vdot(gradient, gradient)) / size
+        gradient *= 2 / size
         return loss
 
-    def num_correct(self, outputs: Array, targets: Targets) -> None:
-        """Nothing is right or wrong here."""
+
+@dataclass(frozen=True, slots=True)
+class Huber(_Regression):
+    """Squared near 0, straight beyond ``delta`` (Huber 1964), as PyTorch's HuberLoss.
+
+    ``e^2 / 2`` where ``|e| <= delta``, else ``delta (|e| - delta / 2)``.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ConfigError(f"delta must be above 0, not {self.delta}")
+
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
+        """With ``c`` the error cut off at +-delta, the loss is ``c (e - c / 2)``, the slope c."""
+        size = _size(outputs, count)
+        np.subtract(outputs, targets, out=outputs, casting="same_kind")
+        np.clip(outputs, -self.delta, self.delta, out=gradient)
+        loss = float(np.vdot(gradient, outputs)) - 0.5 * float(np.vdot(gradient, gradient))
+        gradient *= 1 / size
+        return loss / size
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryCrossEntropy(_Regression):
+    """``log(1 + exp(z)) - t z`` of logits z; targets t, of the outputs' shape, are 0 to 1."""
+
+    def check_targets(self, targets: Targets, output_shape: Shape) -> None:
+        """From 0 to 1, in the shape of the outputs; for one output, (n,) will do."""
+        if targets.dtype.kind == "b" or (output_shape == (1,) and targets.ndim == 1):
+            targets = targets.reshape(len(targets), *output_shape).astype(np.float32)
+        _Regression.check_targets(self, targets, output_shape)
+        if targets.size and not 0 <= targets.min() <= targets.max() <= 1:
+            raise TrainingError(f"y runs from {targets.min()} to {targets.max()}, not in 0..1")
+
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
+        """``max(z, 0) - t z + log(1 + exp(-|z|))``; derivative ``sigmoid(z) - t``."""
+        targets = targets.reshape(outputs.shape)
+        size = _size(outputs, count)
+        np.abs(outputs, out=gradient)
+        np.negative(gradient, out=gradient)
+        np.exp(gradient, out=gradient)
+        np.log1p(gradient, out=gradient)
+        loss = float(gradient.sum())
+        np.maximum(outputs, 0, out=gradient)
+        loss += float(gradient.sum()) - float(np.vdot(outputs, targets.astype(outputs.dtype)))
+        np.multiply(outputs, 0.5, out=gradient)
+        np.tanh(gradient, out=gradient)
+        gradient += 1
+        gradient *= 0.5
+        np.subtract(gradient, targets, out=gradient, casting="same_kind")
+        gradient *= 1 / size
+        return loss / size
+
+    def num_correct(self, outputs: Array, targets: Targets) -> int:
+        """Samples all of whose outputs are on the right side of 0."""
+        right = (outputs > 0) == (targets.reshape(outputs.shape).astype(outputs.dtype) > 0.5)  # noqa: PLR2004 - half
+        return int(np.count_nonzero(right.reshape(len(right), -1).all(axis=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation(_Regression):
+    """``T^2 KL(softmax(targets / T) || softmax(outputs / T))``; targets are a teacher's logits.
+
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+    """
+
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be above 0, not {self.temperature}")
+
+    def check_outputs(self, output_shape: Shape) -> None:
+        """One logit a class, two classes at least."""
+        if len(output_shape) != 1 or output_shape[0] < 2:  # noqa: PLR2004 - one class is no choice
+            raise ConfigError(f"distillation needs logits of 2 or more classes, not {output_shape}")
+
+    def value(
+        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
+    ) -> float:
+        """Mean over samples; derivative ``T (softmax(z / T) - softmax(t / T)) / n``."""
+        temperature, count = self.temperature, len(outputs) if count is None else count
+        np.divide(targets, temperature, out=gradient, casting="same_kind")
+        _log_softmax(gradient)
+        outputs /= temperature
+        _log_softmax(outputs)
+        teacher = np.exp(gradient)
+        gradient -= outputs
+        loss = float(np.vdot(teacher, gradient))
+        np.exp(outputs, out=gradient)
+        gradient -= teacher
+        gradient *= temperature / count
+        return loss * temperature**2 / count
+
+    def num_correct(self, outputs: Array, targets: Targets) -> int:
+        """Samples on whose class teacher and model agree."""
+        return int(np.count_nonzero(outputs.argmax(axis=1) == targets.argmax(axis=1)))
+
+
+def _size(outputs: Array, count: int | None) -> int:
+    """Numbers that the mean is over."""
+    return outputs.size if count is None else count * math.prod(outputs.shape[1:])
+
+
+def _log_softmax(logits: Array) -> None:
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 #: A spec's word for a loss. A new loss is a class above and a line here.
-LOSSES: Final[Mapping[str, Loss]] = {
-    "softmax_cross_entropy": SoftmaxCrossEntropy(),
-    "mean_squared_error": MeanSquaredError(),
+LOSSES: Final[Mapping[str, type[Loss]]] = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "mean_squared_error": MeanSquaredError,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "huber": Huber,
+    "distillation": Distillation,
 }

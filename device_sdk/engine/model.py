@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from device_sdk.engine.arrays import EVAL_ROWS, Array, Targets
 from device_sdk.engine.errors import TrainingError
-from device_sdk.engine.losses import LOSSES
 from device_sdk.engine.network import Network
 from device_sdk.engine.spec import ModelSpec
 from protocol.stream import Stream, derive
@@ -35,7 +34,7 @@ class Model:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self._loss = LOSSES[spec.loss]
+        self._loss = spec.loss
 
     @property
     def layout(self) -> Layout:

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from device_sdk.engine.arrays import Array, Shape, Targets
 from device_sdk.engine.layers import Frame
-from device_sdk.engine.losses import LOSSES
 from device_sdk.engine.spec import ModelSpec
 
 
@@ -24,7 +23,8 @@ class Network:
     def __init__(self, spec: ModelSpec, params: Array, gradient: Array | None = None) -> None:
         self._layers = spec.layers
         self._shapes = spec.shapes
-        self._loss = LOSSES[spec.loss]
+        self._loss = spec.loss
+        self._spec = spec
         self._dtype = params.dtype
         self.params = _views(spec, params)
         self._gradients = _views(spec, gradient) if gradient is not None else None
@@ -70,6 +70,13 @@ class Network:
         self._frames = [
             Frame(*arrays) for arrays in zip(self.params, gradients, inputs, outputs, strict=True)
         ]
+        for frame, layer, shape in zip(self._frames, self._layers, self._shapes, strict=False):
+            buffers = layer.buffers(shape)
+            frame.saved, frame.forward, frame.backward = (
+                tuple(np.empty((rows, *each.shape), each.dtype or self._dtype) for each in part)
+                for part in (buffers.saved, buffers.forward, buffers.backward)
+            )
+            frame.training = self._gradients is not None
         self._rows = rows
 
     def _allocate(self, shapes: tuple[Shape, ...]) -> list[Array]:

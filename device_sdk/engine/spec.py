@@ -4,16 +4,19 @@
      "layers": [{"type": "dense", "units": 32}, {"type": "relu"}, {"type": "dense", "units": 10}],
      "loss": "softmax_cross_entropy"}
 
-Every shape is followed through the layers here, so that a wrong spec fails when it is read.
+A layer may have a ``name``, by which an ``add`` further on means it. A loss with keys of its own
+is a table like a layer. Every shape is followed through the layers here, so that a wrong spec
+fails when it is read.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 from device_sdk.engine.arrays import Shape
-from device_sdk.engine.layers import LAYERS, Layer
-from device_sdk.engine.losses import LOSSES
+from device_sdk.engine.layers import LAYERS, Add, Embedding, Layer
+from device_sdk.engine.losses import LOSSES, Loss
 from protocol.errors import ConfigError
 from protocol.settings import build
 from protocol.vectors.layout import MAX_PARAMS, Layout, Tensor
@@ -21,32 +24,40 @@ from protocol.vectors.layout import MAX_PARAMS, Layout, Tensor
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Shape of a sample, the layers in order, and the name of the loss.
+    """Shape of a sample, the layers in order, and the loss.
 
-    ``shapes`` has the shape before each layer and after the last; ``layout`` names the params
-    ``<layer's position>.<layer's type>.<tensor>``. `parse_spec` makes them.
+    ``words`` and ``names`` are the layers' types and names ("" without one); ``sources`` has for
+    each ``add`` the position of the layer that it means, for others None. ``shapes`` has the shape
+    before each layer and after the last; ``layout`` names the params ``<layer's position>.<layer's
+    type>.<tensor>``. `parse_spec` makes them.
     """
 
     input: Shape
     layers: tuple[Layer, ...]
-    loss: str
+    loss: Loss
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+    sources: tuple[int | None, ...]
     shapes: tuple[Shape, ...]
     layout: Layout
 
 
 def parse_spec(mapping: Mapping[str, object]) -> ModelSpec:
     """Read a model spec. Raises ConfigError, which names the layer and the key."""
-    fields = build(_Fields, mapping, "model")
+    loss_word, loss = _loss(mapping.get("loss"))
+    fields = build(_Fields, {**mapping, "loss": loss_word} if loss_word else mapping, "model")
     words = tuple(_word(layer, index) for index, layer in enumerate(fields.layers))
+    names = tuple(_name(layer, index) for index, layer in enumerate(fields.layers))
     layers = tuple(
-        _layer(layer, index, word)
+        _layer(layer, _place(index, word))
         for index, (layer, word) in enumerate(zip(fields.layers, words, strict=True))
     )
-    shapes = [fields.input]
+    shapes, sources = [fields.input], list[int | None]()
     tensors: list[Tensor] = []
     for index, (layer, word) in enumerate(zip(layers, words, strict=True)):
         try:
             shapes.append(_bounded(layer.output_shape(shapes[-1])))
+            sources.append(_source(layer, index, names, shapes))
         except ConfigError as error:
             raise ConfigError(f"{_place(index, word)}: {error}") from None
         tensors += (
@@ -54,10 +65,23 @@ def parse_spec(mapping: Mapping[str, object]) -> ModelSpec:
             for tensor in layer.tensors(shapes[-2])
         )
     try:
-        LOSSES[fields.loss].check_outputs(shapes[-1])
+        fields_loss = build(LOSSES[fields.loss], loss, "model.loss")
+        fields_loss.check_outputs(shapes[-1])
     except ConfigError as error:
-        raise ConfigError(f"model.loss: {error}") from None
-    return ModelSpec(fields.input, layers, fields.loss, tuple(shapes), _layout(tensors))
+        text = str(error)
+        raise ConfigError(
+            text if text.startswith("model.loss") else f"model.loss: {text}"
+        ) from None
+    return ModelSpec(
+        input=fields.input,
+        layers=layers,
+        loss=fields_loss,
+        words=words,
+        names=names,
+        sources=tuple(sources),
+        shapes=tuple(shapes),
+        layout=_layout(tensors),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,13 @@ class _Fields:
             raise ConfigError(f"loss: {self.loss!r} is none of {_words(LOSSES)}")
 
 
+def _loss(value: object) -> tuple[str, dict[str, object]]:
+    """A loss's word and its keys; no word where the top level is to complain."""
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        return "", {}
+    return value["type"], {key: each for key, each in value.items() if key != "type"}
+
+
 def _word(layer: Mapping[str, object], index: int) -> str:
     word = layer.get("type")
     if not isinstance(word, str) or word not in LAYERS:
@@ -83,9 +114,39 @@ def _word(layer: Mapping[str, object], index: int) -> str:
     return word
 
 
-def _layer(layer: Mapping[str, object], index: int, word: str) -> Layer:
-    keys = {key: value for key, value in layer.items() if key != "type"}
-    return build(LAYERS[word], keys, _place(index, word))
+def _name(layer: Mapping[str, object], index: int) -> str:
+    name = layer.get("name", "")
+    if not isinstance(name, str):
+        raise ConfigError(f"model.layers[{index}].name: expected text, not {name!r}")
+    return name
+
+
+def _layer(table: Mapping[str, object], place: str) -> Layer:
+    """Build one layer; a number where sides are meant is for all of them."""
+    cls = LAYERS[str(table["type"])]
+    hints = get_type_hints(cls)
+    keys: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in ("type", "name"):
+            is_side = type(value) is int and "tuple" in str(hints.get(key))
+            keys[key] = [value] if is_side else value
+    return build(cls, keys, place)
+
+
+def _source(layer: Layer, index: int, names: Sequence[str], shapes: Sequence[Shape]) -> int | None:
+    """Where the other input of an ``add`` comes from."""
+    if names[index] and names[index] in names[:index]:
+        raise ConfigError(f"name: {names[index]!r} is an earlier layer's too")
+    if isinstance(layer, Embedding) and index:
+        raise ConfigError("an embedding looks up samples: it must be the first layer")
+    if not isinstance(layer, Add):
+        return None
+    if not layer.source or layer.source not in names[: max(0, index)]:
+        raise ConfigError(f"source: no earlier layer has the name {layer.source!r}")
+    source = names.index(layer.source)
+    if shapes[source + 1] != shapes[index]:
+        raise ConfigError(f"source: {shapes[source + 1]} cannot be added to {shapes[index]}")
+    return source
 
 
 def _layout(tensors: Sequence[Tensor]) -> Layout:

@@ -283,7 +283,7 @@ def with_number(number: float) -> Floats:
         ((X, Y[:-1]), "20 samples in x, but y has shape"),
         ((X[:, :5], Y), r"x must hold numbers of shape \('n', 6\)"),
         ((X, Y + 1), "labels run from 1 to 3"),
-        ((X, Y - 1), "labels run from -1 to 1"),
+        ((X, Y - 2), "labels run from -2 to 0"),
         ((X, Y.astype(np.float32)), "y must be one whole number per sample"),
         ((with_number(np.nan), Y), "the loss is nan|params left the finite range"),
         ((with_number(np.inf), Y), "the loss is nan|params left the finite range"),

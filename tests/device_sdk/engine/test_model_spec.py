@@ -42,6 +42,42 @@ def samples(
     return Stream(bytes([label]) * 32).uniform(int(np.prod(shape))).reshape(shape)
 
 
+def test_a_number_is_for_all_sides_of_a_window() -> None:
+    layers = [
+        {"type": "conv2d", "filters": 2, "kernel": kernel, "stride": stride}
+        for kernel, stride in ((3, 2), ([3], [2]), ([3, 3], [2, 2]))
+    ]
+    specs = [
+        parse_spec(
+            {
+                "input": [8, 9, 1],
+                "layers": [layer, {"type": "flatten"}, DENSE_10],
+                "loss": {"type": "softmax_cross_entropy"},
+            }
+        )
+        for layer in layers
+    ]
+    assert specs[0] == specs[1] == specs[2]
+    assert specs[0].shapes == ((8, 9, 1), (3, 4, 2), (24,), (10,))
+
+
+def test_an_add_knows_where_its_other_input_is() -> None:
+    spec = parse_spec(
+        {
+            **MLP,
+            "layers": [
+                {**DENSE_10, "name": "skip"},
+                {"type": "relu"},
+                DENSE_10,
+                {"type": "add", "source": "skip"},
+            ],
+        }
+    )
+    assert spec.sources == (None, None, None, 0)
+    assert spec.names == ("skip", "", "", "")
+    assert spec.words == ("dense", "relu", "dense", "add")
+
+
 def test_the_digits_mlp_has_2410_params_in_a_named_order() -> None:
     layout = parse_spec(MLP).layout
     assert layout.size == 2410
@@ -90,6 +126,41 @@ def test_another_seed_gives_other_params() -> None:
         ({"layers": [{**DENSE_10, "init_scale": "big"}]}, 'init_scale must be "he" or "glorot"'),
         ({"layers": [{"type": "relu", "units": 3}]}, "model.layers[0] (relu).units: unknown key"),
         ({"input": [8, 8]}, "model.layers[0] (dense): takes flat input, not (8, 8); put a flatten"),
+        ({"loss": {"type": "hinge"}}, "loss: 'hinge' is none of softmax_cross_entropy"),
+        ({"loss": {"type": "huber", "beta": 1}}, "model.loss.beta: unknown key"),
+        ({"loss": {"type": "huber", "delta": 0}}, "model.loss: delta must be above 0"),
+        ({"loss": {"delta": 1}}, "model.loss: expected text in quotes"),
+        ({"layers": [{**DENSE_10, "name": 3}]}, "model.layers[0].name: expected text, not 3"),
+        (
+            {"layers": [{**DENSE_10, "name": "a"}, {**DENSE_10, "name": "a"}]},
+            "model.layers[1] (dense): name: 'a' is an earlier layer's too",
+        ),
+        (
+            {"layers": [DENSE_10, {"type": "add", "source": "a"}]},
+            "model.layers[1] (add): source: no earlier layer has the name 'a'",
+        ),
+        (
+            {
+                "layers": [
+                    {"type": "dense", "units": 3, "name": "a"},
+                    DENSE_10,
+                    {"type": "add", "source": "a"},
+                ]
+            },
+            "model.layers[2] (add): source: (3,) cannot be added to (10,)",
+        ),
+        (
+            {"layers": [{"type": "relu"}, {"type": "embedding", "vocabulary": 3, "dim": 2}]},
+            "model.layers[1] (embedding): an embedding looks up samples: it must be the first",
+        ),
+        (
+            {"input": [8, 8, 1], "layers": [{"type": "conv2d", "filters": 2, "kernel": [3]}]},
+            "model.loss: softmax",
+        ),
+        (
+            {"input": [8, 8, 1], "layers": [{"type": "conv2d", "filters": 2, "kernel": [3, 2, 1]}]},
+            "model.layers[0] (conv2d): kernel must be a number or 2 of them, not [3, 2, 1]",
+        ),
         ({"layers": [{"type": "dense", "units": 1}]}, "model.loss: softmax_cross_entropy needs"),
         ({"layers": [{"type": "dense", "units": 1 << 40}]}, "model.layers[0] (dense): (1099511"),
         ({"layers": [{"type": "dense", "units": 1 << 24}]}, "params are more than"),
