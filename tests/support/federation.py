@@ -112,7 +112,8 @@ class Federation:
         self._processes: dict[str, Process] = {}
         self._monitors: list[Monitor] = []
         self._device_settings = device or {}
-        self._write("aggregator", self._aggregator_table(task or {}))
+        self._task_settings = task or {}
+        self.write_aggregator()
         for name in self.devices:
             self.write_device(name)
 
@@ -262,6 +263,13 @@ class Federation:
     def state_dir(self, name: str) -> Path:
         """Return where a process keeps what must survive."""
         return self.folder / f"{name}.state"
+
+    def write_aggregator(self, **task: object) -> None:
+        """Configure the aggregator, as it is read at its next start.
+
+        ``task`` are settings that differ from those that the federation was made with.
+        """
+        self._write("aggregator", self._aggregator_table({**self._task_settings, **task}))
 
     def write_device(self, name: str, *, copy: str = "", **settings: object) -> None:
         """Configure a device; ``copy`` names a process of its own that is the same device."""
