@@ -9,6 +9,7 @@ from aggregator.export.lower import lower
 from aggregator.export.quantise import quantise
 from aggregator.export.simplify import simplify
 from aggregator.export.writer import write
+from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
 
 
@@ -40,6 +41,14 @@ def export(
     graph = lower(model.spec, params, for_integers=calibration is not None)
     simplify(graph)
     if calibration is not None:
-        model.check_inputs(calibration.samples)
+        _check_samples(model, calibration.samples)
         quantise(graph, calibration.samples, float_borders=calibration.float_borders)
     return write(graph, description)
+
+
+def _check_samples(model: Model, samples: npt.NDArray[np.generic]) -> None:
+    model.check_inputs(samples)
+    if not len(samples):
+        raise TrainingError("no samples for the calibration")
+    if not np.isfinite(samples.astype(np.float64)).all():
+        raise TrainingError("the calibration's samples must be finite numbers")
