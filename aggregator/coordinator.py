@@ -110,6 +110,7 @@ class Coordinator:
         self.config = config
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
+        self.trained = config.trained()
         self.fleet = Fleet(config.max_devices, snapshot.devices)
         self.leases = LeaseBook()
         self.counts: Counter[str] = Counter(snapshot.totals)
@@ -131,7 +132,7 @@ class Coordinator:
         )
         self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
         self.buffers: Buffers = (
-            PlainBuffers(config, self.model.layout) if self.secure is None else self.secure
+            PlainBuffers(config, self.trained.layout) if self.secure is None else self.secure
         )
         self._budget_bytes = UPDATE_OVERHEAD_BYTES + self._max_body_bytes()
         self._epochs = "-" if self.secure is None else self.secure.cohorts.epochs
@@ -141,8 +142,8 @@ class Coordinator:
 
     def _max_body_bytes(self) -> int:
         if self.codec.masked:
-            return MASKED_BYTES * (self.codec.num_kept(self.model.layout.size) + 1)
-        return max_body_bytes(self.codec, self.model.layout)
+            return MASKED_BYTES * (self.codec.num_kept(self.trained.layout.size) + 1)
+        return max_body_bytes(self.codec, self.trained.layout)
 
     @property
     def version(self) -> int:
@@ -160,13 +161,13 @@ class Coordinator:
             self._first.append(Store(newest))
         self._publication.restore(snapshot.live_params.items())
         self._publication.restore([(newest.version, newest.params)])
-        return Versions(self.config.strategy.strategy(), self.model.layout.size, newest)
+        return Versions(self.config.strategy.strategy(), self.trained, newest)
 
     def _secure(
         self, enrolment: Enrolment, snapshot: Snapshot, now: float
     ) -> SecureBuffers | PairwiseBuffers:
         config, spec = enrolment.config, self.codec
-        size = self.model.layout.size
+        size = self.trained.layout.size
         cohorts = Cohorts(
             self.topics,
             enrolment.enrolment_key,
@@ -182,10 +183,10 @@ class Coordinator:
         supports = Supports(
             self.topics,
             spec,
-            size=self.model.layout.size,
+            size=size,
             every=config.support_every,
             documents=snapshot.documents,
-            params=self.versions.params,
+            params=self.versions.trained,
             version=self.version,
         )
         if spec.dtype == PAIRWISE:
@@ -570,7 +571,7 @@ class Coordinator:
         kept = self.leases.open_versions()
         secured = []
         if self.secure is not None:
-            secured = self.secure.stepped(self.version, self.versions.params, now)
+            secured = self.secure.stepped(self.version, self.versions.trained, now)
         return [
             Store(record),
             *self._contributed(devices),

@@ -12,12 +12,13 @@ from aggregator.strategy import Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.calibrated import calibrated
 from aggregator.strategy.fedavg import fedavg, fedavgm
-from device_sdk.engine.model import Model
 from device_sdk.engine.spec import ModelSpec, parse_spec
+from device_sdk.engine.subset import trained_subset
 from protocol.errors import ConfigError
 from protocol.messages import MAX_DOCUMENT_CHARS
 from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
+from protocol.vectors.layout import Subset
 from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
 
 _STRATEGIES = {
@@ -169,14 +170,20 @@ class TaskConfig:
         """Return the model; raises ConfigError that names the layer."""
         return parse_spec(self.model)
 
+    def trained(self) -> Subset:
+        """Return which params are trained and sent. Raises ConfigError."""
+        return trained_subset(self.model_spec().layout, self.training)
+
     def model_digest(self) -> str:
-        """Return a digest by which a store tells one model from another."""
-        return hashlib.sha256(self.documents()[0].encode()).hexdigest()
+        """Return a digest by which a store tells one model, and what is trained, from another."""
+        told = self.documents()[0]
+        if (trained := self.trained()).layout is not trained.whole:
+            told += json.dumps(sorted(trained.names))
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def check(self) -> None:
         """Check what depends on the model. Raises ConfigError that names the key."""
-        layout = Model(self.model_spec()).layout
-        budget = max_body_bytes(parse_codec(self.codec), layout)
+        budget = max_body_bytes(parse_codec(self.codec), self.trained().layout)
         if self.max_assembly_bytes < 2 * budget:
             raise ConfigError(
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"

@@ -7,27 +7,28 @@ import numpy as np
 from aggregator.records import VersionRecord
 from aggregator.strategy import Counted, Float32, Float64, State, Strategy
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.vectors.layout import params_from_bytes
+from protocol.vectors.layout import Subset, params_from_bytes
 
 
 class Versions:
     """Holds the newest version; `step` makes the next one out of it."""
 
-    def __init__(self, strategy: Strategy, size: int, newest: VersionRecord) -> None:
+    def __init__(self, strategy: Strategy, trained: Subset, newest: VersionRecord) -> None:
         """Start from a stored version.
 
-        Raises ConfigError if its params are not ``size`` float32 values: the model was changed
+        Raises ConfigError if its params are not those of ``trained.whole``: the model was changed
         under a task that has versions.
         """
         self._strategy = strategy
+        self._subset = trained
         try:
-            self.params: Float32 = params_from_bytes(newest.params, size)
+            self.params: Float32 = params_from_bytes(newest.params, trained.whole.size)
         except RemoteProtocolError as error:
             raise ConfigError(
                 f"task.model: version {newest.version} in the store does not fit it"
                 f" ({error.detail}); give a changed model a new task name"
             ) from None
-        self._state: State = strategy.init(size)
+        self._state: State = strategy.init(trained.layout.size)
         if newest.strategy_state.keys() == self._state.keys():
             self._state = {
                 name: np.frombuffer(data, "<f8") for name, data in newest.strategy_state.items()
@@ -39,10 +40,15 @@ class Versions:
         """The current version."""
         return self.newest.version
 
+    @property
+    def trained(self) -> Float32:
+        """Those of the current params that steps move."""
+        return self._subset.take(self.params)
+
     def forget(self) -> None:
         """Begin anew with what the strategy remembers of single devices: a mask epoch ended."""
         if self._strategy.calibrated:
-            self._state = self._strategy.init(self.params.size)
+            self._state = self._strategy.init(self._subset.layout.size)
 
     def step(
         self, mean_delta: Float64, counted: tuple[bytes, ...], num_devices: int = 0
@@ -52,11 +58,12 @@ class Versions:
         ``num_devices`` as in `aggregator.strategy.Counted`.
         """
         of = Counted(len(counted), num_devices)
-        exact, state = self._strategy.apply(self.params, mean_delta, self._state, of)
+        exact, state = self._strategy.apply(self.trained, mean_delta, self._state, of)
         with np.errstate(over="ignore", invalid="ignore"):
-            params = exact.astype("<f4")
-        if not np.isfinite(params).all():
+            moved = exact.astype("<f4")
+        if not np.isfinite(moved).all():
             return None
+        params = self._subset.replaced(self.params, moved)
         data = params.tobytes()
         encoded = {name: np.asarray(vector, "<f8").tobytes() for name, vector in state.items()}
         digest = hashlib.sha256(data).digest()

@@ -7,19 +7,20 @@ from typing import Any
 
 from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
+from device_sdk.engine.subset import trained_subset
 from protocol import refusals
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import Plan
-from protocol.vectors.layout import Layout
+from protocol.vectors.layout import Subset
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """The model and the settings to train it with, and the layout of its params."""
+    """The model and the settings to train it with, and which of its params are trained and sent."""
 
     model: Mapping[str, Any]
     training: Mapping[str, Any]
-    layout: Layout
+    trained: Subset
     check_in_s: float
 
 
@@ -27,10 +28,10 @@ def read_plan(plan: Plan) -> TrainingPlan:
     """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
     try:
         model, training = _json_object(plan.model), _json_object(plan.training)
-        layout = Model(parse_spec(model)).layout
+        trained = trained_subset(Model(parse_spec(model)).layout, training)
     except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
         raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
-    return TrainingPlan(model, training, layout, float(plan.check_in_s))
+    return TrainingPlan(model, training, trained, float(plan.check_in_s))
 
 
 def _json_object(text: str) -> Mapping[str, Any]:

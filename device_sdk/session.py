@@ -516,7 +516,7 @@ class Session:
             lease,
             result.delta,
             result.num_samples,
-            layout=plan.layout,
+            layout=plan.trained.layout,
             residual=self.residual,
             rounding_seed=derive(self._seed, "rounding", lease.lease_id),
         )
@@ -554,7 +554,7 @@ class Session:
         self.counts[f"update_refused_{reason}"] += 1
         if reason == refusals.BUSY:
             return []
-        layout = None if self._work.plan is None else self._work.plan.layout
+        layout = None if self._work.plan is None else self._work.plan.trained.layout
         return self._settled("refusal", self._outgoing.refused(pending, reason, layout), now)
 
     def _settled(self, event: str, stores: list[Action], now: float) -> list[Action]:

@@ -69,7 +69,7 @@ class Work:
     def assignment(self, seed: bytes) -> Assignment | None:
         """Return what is to be trained; None: the plan is of another model, or not all is here."""
         plan, params = self.plan, self._params
-        if plan is None or params is None or params.size != plan.layout.size:
+        if plan is None or params is None or params.size != plan.trained.whole.size:
             return None
         return Assignment(
             params=params,
@@ -80,9 +80,9 @@ class Work:
         )
 
     def delta(self, trained: Trained) -> Float32 | None:
-        """Return the delta of what was trained; None if it is none that may leave the device."""
-        params = self._params
-        if params is None or trained.params.size != params.size:
+        """Return the delta of what is trained; None if it is none that may leave the device."""
+        plan, params = self.plan, self._params
+        if plan is None or params is None or trained.params.size != params.size:
             return None
-        delta = trained.params - params
+        delta = plan.trained.take(trained.params) - plan.trained.take(params)
         return delta if is_sound(delta) else None

@@ -57,10 +57,12 @@ def check(config: ConfigOption) -> None:
     num_held_out = check_files(checked)
     masked = _masking(checked)
     task = checked.task
+    trained = task.trained()
+    some = "" if trained.layout is trained.whole else f" ({trained.layout.size} trained)"
     held_out = f"{num_held_out} held-out rows" if num_held_out else "no held-out data"
     typer.echo(
         f"{config}: task {task.task} ({task.mode}), {masked}, "
-        f"{task.model_spec().layout.size} params, {held_out}, "
+        f"{trained.whole.size} params{some}, {held_out}, "
         f"broker {checked.broker.host}:{checked.broker.port}"
     )
 
@@ -70,7 +72,7 @@ def _masking(config: AggregatorConfig) -> str:
     enrolment = load_enrolment(config)
     if enrolment is None:
         return "every update in sight"
-    num_params = config.task.model_spec().layout.size
+    num_params = config.task.trained().layout.size
     for signed in enrolment.rosters:
         try:
             roster = open_roster(signed, enrolment.enrolment_key)

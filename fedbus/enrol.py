@@ -149,7 +149,7 @@ def show(
 def _parameters(config: AggregatorConfig, num_devices: int) -> Parameters:
     if not config.secure.enabled:
         raise ConfigError('secure.scheme = "none": name a scheme first, e.g. "seedmask"')
-    size = config.task.model_spec().layout.size
+    size = config.task.trained().layout.size
     return config.secure.parameters(config.task, num_devices, size)
 
 

@@ -119,7 +119,7 @@ def _start_device(name: str, config: Path) -> Child:
 def _enrol(folder: Path, fed: Path, names: Sequence[str]) -> None:
     """Do what an operator does with `fedbus enrol`: keys to where they belong, nothing more."""
     config = load_config(fed)
-    num_params = config.task.model_spec().layout.size
+    num_params = config.task.trained().layout.size
     parameters = config.secure.parameters(config.task, len(names), num_params)
     made = enrol(folder / "operator", parameters, TASK, names, valid_s=config.secure.epoch_s)
     rosters = Path(config.secure.rosters)

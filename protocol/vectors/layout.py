@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+
+F = TypeVar("F", bound=np.floating)
 
 PARAM_BYTES: Final = 4
 #: As many float32 as a model may have bytes (`protocol.messages.MAX_MODEL_BYTES`).
@@ -90,6 +92,60 @@ class Layout:
             tensor.name: flat[start : start + tensor.size].reshape(tensor.shape)
             for tensor, start in zip(self.tensors, starts, strict=True)
         }
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Those tensors of a layout that are trained: their numbers alone are a vector, too.
+
+    ``names`` has them. Raises LocalProtocolError unless each is a tensor of ``whole``, and
+    there is one at least.
+    """
+
+    whole: Layout
+    names: frozenset[str]
+
+    def __post_init__(self) -> None:
+        unknown = self.names - {tensor.name for tensor in self.whole.tensors}
+        if unknown or not self.names:
+            raise LocalProtocolError(f"no part of the layout: {sorted(unknown)}")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The trained tensors, in the order of the whole."""
+        if len(self.names) == len(self.whole.tensors):
+            return self.whole
+        return Layout(tuple(each for each in self.whole.tensors if each.name in self.names))
+
+    @cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Where the trained numbers are in the whole vector, neighbours as one."""
+        found: list[slice] = []
+        starts = self.whole.bounds[:-1].tolist()
+        for tensor, start in zip(self.whole.tensors, starts, strict=True):
+            if tensor.name not in self.names:
+                continue
+            goes_on = bool(found) and found[-1].stop == start
+            begin = found.pop().start if goes_on else start
+            found.append(slice(begin, start + tensor.size))
+        return tuple(found)
+
+    def take(self, vector: npt.NDArray[F]) -> npt.NDArray[F]:
+        """The trained numbers of a whole vector: a view if all are, else a copy."""
+        if self.layout is self.whole:
+            return vector
+        return np.concatenate([vector[piece] for piece in self.slices])
+
+    def replaced(self, vector: npt.NDArray[F], values: npt.NDArray[F]) -> npt.NDArray[F]:
+        """A whole vector with other trained numbers: a new one, but ``values`` if that is all."""
+        if self.layout is self.whole:
+            return values
+        whole, start = vector.copy(), 0
+        for piece in self.slices:
+            size = piece.stop - piece.start
+            whole[piece] = values[start : start + size]
+            start += size
+        return whole
 
 
 def check_vector(vector: npt.NDArray[np.float32]) -> None:

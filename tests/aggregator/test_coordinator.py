@@ -6,9 +6,10 @@ import pytest
 from aggregator.records import CounterRecord, DeviceRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
+from aggregator.task_config import StrategyConfig
 from protocol import refusals
 from protocol.chunks import checksum, cut
-from protocol.codec import decode
+from protocol.codec import decode, encode_update
 from protocol.messages import (
     AGGREGATOR,
     CheckIn,
@@ -18,6 +19,7 @@ from protocol.messages import (
     Manifest,
     Receipt,
     Refusal,
+    Update,
     UpdateChunk,
 )
 from tests.aggregator.conftest import MakeDesk
@@ -144,6 +146,32 @@ def test_a_full_buffer_makes_a_version_whose_manifest_holds_the_receipts(
     assert manifest(desk).version == 1
     assert manifest(desk).counted == (a.lease_id, b.lease_id)
     np.testing.assert_allclose(desk.step, [0.5, 1.0, 0, 0, 0, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_only_what_is_trained_travels_and_moves(make_desk: MakeDesk, strategy: str) -> None:
+    desk = make_desk(
+        buffered=goal(2),
+        training={"trainable": ["*.bias"]},
+        strategy=StrategyConfig(name=strategy),
+    )
+    before = desk.coordinator.versions.params.copy()
+    a, b = desk.lease("a"), desk.lease("b")
+    whole = desk.lease("c")
+    desk.send("a", a, [0.5, 0.0])
+    desk.restart()
+    desk.send("b", b, [0.0, -1.0])
+    moved = desk.coordinator.versions.params - before
+    assert desk.coordinator.version == 1
+    assert np.count_nonzero(moved[:4]) == 0
+    if strategy == "fedavg":
+        np.testing.assert_allclose(moved[4:], [0.25, -0.5], atol=1e-7)
+    assert np.all(np.sign(moved[4:]) == [1, -1])
+    update = encode_update(Update(whole.version, whole.codec, 1, bytes(24)))
+    desk.send_chunk("c", UpdateChunk(whole.lease_id, checksum(update), 0, 1, update))
+    answer = desk.last("c")
+    assert isinstance(answer, Refusal)
+    assert answer.reason == refusals.WRONG_SHAPE
 
 
 def test_a_redelivered_update_counts_once(make_desk: MakeDesk) -> None:

@@ -67,6 +67,23 @@ def test_a_randk_sum_is_enlarged_and_is_zero_elsewhere(make_secure: MakeSecure) 
     np.testing.assert_allclose(desk.desk.step, expected, atol=10 * desk.tolerance(4))
 
 
+def test_a_support_is_chosen_among_what_is_trained(make_secure: MakeSecure) -> None:
+    desk = wide(make_secure, "plan-0.1", training={"trainable": ["*.weight"]})
+    before = desk.coordinator.versions.params.copy()
+    num_trained = desk.coordinator.trained.layout.size
+    assert num_trained < SIZE
+    ids = desk.train(*FOUR)
+    desk.answer(*NAMES)
+    where = desk.coordinates(0)
+    assert where is not None
+    moved = desk.coordinator.versions.params - before
+    expected = np.zeros(num_trained, np.float32)
+    expected[where] = desk.expected(ids)
+    subset = desk.coordinator.trained
+    np.testing.assert_allclose(subset.take(moved), expected, atol=2 * desk.tolerance(4))
+    assert np.count_nonzero(moved) == np.count_nonzero(subset.take(moved))
+
+
 def test_a_plans_sum_is_as_it_was_sent_and_is_zero_elsewhere(make_secure: MakeSecure) -> None:
     desk = wide(make_secure, "plan-0.1")
     ids = desk.train(*FOUR)

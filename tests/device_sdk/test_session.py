@@ -13,6 +13,9 @@ from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode_update
 from protocol.messages import CheckIn, ChunksMissing, Held, ModelChunk, Receipt, Refusal
+from protocol.vectors import packing
+from protocol.vectors.layout import Layout, Tensor
+from protocol.vectors.packing import parse_codec
 from tests.support.handset import INSTALL, SIZE, Handset
 
 DELTA = [1.0, -2.0, 3.0, 0.0, 0.5, 0.25]
@@ -95,6 +98,33 @@ def test_the_update_is_the_delta_against_the_leased_params() -> None:
     update = decode_update(chunk.data)
     assert (chunk.lease_id, update.base_version, update.num_samples) == (lease.lease_id, 4, 5)
     assert np.frombuffer(update.body, "<f4").tolist() == DELTA
+
+
+def test_only_what_is_trained_is_sent() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan("topk-0.5/float32", training='{"trainable": ["*.bias"]}')
+    base = np.arange(SIZE, dtype=np.float32)
+    lease = device.lease(base, codec="topk-0.5/float32")
+    device.hear_in(lease)
+    device.deliver_model(lease, base)
+    device.trains(DELTA)
+    (chunk,) = device.chunks()
+    spec, biases = parse_codec("topk-0.5/float32"), Layout((Tensor("0.dense.bias", (2,)),))
+    body = decode_update(chunk.data).body
+    sent = packing.decode(body, spec, biases, support_seed=bytes(32)).dense()
+    assert np.count_nonzero(sent) == 1
+    device.hear_in(Receipt(lease.lease_id, 2))
+    assert device.session.residual is not None
+    left = np.frombuffer(device.session.residual.values, "<f4")
+    np.testing.assert_allclose(sent + left, DELTA[-2:], atol=1e-6)
+
+
+def test_a_plan_that_trains_nothing_is_refused() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan(training='{"trainable": ["*.scale"]}')
+    assert device.session.counts["refused_malformed"] == 1
 
 
 def test_a_held_version_is_not_fetched_again() -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.vectors.layout import Layout, Tensor, params_from_bytes, params_to_bytes
+from protocol.vectors.layout import Layout, Subset, Tensor, params_from_bytes, params_to_bytes
 
 MLP = Layout((Tensor("w1", (3, 2)), Tensor("b1", (2,)), Tensor("gain", ())))
 shapes = st.lists(npst.array_shapes(min_dims=0, max_dims=3, max_side=4), min_size=1, max_size=5)
@@ -129,3 +129,45 @@ def test_what_is_not_finite_or_not_float32_does_not_leave() -> None:
             params_to_bytes(params)
     with pytest.raises(LocalProtocolError):
         params_to_bytes(np.zeros(1))  # type: ignore[arg-type]  # float64: what is tested
+
+
+def test_a_subset_has_the_numbers_of_its_tensors_in_the_order_of_the_whole() -> None:
+    subset = Subset(MLP, frozenset({"gain", "w1"}))
+    vector = numbered(MLP)
+    assert [tensor.name for tensor in subset.layout.tensors] == ["w1", "gain"]
+    assert subset.take(vector).tolist() == [0, 1, 2, 3, 4, 5, 8]
+    changed = subset.replaced(vector, -np.arange(7, dtype=np.float32))
+    assert changed.tolist() == [0, -1, -2, -3, -4, -5, 6, 7, -6]
+    assert np.array_equal(vector, numbered(MLP))
+
+
+def test_neighbours_are_one_slice() -> None:
+    assert Subset(MLP, frozenset({"b1", "w1"})).slices == (slice(0, 8),)
+    assert Subset(MLP, frozenset({"b1", "gain"})).slices == (slice(6, 9),)
+
+
+def test_a_subset_of_everything_copies_nothing() -> None:
+    subset = Subset(MLP, frozenset({"gain", "w1", "b1"}))
+    vector, other = numbered(MLP), -numbered(MLP)
+    assert subset.take(vector) is vector
+    assert subset.replaced(vector, other) is other
+
+
+@given(shapes, st.data())
+def test_what_was_taken_can_be_put_back(sides: list[tuple[int, ...]], data: st.DataObject) -> None:
+    layout = Layout(tuple(Tensor(f"t{i}", shape) for i, shape in enumerate(sides)))
+    names = [tensor.name for tensor in layout.tensors]
+    chosen = data.draw(st.sets(st.sampled_from(names), min_size=1))
+    subset = Subset(layout, frozenset(chosen))
+    vector = numbered(layout)
+    moved = subset.replaced(vector, subset.take(vector) + 1000)
+    for name, view in layout.views(moved).items():
+        before = layout.views(vector)[name]
+        assert np.array_equal(view, before + 1000 if name in chosen else before)
+    assert np.array_equal(subset.replaced(moved, subset.take(vector)), vector)
+
+
+@pytest.mark.parametrize("names", [frozenset(), frozenset({"w1", "w2"})])
+def test_no_subset_of_nothing_or_of_strangers(names: frozenset[str]) -> None:
+    with pytest.raises(LocalProtocolError):
+        Subset(MLP, names)

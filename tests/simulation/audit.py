@@ -33,7 +33,7 @@ class Audit:
         store = world.server.store
         coordinator = world.server.coordinator
         assert coordinator is not None
-        self._layout = coordinator.model.layout
+        self._layout = coordinator.trained.layout
         self._codec = parse_codec(coordinator.config.codec)
         newest = store.snapshot().version
         assert newest is not None

@@ -20,7 +20,6 @@ from aggregator.store import Store, open_store
 from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions
 from device_sdk.answers import ANSWER
-from device_sdk.engine.model import Model
 from device_sdk.evidence import EVIDENCE
 from device_sdk.pending import PENDING, unpack_pending
 from device_sdk.storage import Storage
@@ -174,16 +173,16 @@ def replayed(
     task: TaskConfig, store: Store, updates: Mapping[bytes, bytes]
 ) -> Iterator[tuple[int, bytes]]:
     """Make every version anew from the updates that the store says it counts."""
-    model = Model(task.model_spec())
-    versions = Versions(task.strategy.strategy(), model.layout.size, _first_version(task))
-    buffer = Buffer(model.layout.size)
+    versions = Versions(task.strategy.strategy(), task.trained(), _first_version(task))
+    layout = task.trained().layout
+    buffer = Buffer(layout.size)
     weigh = task.staleness_weight()
     for version, entries in groupby(store.counted_ids(), itemgetter(0)):
         ids = tuple(lease_id for _, lease_id in entries)
         for lease_id in ids:
             update = decode_update(updates[lease_id])
             support = support_seed(task.task, update.base_version)
-            delta = read_delta(update, parse_codec(update.codec), model.layout, support)
+            delta = read_delta(update, parse_codec(update.codec), layout, support)
             weight = weigh(version - 1 - update.base_version) * update.num_samples
             buffer.add(lease_id, "", delta, weight)
         record = versions.step(buffer.mean(task.normalise), ids)

@@ -125,7 +125,7 @@ class Desk:
         self, lease: Lease, delta: Sequence[float] | Vector, *, num_samples: int = 1, **other: Any
     ) -> bytes:
         """Return the bytes of an update for a lease; ``other`` fields replace the right ones."""
-        layout = self.coordinator.model.layout
+        layout = self.coordinator.trained.layout
         body = encode_delta(
             np.asarray(delta, np.float32),
             parse_codec(lease.codec),

@@ -133,9 +133,11 @@ class Handset:
         """A message arrives on the device's own topic."""
         self.hear(self.topics.into(self.name), message)
 
-    def hear_plan(self, codec: str = "dense/float32", *, start: int = 1) -> None:
+    def hear_plan(
+        self, codec: str = "dense/float32", *, start: int = 1, training: str = "{}"
+    ) -> None:
         """The plan arrives."""
-        plan = Plan(json.dumps(MODEL), "{}", codec, 60)
+        plan = Plan(json.dumps(MODEL), training, codec, 60)
         self.hear(self.topics.plan(), plan, start=start)
 
     def hear_manifest(self, version: int, *counted: bytes) -> None:

@@ -205,7 +205,7 @@ class RoundDesk:
     def update(self, name: str, num_samples: int = 1) -> MaskedUpdate:
         """Return a device's masked update for its newest lease."""
         lease, roster = self.lease(name), self.cohort.roster
-        size = self.coordinator.model.layout.size
+        size = self.coordinator.trained.layout.size
         chosen = choose(self.config.task, self.secure_config.codec, self.support, size)
         assert chosen is not None
         values = (
@@ -234,7 +234,7 @@ class RoundDesk:
 
     def delta_of(self, name: str) -> Vector:
         """Return some delta, another one for each device."""
-        size = self.coordinator.model.layout.size
+        size = self.coordinator.trained.layout.size
         return np.random.default_rng(ord(name)).uniform(-0.5, 0.5, size).astype(np.float32)
 
     def mean(self, lease_ids: Sequence[bytes]) -> Vector:

@@ -147,6 +147,7 @@ class RoundWorld:
             size=given.size,
         )
         self.parameters = enrolled.roster.parameters
+        self._trained = config.trained()
         self.audit = Audit()
         self.hook: Hook = usual
         self._leases: dict[bytes, LeaseRecord] = {}
@@ -223,7 +224,7 @@ class RoundWorld:
             total += given.encode(trained - base, 5)[0]
             devices.append(lease.device)
         mean = total[:-1] / (given.scale * given.weight_of(int(total[-1])))
-        versions = Versions(fedavg(), SIZE, self._params[record.version - 1])
+        versions = Versions(fedavg(), self._trained, self._params[record.version - 1])
         expected = versions.step(mean, record.counted)
         if expected is None or expected.params != record.params:
             self.audit.violations.append(f"version {record.version} is not the exact mean")

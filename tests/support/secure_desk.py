@@ -16,7 +16,6 @@ from aggregator.scheduling.buffered import Buffered
 from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
-from device_sdk.engine.model import Model
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
 from protocol.messages import AGGREGATOR, CheckIn, Lease, UpdateChunk
@@ -370,7 +369,7 @@ class SecureDesk:
         spec = self.secure_config.codec
         if spec.support == DENSE:
             return None
-        size = self.coordinator.model.layout.size
+        size = self.coordinator.trained.layout.size
         kept = spec.num_kept(size)
         named = read_named(self.supports[support], size, kept)
         return coordinates(self.config.task, support, named, size, kept)
@@ -394,7 +393,7 @@ class SecureDesk:
 
     def delta_of(self, name: str) -> Vector:
         """Return some delta, another one for each device."""
-        size = self.coordinator.model.layout.size
+        size = self.coordinator.trained.layout.size
         drawn = np.random.default_rng(sum(name.encode()))
         return drawn.uniform(-0.5, 0.5, size).astype(np.float32)
 
@@ -493,7 +492,7 @@ def enrol(
     **overrides: Any,
 ) -> Cohort:
     """Enrol devices as the configuration says, unless told otherwise."""
-    size = Model(config.model_spec()).layout.size
+    size = config.trained().layout.size
     given = asdict(secure.parameters(config, len(names), size))
     del given["num_devices"]
     return cohort(names, config.task, valid_s=valid_s, **{**given, **overrides})

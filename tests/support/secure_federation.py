@@ -68,7 +68,7 @@ class SecureFederation(Federation):
     def parameters(self, num_devices: int) -> Parameters:
         """Return what the configuration makes of a cohort of so many."""
         config = load_config(self.config_path("aggregator"))
-        size = config.task.model_spec().layout.size
+        size = config.task.trained().layout.size
         return config.secure.parameters(config.task, num_devices, size)
 
     def keys_file(self, name: str) -> Path:
