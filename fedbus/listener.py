@@ -48,7 +48,7 @@ class Listener:
         self.address = f"{host}:{port}"
         self.connected = False
         self.problem = ""
-        settings = _settings(host, port, username, password_file, protocol)
+        settings = reader_settings(host, port, username, password_file, protocol)
         self._transport = PahoTransport(settings, random=random.SystemRandom().random)
         self._loop = Loop()
 
@@ -115,9 +115,10 @@ class Listener:
                 self.connected, self.problem = False, event.reason
 
 
-def _settings(
+def reader_settings(
     host: str, port: int, username: str, password_file: Path | None, protocol: str
 ) -> BrokerSettings:
+    """Return the settings of somebody who only reads. Raises ConfigError for what cannot be."""
     password = None if password_file is None else _password(password_file)
     name = username or (None if password is None else ACCOUNT)
     try:
