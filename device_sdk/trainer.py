@@ -101,7 +101,8 @@ class NumpyTrainer(Trainer):
     such pairs, block by block, each time it is iterated over; or a function that returns such a
     thing. Only one block is in memory at a time. ``model_spec`` replaces the plan's model; its
     params must have the same layout. ``num_samples`` says how much there is where ``data`` cannot:
-    else it counts as one sample until a training has passed over it.
+    else it counts as one sample until a training has passed over it. ``memory_budget_bytes`` bounds
+    what the engine holds (`device_sdk.engine.plan`): it then takes batches in parts.
     Raises ConfigError for a wrong spec.
     """
 
@@ -111,26 +112,43 @@ class NumpyTrainer(Trainer):
         *,
         data: Data,
         num_samples: int | None = None,
+        memory_budget_bytes: int | None = None,
     ) -> None:
         self._model = None if model_spec is None else Model(parse_spec(model_spec))
         self._blocks = as_blocks(data)
         self._known = self._blocks.num_samples if num_samples is None else num_samples
         self._seen = 1
+        self._budget_bytes = memory_budget_bytes
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
         return self._seen if self._known is None else self._known
 
     def train(self, assignment: Assignment) -> Trained:
-        """Mini-batch SGD from the assignment's params.
+        """Train from the assignment's params.
 
-        Metrics: ``loss`` (mean over the last pass) and ``num_steps``. Raises ConfigError for a plan
-        that does not hold a good model spec and settings, TrainingError as `fit` does.
+        Metrics: ``loss`` (mean over the last pass), ``num_steps``, and ``skipped_steps``, in which
+        some number was not finite. Raises ConfigError for a plan
+        that does not hold a good model spec and settings or does not fit into the memory budget,
+        TrainingError as `fit` does.
         """
         settings = build(TrainingSettings, assignment.training, "training")
         model = self._model or Model(parse_spec(assignment.model))
         params = assignment.params.copy()
-        fitted = fit(model, params, self._blocks, settings, assignment.seed, pause=assignment.pause)
+        fitted = fit(
+            model,
+            params,
+            self._blocks,
+            settings,
+            assignment.seed,
+            base=assignment.params,
+            budget_bytes=self._budget_bytes,
+            pause=assignment.pause,
+        )
         self._seen = fitted.num_samples
-        metrics = {"loss": fitted.loss, "num_steps": float(fitted.num_steps)}
+        metrics = {
+            "loss": fitted.loss,
+            "num_steps": float(fitted.num_steps),
+            "skipped_steps": float(fitted.num_skipped),
+        }
         return Trained(params, fitted.num_samples, metrics)

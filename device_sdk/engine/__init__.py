@@ -6,18 +6,26 @@ A spec (`parse_spec`) becomes a `Model`, whose params are one flat float32 vecto
 from device_sdk.engine.data import Data, load_npz
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Metrics, Model
+from device_sdk.engine.plan import MemoryPlan, layer_flops, plan_inference, plan_training
+from device_sdk.engine.selection import changed_slices
+from device_sdk.engine.settings import TrainingSettings
 from device_sdk.engine.spec import ModelSpec, parse_spec
-from device_sdk.engine.training import Fitted, TrainingSettings, fit
+from device_sdk.engine.training import Fitted, fit
 
 __all__ = [
     "Data",
     "Fitted",
+    "MemoryPlan",
     "Metrics",
     "Model",
     "ModelSpec",
     "TrainingError",
     "TrainingSettings",
+    "changed_slices",
     "fit",
+    "layer_flops",
     "load_npz",
     "parse_spec",
+    "plan_inference",
+    "plan_training",
 ]

@@ -27,6 +27,7 @@ class Blocks:
 
     start: Callable[[], Iterable[object]]
     num_samples: int | None  # None where only a pass can tell
+    largest: int = 0  # samples of the largest block, as far as that is known
 
     def __iter__(self) -> Iterator[Block]:
         for item in self.start():
@@ -40,7 +41,8 @@ def as_blocks(data: Data) -> Blocks:
     if callable(data):
         return Blocks(data, None)
     if isinstance(data, Sequence):
-        return Blocks(lambda: data, sum(len(_pair(item)[0]) for item in data))
+        sizes = [len(_pair(item)[0]) for item in data]
+        return Blocks(lambda: data, sum(sizes), max(sizes, default=0))
     return Blocks(lambda: data, None)
 
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -18,6 +18,11 @@ MASKED: Final = -1
 
 class Loss(ABC):
     """How wrong outputs are. A frozen description like a layer: losses hold no numbers."""
+
+    #: Targets may say that a sample does not count.
+    masks: ClassVar[bool] = False
+    #: Targets have a number for each output, not one for each sample.
+    dense_targets: ClassVar[bool] = True
 
     @abstractmethod
     def check_outputs(self, output_shape: Shape) -> None:
@@ -37,7 +42,7 @@ class Loss(ABC):
     ) -> float:
         """Mean loss of a batch; writes its derivative by ``outputs`` into ``gradient``.
 
-        The targets have been checked. ``gradient`` may not be ``outputs``, which may be used up.
+        The targets have been checked. ``gradient`` may not be ``outputs``, which stay.
         ``count``: divide by this number of samples; for a part of a batch, that of the whole.
         """
 
@@ -52,6 +57,9 @@ class SoftmaxCrossEntropy(Loss):
 
     A sample whose label is `MASKED` does not count.
     """
+
+    masks: ClassVar[bool] = True
+    dense_targets: ClassVar[bool] = False
 
     def check_outputs(self, output_shape: Shape) -> None:
         """One logit a class, two classes at least."""
@@ -154,9 +162,9 @@ class Huber(_Regression):
     ) -> float:
         """With ``c`` the error cut off at +-delta, the loss is ``c (e - c / 2)``, the slope c."""
         size = _size(outputs, count)
-        np.subtract(outputs, targets, out=outputs, casting="same_kind")
-        np.clip(outputs, -self.delta, self.delta, out=gradient)
-        loss = float(np.vdot(gradient, outputs)) - 0.5 * float(np.vdot(gradient, gradient))
+        error = outputs - targets.astype(outputs.dtype, copy=False)
+        np.clip(error, -self.delta, self.delta, out=gradient)
+        loss = float(np.vdot(gradient, error)) - 0.5 * float(np.vdot(gradient, gradient))
         gradient *= 1 / size
         return loss / size
 
@@ -225,12 +233,12 @@ class Distillation(_Regression):
         temperature, count = self.temperature, len(outputs) if count is None else count
         np.divide(targets, temperature, out=gradient, casting="same_kind")
         _log_softmax(gradient)
-        outputs /= temperature
-        _log_softmax(outputs)
+        student = outputs / temperature
+        _log_softmax(student)
         teacher = np.exp(gradient)
-        gradient -= outputs
+        gradient -= student
         loss = float(np.vdot(teacher, gradient))
-        np.exp(outputs, out=gradient)
+        np.exp(student, out=gradient)
         gradient -= teacher
         gradient *= temperature / count
         return loss * temperature**2 / count

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from device_sdk.engine.arrays import EVAL_ROWS, Array, Targets
 from device_sdk.engine.errors import TrainingError
-from device_sdk.engine.network import Network
+from device_sdk.engine.network import Network, views
+from device_sdk.engine.selection import select, trained_slices
 from device_sdk.engine.spec import ModelSpec
 from protocol.stream import Stream, derive
 from protocol.vectors.layout import Layout
@@ -47,9 +48,8 @@ class Model:
         A layer draws from a stream of its own, so its numbers do not depend on the other layers.
         """
         params = np.zeros(self.layout.size, dtype=np.float32)
-        network = Network(self.spec, params)
-        for index, layer in enumerate(self.spec.layers):
-            layer.init(network.params[index], Stream(derive(seed, "init", index)))
+        for index, tensors in enumerate(views(self.spec, params)):
+            self.spec.layers[index].init(tensors, Stream(derive(seed, "init", index)))
         return params
 
     def predict(self, params: Array, x: npt.ArrayLike) -> Array:
@@ -58,7 +58,7 @@ class Model:
         x = np.asarray(x)
         self.check_inputs(x)
         outputs = np.empty((len(x), *self.spec.shapes[-1]), params.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for rows, part in self._passes(params, x):
                 outputs[rows] = part
         return outputs
@@ -66,15 +66,25 @@ class Model:
     def loss_and_gradient(
         self, params: Array, x: npt.ArrayLike, y: npt.ArrayLike
     ) -> tuple[float, Array]:
-        """Mean loss of one batch, and its derivative by ``params`` as a new flat vector."""
+        """Mean loss of one batch, and its derivative by ``params`` as a new flat vector.
+
+        As in training, but without dropout; statistics stay, and have no derivative.
+        """
         self.check_params(params)
         x, y = np.asarray(x), np.asarray(y)
         self.check_batch(x, y)
-        gradient = np.empty_like(params)
-        network = Network(self.spec, params, gradient)
-        with np.errstate(over="ignore", invalid="ignore"):
-            loss = network.loss_and_gradient(np.asarray(x, params.dtype), y)
+        selection = select(self.spec)
+        slices = trained_slices(self.spec, selection)
+        trained = np.empty(sum(part.stop - part.start for part in slices), params.dtype)
+        network = Network(self.spec, params, len(x), selection=selection, gradient=trained)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            network.inputs(len(x))[...] = x
+            loss = network.loss_and_gradient(y)
         check_loss(loss)
+        gradient, start = np.zeros_like(params), 0
+        for part in slices:
+            gradient[part] = trained[start : start + part.stop - part.start]
+            start += part.stop - part.start
         return loss, gradient
 
     def evaluate(self, params: Array, x: npt.ArrayLike, y: npt.ArrayLike) -> Metrics:
@@ -82,17 +92,21 @@ class Model:
         self.check_params(params)
         x, y = np.asarray(x), np.asarray(y)
         self.check_batch(x, y)
-        total, num_correct = 0.0, 0
+        total, count, num_correct = 0.0, 0, 0
         counts = True
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for rows, outputs in self._passes(params, x):
+                counted = self._loss.count(y[rows])
                 loss = self._loss.value(outputs, y[rows], np.empty_like(outputs))
                 correct = self._loss.num_correct(outputs, y[rows])
-                total += loss * len(outputs)
+                total += loss * counted
+                count += counted
                 counts = correct is not None
                 num_correct += correct or 0
         check_loss(total)
-        return Metrics(total / len(x), num_correct / len(x) if counts else None, len(x))
+        if not count:
+            raise TrainingError("no samples: none of the labels counts")
+        return Metrics(total / count, num_correct / count if counts else None, count)
 
     def check_params(self, params: Array) -> None:
         """Raise TrainingError unless ``params`` is a flat vector of the model's size."""
@@ -109,6 +123,7 @@ class Model:
             raise TrainingError(
                 f"x must hold numbers of shape {('n', *expected)}, not {x.dtype} {x.shape}"
             )
+        self.spec.layers[0].check_input(x)
 
     def check_batch(self, x: npt.NDArray[np.generic], y: Targets) -> None:
         """Raise TrainingError unless there are samples, with a good target for each."""
@@ -120,10 +135,11 @@ class Model:
         self._loss.check_targets(y, self.spec.shapes[-1])
 
     def _passes(self, params: Array, x: npt.NDArray[np.generic]) -> Iterator[tuple[slice, Array]]:
-        network = Network(self.spec, params)
+        network = Network(self.spec, params, min(len(x), EVAL_ROWS))
         for start in range(0, len(x), EVAL_ROWS):
-            rows = slice(start, start + EVAL_ROWS)
-            yield rows, network.forward(np.asarray(x[rows], params.dtype))
+            rows = slice(start, min(start + EVAL_ROWS, len(x)))
+            network.inputs(rows.stop - start)[...] = x[rows]
+            yield rows, network.forward()
 
 
 def check_loss(loss: float) -> None:

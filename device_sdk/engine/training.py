@@ -1,55 +1,55 @@
-"""Local training: passes of mini-batch SGD, in an order that a seed decides."""
+"""Local training: passes of mini-batches, in an order that a seed decides."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from device_sdk.engine.arrays import Array
+from device_sdk.engine.arrays import Array, Numbers, Targets
 from device_sdk.engine.data import Block, Blocks
 from device_sdk.engine.errors import TrainingError
-from device_sdk.engine.model import Model, check_loss
+from device_sdk.engine.model import Model
 from device_sdk.engine.network import Network
-from device_sdk.engine.optimisers import SGD, clip_by_norm
-from protocol.errors import ConfigError
+from device_sdk.engine.optimisers import Descent, clip_by_norm, norm_of
+from device_sdk.engine.plan import ORDER_BYTES, plan_training
+from device_sdk.engine.selection import trained_slices
+from device_sdk.engine.settings import TrainingSettings
 from protocol.stream import Stream, derive
 
+__all__ = ["Fitted", "TrainingSettings", "fit"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSettings:
-    """How to train: the keys of a plan's ``training`` object."""
-
-    epochs: int = 1  # passes over the data
-    max_steps: int | None = None  # stop after so many batches, wherever in a pass
-    batch_size: int = 16  # samples a step; the last of a block may have fewer
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float | None = None  # largest Euclidean norm of a step's gradient
-
-    def __post_init__(self) -> None:
-        for key, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ConfigError(f"{key} must be at least 1, not {value}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ConfigError(f"max_steps must be at least 1 (or absent), not {self.max_steps}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm must be above 0 (or absent), not {self.clip_norm}")
-        self.optimiser()  # checks its own keys
-
-    def optimiser(self) -> SGD:
-        """The optimiser that these settings ask for."""
-        return SGD(self.learning_rate, self.momentum, self.weight_decay)
+_FOUND: Final = (
+    "lower learning_rate or set clip_norm, and check that the data has neither NaN nor infinity "
+    "and is scaled to about 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What `fit` did. ``loss`` is the mean over the last pass, each batch before its step."""
+    """What `fit` did. ``loss`` is the mean over the last pass, each batch before its step.
+
+    ``num_skipped``: steps not taken, because their loss or gradient was not finite, or because
+    none of their samples counted.
+    """
 
     num_samples: int  # distinct samples: those of one pass, however many passes there were
     num_steps: int
     loss: float
+    num_skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows of a block: what one step is made from."""
+
+    epoch: int
+    x: Numbers
+    y: Targets
+    rows: npt.NDArray[np.int64]
 
 
 def fit(
@@ -59,49 +59,156 @@ def fit(
     settings: TrainingSettings,
     seed: bytes,
     *,
+    base: Array | None = None,
+    budget_bytes: int | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Train ``params`` in place. The same arguments give the same numbers.
 
-    ``pause`` is called before every step: it may take its time, and raise to end training.
-
     A pass takes the blocks as they come and the rows of each in an order drawn from the 32-byte
-    ``seed``, in batches that never span two blocks. Raises TrainingError (``params`` are then of
-    no use) for data that does not fit or is missing, and when a number leaves the finite range.
+    ``seed``, in batches that never span two blocks. A step whose numbers are not finite is
+    skipped. ``base`` is what a ``proximal`` term pulls towards; None: the params as they are now.
+    ``budget_bytes`` bounds what the engine holds (`plan_training`): batches are then taken in
+    parts. ``pause`` is called before every step: it may take its time, and raise to end training.
+
+    Raises ConfigError if the budget does not do, and TrainingError (``params`` are then of no use)
+    for data that does not fit or is missing, and if more steps had to be skipped than not.
     """
     model.check_params(params)
-    gradient = np.empty_like(params)
-    network = Network(model.spec, params, gradient)
-    optimiser = settings.optimiser()
-    velocity = optimiser.velocity(params)
-    passes = (
-        (epoch, x, y)
+    plan = plan_training(model.spec, settings, budget_bytes, blocks.largest)
+    limit = math.inf if budget_bytes is None else budget_bytes - plan.total + plan.order
+    trainer = _Trainer(model, params, settings, rows=plan.rows, seed=seed, base=base)
+    batches = (
+        batch
         for epoch in range(settings.epochs)
-        for x, y in _batches(model, blocks, settings.batch_size, seed, epoch)
+        for batch in _batches(model, _within(blocks, limit), settings.batch_size, seed, epoch)
     )
-    last_epoch, num_samples, num_steps, seen, total = 0, 0, 0, 0, 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # each loss and the result are checked
-        for epoch, x, y in islice(passes, settings.max_steps):
+    last_epoch, num_samples, seen = 0, 0, 0
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # all results are checked
+        for batch in islice(batches, settings.max_steps):
             pause()
-            if epoch != last_epoch:
-                last_epoch, seen, total = epoch, 0, 0.0
-            loss = network.loss_and_gradient(np.asarray(x, params.dtype), y)
-            check_loss(loss)
-            if settings.clip_norm is not None:
-                clip_by_norm(gradient, settings.clip_norm)
-            optimiser.step(params, gradient, velocity)
-            num_steps += 1
-            seen += len(x)
-            total += loss * len(x)
+            if batch.epoch != last_epoch:
+                last_epoch, seen = batch.epoch, 0
+                trainer.begin_pass()
+            trainer.step(batch)
+            seen += len(batch.rows)
             num_samples = max(num_samples, seen)
     if not np.isfinite(params).all():
-        raise TrainingError("params left the finite range; lower learning_rate, check the data")
-    return Fitted(num_samples, num_steps, total / seen)
+        raise TrainingError(f"params left the finite range; {_FOUND}")
+    return trainer.result(num_samples)
+
+
+class _Trainer:
+    """The network, the optimiser, and what they have done so far."""
+
+    def __init__(
+        self,
+        model: Model,
+        params: Array,
+        settings: TrainingSettings,
+        *,
+        rows: int,
+        seed: bytes,
+        base: Array | None,
+    ) -> None:
+        spec = model.spec
+        selection = settings.selection(spec)
+        slices = trained_slices(spec, selection)
+        self._settings, self._loss, self._rows = settings, spec.loss, rows
+        self._accumulates = rows < settings.batch_size
+        self._gradient = np.zeros(sum(part.stop - part.start for part in slices), params.dtype)
+        self._network = Network(
+            spec,
+            params,
+            rows,
+            selection=selection,
+            gradient=self._gradient,
+            accumulates=self._accumulates,
+            noise=Stream(derive(seed, "noise")),
+        )
+        if settings.proximal and base is None:
+            base = params.copy()
+        self._descent = Descent(
+            settings.new_optimiser(),
+            params,
+            self._gradient,
+            slices,
+            weight_decay=settings.weight_decay,
+            proximal=settings.proximal,
+            base=base,
+        )
+        self._num_steps = self._num_skipped = 0
+        self._bad = 0.0
+        self.begin_pass()
+
+    def begin_pass(self) -> None:
+        """The loss is that of the last pass."""
+        self._total, self._count = 0.0, 0
+
+    def step(self, batch: _Batch) -> None:
+        """Take one step, or skip it."""
+        masks = self._loss.masks
+        count = self._loss.count(batch.y[batch.rows]) if masks else len(batch.rows)
+        loss = self._loss_and_gradient(batch, count) if count else 0.0
+        norm = norm_of(self._gradient) if count else 0.0
+        if not count or not math.isfinite(loss) or not math.isfinite(norm):
+            self._num_skipped += 1
+            self._bad = loss if count and not math.isfinite(loss) else self._bad
+            return
+        if self._settings.clip_norm is not None:
+            clip_by_norm(self._gradient, self._settings.clip_norm, norm)
+        self._descent.step(self._settings.rate(self._num_steps))
+        self._num_steps += 1
+        self._count += count
+        self._total += loss * count
+
+    def result(self, num_samples: int) -> Fitted:
+        """What was done. Raises TrainingError if that is not enough to be of use."""
+        if self._num_skipped > self._num_steps:
+            raise TrainingError(
+                f"{self._num_skipped} of {self._num_skipped + self._num_steps} steps had no finite "
+                f"loss and gradient, or no sample that counts; {_FOUND}"
+            )
+        loss = self._total / max(1, self._count)
+        return Fitted(num_samples, self._num_steps, loss, self._num_skipped)
+
+    def _loss_and_gradient(self, batch: _Batch, count: int) -> float:
+        if self._accumulates:
+            self._gradient.fill(0)
+        loss = 0.0
+        for start in range(0, len(batch.rows), self._rows):
+            rows = batch.rows[start : start + self._rows]
+            _gather(batch.x, rows, self._network.inputs(len(rows)))
+            loss += self._network.loss_and_gradient(batch.y[rows], count)
+            if not math.isfinite(loss):
+                return loss
+            self._network.settle()
+        return loss
+
+
+def _gather(x: Numbers, rows: npt.NDArray[np.int64], out: Array) -> None:
+    """``out[...] = x[rows]``, whatever the number type, without another copy."""
+    if x.dtype == out.dtype:
+        np.take(cast("Array", x), rows, axis=0, out=out, mode="clip")
+        return
+    for place, row in zip(out, rows, strict=True):
+        place[...] = x[row]
+
+
+def _within(blocks: Blocks, limit: float) -> Iterator[Block]:
+    """The blocks, as long as their order fits into so many bytes."""
+    for x, y in blocks:
+        if ORDER_BYTES * len(x) > limit:
+            raise TrainingError(
+                f"the order of a block of {len(x)} samples does not fit into the memory budget; "
+                f"give the data in smaller blocks"
+            )
+        yield x, y
 
 
 def _batches(
-    model: Model, blocks: Blocks, batch_size: int, seed: bytes, epoch: int
-) -> Iterator[Block]:
+    model: Model, blocks: Iterable[Block], batch_size: int, seed: bytes, epoch: int
+) -> Iterator[_Batch]:
     """One pass. Raises TrainingError if there is nothing in it."""
     empty = True
     for index, (x, y) in enumerate(blocks):
@@ -111,8 +218,7 @@ def _batches(
         empty = False
         order = Stream(derive(seed, "order", epoch, index)).permutation(len(x))
         for start in range(0, len(x), batch_size):
-            rows = order[start : start + batch_size]
-            yield x[rows], y[rows]
+            yield _Batch(epoch, x, y, order[start : start + batch_size])
     if empty and epoch:
         raise TrainingError(
             f"no data left for pass {epoch + 1}: data is an iterator, which gives its blocks once; "

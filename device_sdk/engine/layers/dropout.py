@@ -9,7 +9,7 @@ from device_sdk.engine.arrays import Array, Shape
 from device_sdk.engine.layers.base import Buffer, Buffers, Frame, Layer
 from protocol.errors import ConfigError
 
-_CHUNK: Final = 4096  # numbers drawn at a time: one page of the stream
+_CHUNK: Final = 1024  # numbers drawn at a time
 
 
 @dataclass(frozen=True, slots=True)

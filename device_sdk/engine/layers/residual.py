@@ -1,6 +1,7 @@
 """Residual connections."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class Add(Layer):
 
     source: str
 
+    in_place: ClassVar[bool] = True
+
     def forward(self, frame: Frame) -> None:
         """``y = x + source``."""
         if frame.source is not None:
@@ -24,5 +27,5 @@ class Add(Layer):
 
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:  # noqa: ARG002
         """``dx = dy``."""
-        if dx is not None:
+        if dx is not None and dx is not dy:
             dx[...] = dy

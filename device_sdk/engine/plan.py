@@ -1,0 +1,125 @@
+"""What a training or an inference will hold in memory, worked out before the first step."""
+
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+
+from device_sdk.engine.arena import lay_out
+from device_sdk.engine.arrays import EVAL_ROWS
+from device_sdk.engine.optimisers import CHUNK
+from device_sdk.engine.selection import trained_slices
+from device_sdk.engine.settings import TrainingSettings
+from device_sdk.engine.spec import ModelSpec
+from protocol.errors import ConfigError
+from protocol.vectors.layout import PARAM_BYTES
+
+#: Views, small sums, and the few thousand numbers that NumPy buffers in some operations.
+OVERHEAD_BYTES: Final = 1 << 17
+#: While the order of a block is drawn, each of its rows costs so much.
+ORDER_BYTES: Final = 40
+
+_FLOAT32: Final = np.dtype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of everything that the engine holds at once, and how many ``rows`` it takes at once.
+
+    A batch of more samples is taken in parts of ``rows``, whose gradients are added up.
+    """
+
+    rows: int
+    params: int
+    base: int  # the params that the assignment came with
+    gradient: int
+    optimiser: int
+    arena: int  # one batch, and all that its passes write
+    targets: int
+    order: int  # in which the rows of a block are taken
+    overhead: int = OVERHEAD_BYTES
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by name."""
+        return {name: value for name, value in asdict(self).items() if name != "rows"}
+
+
+def plan_training(
+    spec: ModelSpec,
+    settings: TrainingSettings,
+    budget_bytes: int | None = None,
+    num_samples: int = 0,
+) -> MemoryPlan:
+    """Plan a training; within a budget, with the largest micro-batch that fits.
+
+    ``num_samples`` is the size of the largest block of data. Raises ConfigError, which names the
+    smallest budget that would do.
+    """
+    batch = settings.batch_size
+    whole = _training(spec, settings, batch, num_samples)
+    if budget_bytes is None or whole.total <= budget_bytes:
+        return whole
+    smallest = _training(spec, settings, 1, num_samples)
+    if smallest.total > budget_bytes:
+        raise ConfigError(
+            f"memory budget of {budget_bytes} bytes: this model needs at least {smallest.total}, "
+            f"with one sample at a time ({_largest(smallest)})"
+        )
+    fits, too_many = 1, batch
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        plan = _training(spec, settings, middle, num_samples)
+        fits, too_many = (middle, too_many) if plan.total <= budget_bytes else (fits, middle)
+    # As many parts, but even ones: they need less. Should gaps make it more, keep what fits.
+    even = _training(spec, settings, -(-batch // -(-batch // fits)), num_samples)
+    return even if even.total <= budget_bytes else _training(spec, settings, fits, num_samples)
+
+
+def plan_inference(spec: ModelSpec, rows: int = EVAL_ROWS) -> MemoryPlan:
+    """Plan predictions for ``rows`` samples at a time."""
+    arena = lay_out(spec, rows, _FLOAT32)
+    params = PARAM_BYTES * spec.layout.size
+    return MemoryPlan(rows, params, 0, 0, 0, arena.num_bytes, 0, 0)
+
+
+def layer_flops(spec: ModelSpec) -> tuple[int, ...]:
+    """Floating-point operations of each layer, forward, for one sample.
+
+    A training step takes about three times as many for each.
+    """
+    return tuple(layer.flops(shape) for layer, shape in zip(spec.layers, spec.shapes, strict=False))
+
+
+def _training(
+    spec: ModelSpec, settings: TrainingSettings, rows: int, num_samples: int
+) -> MemoryPlan:
+    selection = settings.selection(spec)
+    trained = sum(part.stop - part.start for part in trained_slices(spec, selection))
+    accumulates = rows < settings.batch_size
+    arena = lay_out(spec, rows, _FLOAT32, selection, accumulates=accumulates)
+    params = PARAM_BYTES * spec.layout.size
+    states = settings.new_optimiser().num_states * trained
+    target = 8 * max(1, settings.batch_size if accumulates else rows)
+    target *= int(np.prod(spec.shapes[-1])) if spec.loss.dense_targets else 1
+    return MemoryPlan(
+        rows=rows,
+        params=params,
+        base=params,
+        gradient=PARAM_BYTES * trained,
+        optimiser=PARAM_BYTES * (states + min(CHUNK, trained)),
+        arena=arena.num_bytes,
+        targets=target,
+        order=ORDER_BYTES * num_samples,
+    )
+
+
+def _largest(plan: MemoryPlan) -> str:
+    """The three largest parts, in words."""
+    parts = sorted(plan.parts.items(), key=lambda part: -part[1])[:3]
+    return ", ".join(f"{name} {value}" for name, value in parts)
