@@ -17,7 +17,9 @@ def test_the_file_predicts_as_the_engine_does(name: str) -> None:
     model = model_of(name)
     params, x = some_params(model), some_samples(model)
     expected = model.predict(params, x)
-    np.testing.assert_allclose(loaded(export(model, params)).predict(x), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        loaded(export(model, params)).predict(x), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -30,7 +32,9 @@ def test_so_does_the_graph_before_and_after_it_is_simplified(name: str) -> None:
         for _ in range(2):
             (outputs,) = run(graph, [x.astype(np.float64)], lambda *_: None)
             # For integers, a layer norm has no epsilon.
-            np.testing.assert_allclose(outputs, expected, atol=1e-3 if for_integers else 1e-5)
+            np.testing.assert_allclose(
+                outputs, expected, rtol=1e-5, atol=1e-3 if for_integers else 1e-5
+            )
             simplify(graph)
 
 
