@@ -5,6 +5,7 @@ be a thousandth of the whole. The plan's model is the head: its input is the ext
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -26,9 +27,10 @@ _DIGEST_BYTES: Final = 16
 class FeatureTrainer(Trainer):
     """Trains a head on the features that ``extractor`` finds in ``data``.
 
-    ``data`` is as for `NumpyTrainer`, each sample of the extractor's input shape. Features are
-    found once and remembered in up to ``cache_bytes``; what does not fit is found again in every
-    pass. Raises ConfigError for a file that cannot be used, or without a TensorFlow Lite.
+    ``data`` and ``memory_budget_bytes`` (of the head's training) are as for `NumpyTrainer`, each
+    sample of the extractor's input shape. Features are found once and remembered in up to
+    ``cache_bytes``; what does not fit is found again in every pass, as many bytes at a time.
+    Raises ConfigError for a file that cannot be used, or without a TensorFlow Lite.
     """
 
     def __init__(
@@ -38,12 +40,15 @@ class FeatureTrainer(Trainer):
         data: Data,
         num_samples: int | None = None,
         cache_bytes: int = 8 << 20,
+        memory_budget_bytes: int | None = None,
     ) -> None:
         self._extractor = find_runtime().load(Path(extractor))
         self._blocks = as_blocks(data)
         self._cache = FeatureCache(self._extractor, cache_bytes)
         known = self._blocks.num_samples if num_samples is None else num_samples
-        self._head = NumpyTrainer(data=self._feature_blocks, num_samples=known)
+        self._head = NumpyTrainer(
+            data=self._feature_blocks, num_samples=known, memory_budget_bytes=memory_budget_bytes
+        )
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
@@ -62,8 +67,11 @@ class FeatureTrainer(Trainer):
         return self._extractor.predict(x)
 
     def _feature_blocks(self) -> Iterator[Block]:
+        rows = self._cache.max_rows
         for x, y in self._blocks:
-            yield self._cache.features(x), y
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                yield self._cache.features(x[part]), y[part]
 
 
 class FeatureCache:
@@ -75,6 +83,12 @@ class FeatureCache:
         self._old: dict[bytes, Float32] = {}
         self._used: dict[bytes, Float32] = {}
         self._size = 0
+
+    @property
+    def max_rows(self) -> int:
+        """Samples whose features fit, whole pieces of them; one piece at least."""
+        piece_bytes = PIECE * 4 * math.prod(self._extractor.output_shape)
+        return PIECE * max(1, self._max_bytes // piece_bytes)
 
     def features(self, x: npt.NDArray[np.generic]) -> Float32:
         """Return the features of samples ``x``. Raises TrainingError for another shape."""

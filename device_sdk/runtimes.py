@@ -107,8 +107,8 @@ class TfliteModel:
             )
         self._input, self._output = inputs[0], outputs[0]
         shape = self._input["shape"].tolist()
-        self.input_shape = tuple(shape[1:])
-        self.output_shape = tuple(self._output["shape"].tolist()[1:])
+        self.input_shape: tuple[int, ...] = tuple(shape[1:])
+        self.output_shape: tuple[int, ...] = tuple(self._output["shape"].tolist()[1:])
         # A model may say that it takes any number of samples; all others take what they say.
         signature = self._input["shape_signature"].tolist()
         self._batch = _BATCH if signature and signature[0] == -1 else shape[0]

@@ -124,6 +124,18 @@ def test_memory_is_bounded_and_the_rest_is_found_again(file: Path) -> None:
     assert body.num_samples == (4 + 2) * PIECE
 
 
+def test_no_more_features_are_at_hand_than_were_allowed(file: Path) -> None:
+    piece_bytes = PIECE * 36 * 4
+    for pieces in (0, 1, 3):
+        cache = FeatureCache(counting(file), pieces * piece_bytes + 100)
+        assert cache.max_rows == PIECE * max(1, pieces)
+    x, y = images(5 * PIECE)
+    trainer = FeatureTrainer(file, data=(x, y), cache_bytes=2 * piece_bytes)
+    blocks = [len(features) for features, _ in trainer._feature_blocks()]
+    assert blocks == [2 * PIECE, 2 * PIECE, PIECE]
+    assert trainer.train(assignment()).num_samples == 5 * PIECE
+
+
 def test_new_data_takes_the_place_of_old(file: Path) -> None:
     old, new = images(2 * PIECE)[0], images(2 * PIECE, seed=1)[0]
     body = counting(file)
