@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check test fix broker bench clean
+.PHONY: demo check test test-arm fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS := 1
@@ -29,6 +29,9 @@ test: .venv/dev ## everything that is checked
 	$(MAKE) check
 	$(BIN)/pytest -q -n 2 -m 'slow and not broker'
 	$(BIN)/pytest -q -m broker
+
+test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. The first time some 20 minutes
+	scripts/test-arm
 
 fix: .venv/dev ## format, and mend what can be mended
 	$(BIN)/ruff format .

@@ -1,0 +1,301 @@
+"""A device on 32-bit ARM, under qemu, on Debian 12's libraries: run by ``make test-arm``.
+
+`FEDBUS_ARM_ROOT` is the root file system that ``scripts/arm/ensure-root`` has made. The SDK comes
+into it as it comes onto any device: by ``fedbus flash --root``.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from device_sdk import SDK_VERSION
+from tests.firmware_scripts.workbench import command
+from tests.support.audit import audit
+from tests.support.federation import ROOT, TASK, TOPICS, Federation
+from tests.support.mosquitto import require_mosquitto
+from tests.support.secure_federation import SecureFederation
+
+pytestmark = pytest.mark.broker
+
+DEVICE: Final = "arm"
+NATIVE: Final = ("ada", "ben", "cleo")
+EVERYBODY: Final = (DEVICE, *NATIVE)
+ARM: Final = "armv7l linux"
+PYTHON: Final = "/opt/libraries/bin/python"
+STATE: Final = "var/lib/fedbus"  # below the root
+TESTS: Final = "srv/fedbus"  # below the root: what is tested with there
+CONFIG_PATH: Final = "/etc/fedbus/device.toml"
+KEYS: Final = "/etc/fedbus/keys.json"
+NUM_VERSIONS: Final = 20
+#: A process starts some twenty times slower than on this machine.
+PATIENCE_S: Final = 180.0
+VECTORS_WITHIN_S: Final = 900.0
+STOPS_WITHIN_S: Final = 30.0
+NEARLY: Final = 1e-5  # params are around 1, and trained in float32
+#: Of these files the tests with "frozen" or "vectors" in their names: all that read tests/vectors.
+VECTORS: Final = (
+    "tests/protocol/test_number_vectors.py",
+    "tests/protocol/test_codec.py",
+    "tests/protocol/secagg/test_key_vectors.py",
+    "tests/protocol/secagg/test_secagg_vectors.py",
+    "tests/protocol/secagg/test_pairwise.py",
+)
+#: Every version takes one update of each device, and a device has one lease at a time: so each
+#: version there is has an update of the ARM device in it.
+OF_ALL: Final = {"buffered": {"goal": 4, "max_wait_s": 3600.0, "min_contributors": 3}}
+CONFIG: Final = f"""
+task = "{TASK}"
+device = "{DEVICE}"
+state_dir = "/var/lib/fedbus"
+[broker]
+port = {{port}}
+password_file = "/etc/fedbus/password"
+[data]
+file = "/var/lib/fedbus/samples.npz"
+[retry]
+first_s = 2.0
+[telemetry]
+interval_s = 1
+"""
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    sys.stdout.write(f"\n{text}\n")
+    sys.stdout.flush()
+
+
+# --- the root ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """The ARM root, without what an earlier test has put there."""
+    folder = Path(os.environ["FEDBUS_ARM_ROOT"])
+    _clear(folder)
+    yield folder
+    _clear(folder)
+
+
+def _clear(root: Path) -> None:
+    for place in ("opt/fedbus", "etc/fedbus", STATE, TESTS):
+        shutil.rmtree(root / place, ignore_errors=True)
+    for unit in (root / "etc/systemd/system").rglob("fedbus-*"):
+        unit.unlink()
+
+
+def flash(root: Path, folder: Path, config: str, *more: str | Path) -> str:
+    """Flash the SDK as an engineer would; return what was said."""
+    path = folder / "device.toml"
+    path.write_text(config)
+    options = ("--root", root, "--config", path, "--python", PYTHON)
+    status, said = command("flash", *options, *more, "--yes")
+    assert status == 0, said
+    return said
+
+
+def inside(root: Path, folder: str, environment: Mapping[str, str], *words: str) -> list[str]:
+    """Return the command line that runs ``words`` in a folder of the root."""
+    settings = [f"{key}={value}" for key, value in environment.items()]
+    enter = [str(ROOT / "scripts/arm/in-root"), str(root)]
+    return [*enter, "env", f"--chdir={folder}", *settings, *words]
+
+
+def module_of_tests(root: Path, *words: str) -> list[str]:
+    """Return the command line that runs a module of the tests on the flashed SDK, in the root."""
+    shutil.copytree(ROOT / "tests", root / TESTS / "tests", ignore=shutil.ignore_patterns("*.pyc"))
+    _, environment = unit_of(root)
+    environment["PYTHONPATH"] += f":/{TESTS}"
+    return inside(root, f"/{TESTS}", environment, PYTHON, "-m", *words)
+
+
+def unit_of(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Return what the unit in the root starts, and with which environment."""
+    text = (root / "etc/systemd/system/fedbus-device.service").read_text()
+    settings = [line.partition("=") for line in text.splitlines()]
+    start = next(value for key, _, value in settings if key == "ExecStart")
+    words = [
+        word for key, _, value in settings if key == "Environment" for word in shlex.split(value)
+    ]
+    return shlex.split(start), dict(word.split("=", 1) for word in words)
+
+
+@contextmanager
+def running(words: Sequence[str], log: Path) -> Iterator[None]:
+    """Start a device; end it politely."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            status = process.wait(STOPS_WITHIN_S)
+        finally:
+            process.kill()
+            process.wait()
+    assert status == 0, log.read_text()
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def test_the_frozen_vectors_hold_on_arm(root: Path, tmp_path: Path) -> None:
+    flash(root, tmp_path, CONFIG.format(port=9).replace("password_file", "#"))
+    began = time.monotonic()
+    words = module_of_tests(root, "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null")
+    ran = subprocess.run(
+        [*words, "--import-mode=importlib", "-k", "frozen or vectors", *VECTORS],
+        capture_output=True,
+        check=False,
+        timeout=VECTORS_WITHIN_S,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    say(f"frozen vectors on ARM: {ran.stdout.splitlines()[-1]}, {_since(began)}")
+
+
+def test_both_machines_make_the_same_numbers(root: Path, tmp_path: Path) -> None:
+    flash(root, tmp_path, CONFIG.format(port=9).replace("password_file", "#"))
+    there = _numbers(module_of_tests(root, "tests.arm.numbers"))
+    here = _numbers([sys.executable, "-m", "tests.arm.numbers"])
+    assert there["about"]["machine"].endswith("32 bit")
+    assert there["exact"] == here["exact"]
+    apart = {
+        name: float(np.abs(np.subtract(there["close"][name], values)).max())
+        for name, values in here["close"].items()
+    }
+    assert max(apart.values()) < NEARLY, apart
+    say(f"here:  {_spelled(here['about'])}")
+    say(f"there: {_spelled(there['about'])}")
+    say(f"{len(here['exact'])} results are the same to the byte; apart by at most: {apart}")
+
+
+def _numbers(words: Sequence[str]) -> dict[str, Any]:
+    ran = subprocess.run(
+        words, cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE_S, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return dict(json.loads(ran.stdout))
+
+
+def _spelled(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {fact}" for name, fact in facts.items())
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:.0f} s"
+
+
+# --- a federation --------------------------------------------------------------------------------
+
+
+def test_a_flashed_arm_device_is_counted_in_every_version(root: Path, tmp_path: Path) -> None:
+    """It is what a user has: the service's command, and the SDK's own engine on a file."""
+    require_mosquitto()
+    with Federation(tmp_path, EVERYBODY, task=OF_ALL) as federation:
+        said = _flash_for(root, federation)
+        _write_samples(root / STATE)
+        _start_others(federation)
+        start, environment = unit_of(root)
+        log = tmp_path / f"{DEVICE}.log"
+        began = time.monotonic()
+        with running(inside(root, f"/{STATE}", environment, *start), log):
+            told = shlex.split(said.partition("to see it come: fedbus ")[2])
+            secret = federation.folder / "broker" / "secrets" / "monitor"
+            status, seen = command(
+                *told, "--password-file", secret, "--timeout", str(int(PATIENCE_S))
+            )
+            assert status == 0, seen + log.read_text()
+            assert f"SDK {SDK_VERSION}" in seen
+            say(f"{seen.strip()} ({_since(began)} after its start)")
+            assert json.loads(federation.monitor.latest(TOPICS.info(DEVICE)))["hardware"] == ARM
+            _wait_for_versions(federation, log)
+        say(f"counted in the versions {_versions(federation)} ({_since(began)})")
+        assert not federation.refused
+
+
+@pytest.mark.parametrize("scheme", ["none", "seedmask", "lightsecagg"])
+def test_what_an_arm_device_trains_is_what_is_summed(
+    root: Path, tmp_path: Path, scheme: str
+) -> None:
+    """Masked, nobody can be missing of so few: it deals, masks and answers for the others."""
+    require_mosquitto()
+    if scheme == "none":
+        whole = Federation(tmp_path, EVERYBODY, task=OF_ALL)
+    else:
+        secure = {"scheme": scheme, "malicious": 1, "noise": 2, "answers": 4}
+        whole = SecureFederation(tmp_path, EVERYBODY, secure=secure, task=OF_ALL)
+    with whole as federation:
+        _flash_for(root, federation)
+        (root / STATE).mkdir()
+        _start_others(federation)
+        words = module_of_tests(root, "tests.support.run_device", CONFIG_PATH, f"/{TESTS}/record")
+        log = tmp_path / f"{DEVICE}.log"
+        began = time.monotonic()
+        with running(words, log):
+            _wait_for_versions(federation, log)
+        federation.stop()
+        assert not federation.refused
+        shutil.copytree(root / STATE, federation.state_dir(DEVICE))
+        shutil.copy(root / TESTS / "record", federation.folder / f"{DEVICE}.record")
+        found = audit(federation)
+        versions = _versions(federation)
+    assert found.num_versions == len(versions), "each version has an update of each device"
+    say(f"{scheme}: {found}, each with one update of the ARM device ({_since(began)})")
+
+
+def _flash_for(root: Path, federation: Federation) -> str:
+    config = CONFIG.format(port=federation.broker.port)
+    if isinstance(federation, SecureFederation):
+        config += f'[secure]\nkeys = "{KEYS}"\n'
+        keys = root / KEYS.removeprefix("/")
+        keys.parent.mkdir()
+        shutil.copy(federation.keys_file(DEVICE), keys)
+    secret = federation.folder / "broker" / "secrets" / DEVICE
+    return flash(root, federation.folder, config, "--password-file", secret)
+
+
+def _start_others(federation: Federation) -> None:
+    federation.start_aggregator()
+    federation.until(lambda: federation.version >= 0, "the aggregator says nothing")
+    for name in NATIVE:
+        federation.start_device(name)
+
+
+def _wait_for_versions(federation: Federation, log: Path) -> None:
+    try:
+        federation.until(
+            lambda: len(_versions(federation)) >= NUM_VERSIONS,
+            f"no {NUM_VERSIONS} versions with updates of the ARM device",
+            PATIENCE_S,
+        )
+    except AssertionError:
+        sys.stdout.write(log.read_text())
+        raise
+
+
+def _versions(federation: Federation) -> list[int]:
+    rows = federation.query(
+        "SELECT DISTINCT counted_in FROM fedbus_lease"
+        " WHERE device = 'arm' AND counted_in IS NOT NULL ORDER BY counted_in"
+    )
+    return [int(version) for (version,) in rows]
+
+
+def _write_samples(folder: Path) -> None:
+    folder.mkdir()
+    generator = np.random.default_rng(7)
+    x = generator.normal(size=(40, 8)).astype("f4")
+    np.savez(folder / "samples.npz", x=x, y=np.arange(40) % 4)
