@@ -9,7 +9,7 @@ import typer
 
 from aggregator.store_errors import StoreError
 from broker_config.programs import BrokerError
-from fedbus import aggregator, broker, demo, enrol, export, flash, init, watch
+from fedbus import aggregator, broker, demo, enrol, export, flash, init, model, watch
 from protocol.errors import ConfigError
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -31,6 +31,7 @@ app.command("export")(export.export)
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(broker.app, name="broker")
 app.add_typer(enrol.app, name="enrol")
+app.add_typer(model.app, name="model")
 flash.register(app)
 
 

@@ -65,11 +65,13 @@ def plan_training(
     whole = _training(spec, settings, batch, num_samples)
     if budget_bytes is None or whole.total <= budget_bytes:
         return whole
-    smallest = _training(spec, settings, 1, num_samples)
-    if smallest.total > budget_bytes:
+    single = _training(spec, settings, 1, num_samples)
+    if single.total > budget_bytes:
+        # Parts of a batch need a second gradient, to be added up: whole ones may need less.
+        smallest = min(whole, single, key=lambda plan: plan.total)
         raise ConfigError(
             f"memory budget of {budget_bytes} bytes: this model needs at least {smallest.total}, "
-            f"with one sample at a time ({_largest(smallest)})"
+            f"with samples taken {smallest.rows} at a time ({_largest(smallest)})"
         )
     fits, too_many = 1, batch
     while too_many - fits > 1:
