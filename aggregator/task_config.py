@@ -172,7 +172,7 @@ class TaskConfig:
 
     def trained(self) -> Subset:
         """Return which params are trained and sent. Raises ConfigError."""
-        return trained_subset(self.model_spec().layout, self.training)
+        return trained_subset(self.model_spec(), self.training)
 
     def model_digest(self) -> str:
         """Return a digest by which a store tells one model, and what is trained, from another."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
 from device_sdk.engine.subset import trained_subset
 from protocol import refusals
@@ -28,7 +27,7 @@ def read_plan(plan: Plan) -> TrainingPlan:
     """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
     try:
         model, training = _json_object(plan.model), _json_object(plan.training)
-        trained = trained_subset(Model(parse_spec(model)).layout, training)
+        trained = trained_subset(parse_spec(model), training)
     except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
         raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
     return TrainingPlan(model, training, trained, float(plan.check_in_s))

@@ -1,50 +1,32 @@
-"""Which tensors are trained and sent: all, those of some names, or those of the last layers.
+"""What a plan trains and sends of a model: all, tensors of some names, or the last layers.
 
 Both sides read it from the same plan, so nothing about it travels with an update.
 """
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from itertools import chain
 
+from device_sdk.engine.selection import select
+from device_sdk.engine.spec import ModelSpec
 from protocol.errors import ConfigError
-from protocol.vectors.layout import Layout, Subset
+from protocol.vectors.layout import Subset
 
 
-def trained_subset(layout: Layout, training: Mapping[str, object]) -> Subset:
-    """Return what a plan's ``training`` settings train of a model.
+def trained_subset(spec: ModelSpec, training: Mapping[str, object]) -> Subset:
+    """Return what training changes, statistics included, by a plan's ``training`` settings.
 
-    ``trainable`` lists patterns of tensor names, such as ``*.bias`` (absent: all);
-    ``trainable_layers`` is how many of the last layers that have tensors are trained (absent: all).
-    With both, a tensor must be in both. Raises ConfigError for another type, for a pattern that
-    matches nothing, and if nothing is left.
+    The keys ``trainable`` and ``trainable_last`` are those of `TrainingSettings`; trainers with
+    settings of their own may have them, too. Raises ConfigError, as `select` does, and for values
+    of another type.
     """
-    names = [tensor.name for tensor in layout.tensors]
-    chosen = _matching(names, training.get("trainable", ("*",)))
-    chosen &= _of_last_layers(names, training.get("trainable_layers"))
-    if not chosen:
-        raise ConfigError("training.trainable and trainable_layers leave nothing to train")
-    return Subset(layout, frozenset(chosen))
-
-
-def _matching(names: Sequence[str], patterns: object) -> set[str]:
-    if not isinstance(patterns, list | tuple) or not patterns:
+    patterns, last = training.get("trainable", ()), training.get("trainable_last")
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
         raise ConfigError(f"training.trainable: a list of names or patterns, not {patterns!r}")
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in names if isinstance(pattern, str) and fnmatchcase(name, pattern)}
-        if not found:
-            raise ConfigError(
-                f"training.trainable: {pattern!r} is none of the model's tensors {', '.join(names)}"
-            )
-        chosen |= found
-    return chosen
-
-
-def _of_last_layers(names: Sequence[str], num_layers: object) -> set[str]:
-    if num_layers is None:
-        return set(names)
-    if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
-        raise ConfigError(f"training.trainable_layers: 1 or more, not {num_layers!r}")
-    layers = list(dict.fromkeys(name.split(".")[0] for name in names))
-    last = set(layers[-num_layers:])
-    return {name for name in names if name.split(".")[0] in last}
+    if last is not None and (not isinstance(last, int) or isinstance(last, bool) or last < 1):
+        raise ConfigError(f"training.trainable_last: 1 or more, not {last!r}")
+    if patterns and last:
+        raise ConfigError("training: set trainable or trainable_last, not both")
+    chosen = select(spec, patterns, last)
+    flags = zip(chain(*chosen.trained), chain(*chosen.moved), strict=True)
+    tensors = zip(spec.layout.tensors, flags, strict=True)
+    return Subset(spec.layout, frozenset(tensor.name for tensor, each in tensors if any(each)))
