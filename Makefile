@@ -28,6 +28,7 @@ test: .venv/dev ## everything that is checked
 	scripts/ensure-servers
 	$(MAKE) check
 	$(BIN)/pytest -q -n 2 -m 'slow and not broker'
+	scripts/test-tflite
 	$(BIN)/pytest -q -m broker
 
 test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. The first time some 20 minutes
@@ -44,4 +45,4 @@ bench: .venv/dev ## every measurement: minutes
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tflite build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
