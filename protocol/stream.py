@@ -63,7 +63,7 @@ class Stream:
             raise LocalProtocolError(f"cannot take {num_bytes} bytes")
         num_pages = -(-max(0, num_bytes - len(self._rest)) // PAGE_BYTES)
         first, self._next_page = self._next_page, self._next_page + num_pages
-        pages = (self._page(index) for index in range(first, self._next_page))
+        pages = (page(self._seed, index) for index in range(first, self._next_page))
         taken = b"".join((self._rest, *pages))
         self._rest = taken[num_bytes:]
         return taken[:num_bytes]
@@ -127,12 +127,13 @@ class Stream:
         words = np.frombuffer(self.bytes(_WORD_BYTES * size), "<u8")
         return words.astype(np.uint64, copy=False)
 
-    def _page(self, index: int) -> builtins.bytes:
-        data = index.to_bytes(8, "little")
-        digest = hashlib.blake2b(
-            data, digest_size=SEED_BYTES, key=self._seed, person=b"fedbus.stream"
-        )
-        return randombytes_buf_deterministic(PAGE_BYTES, digest.digest())
+
+def page(seed: bytes, index: int, num_bytes: int = PAGE_BYTES) -> bytes:
+    """The first ``num_bytes`` bytes of one page of `Stream` (seed): no more are made."""
+    _check_seed(seed)
+    data = index.to_bytes(8, "little")
+    digest = hashlib.blake2b(data, digest_size=SEED_BYTES, key=seed, person=b"fedbus.stream")
+    return randombytes_buf_deterministic(num_bytes, digest.digest())
 
 
 def _check_seed(seed: bytes) -> None:

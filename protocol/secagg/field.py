@@ -1,25 +1,28 @@
 """Arithmetic modulo a prime p below 2**31, on whole arrays: what secrets are shared with.
 
 Elements are int64 in [0, p). Matrix products go through float64, which is exact as long as no sum
-reaches 2**53: the left matrix is centred around zero and cut into limbs of at most 2**15 in size,
-and long sums into pieces, so that BLAS does the work and no bit is lost.
+reaches 2**53: unless p is below 2**16, the left matrix is centred around zero and cut into limbs of
+at most 2**15 in size; and long sums are cut into pieces. So BLAS does the work and no bit is lost.
 """
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.refusals import MALFORMED
-from protocol.stream import Stream
+from protocol.stream import PAGE_BYTES, page
 
 P16: Final = 65_521  # the largest prime below 2**16: an element is two bytes
 Q31: Final = 2_147_389_441  # prime, 1 mod 2048: see protocol.secagg.ring
 
 Elements = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]  # whole numbers below 2**53 in size: all operations are exact
+Words = npt.NDArray[np.uint16 | np.uint32]  # elements as they travel: only to be read and copied
+
+_Array = TypeVar("_Array", bound=npt.NDArray[np.generic])
 
 _LIMB: Final = 1 << 16
 _EXACT: Final = 1 << 53
@@ -27,49 +30,52 @@ _FEW: Final = 1 << 11  # so few products are taken one by one: BLAS is not worth
 _BLOCK: Final = 1 << 10  # columns at a time: what is worked on stays in the cache
 
 
-def matmul(a: Elements, b: Elements, modulus: int) -> Elements:
+def matmul(a: Elements | Words, b: Elements | Words, modulus: int) -> Elements:
     """The product (r, c) of ``a`` (r, k) and ``b`` (k, c), or (r,) if ``b`` is (k,)."""
     if a.shape[-1] != len(b):
         raise LocalProtocolError(f"shapes {a.shape} and {b.shape} do not multiply")
     if b.ndim == 1 and a.size <= _FEW:
-        return np.asarray((a * b % modulus).sum(axis=1) % modulus, dtype=np.int64)
+        products = np.multiply(a, b, dtype=np.int64) % modulus
+        return np.asarray(products.sum(axis=1) % modulus, dtype=np.int64)
     if b.ndim == 1:  # turned over: what is cut into limbs should be the smaller one
         return matmul(b[np.newaxis], a.T, modulus).reshape(-1)
     limbs = split(a, modulus)
     result = np.empty((len(a), b.shape[1]), dtype=np.int64)
     for start in range(0, b.shape[1], _BLOCK):
         block = slice(start, start + _BLOCK)
-        result[:, block] = _long_product(limbs, b[:, block], modulus)
+        result[:, block] = product(limbs, b[:, block], modulus)
     return result
 
 
-def split(a: Elements, modulus: int) -> Floats:
+def split(a: Elements | Words, modulus: int) -> Floats:
     """Cut ``a`` (...) into limbs (1 or 2, ...), high ones first, for `product`."""
-    centred = np.where(a > modulus // 2, a - np.int64(modulus), a).astype(np.float64)
     if modulus <= _LIMB:
-        return centred[np.newaxis]
+        return a.astype(np.float64)[np.newaxis]
+    whole = a.astype(np.int64, copy=False)
+    centred = np.where(whole > modulus // 2, whole - modulus, whole).astype(np.float64)
     high = np.rint(centred / _LIMB)
     return np.stack((high, centred - high * _LIMB))
 
 
-def product(limbs: Floats, b: Elements | Floats, modulus: int) -> Floats:
-    """`matmul` in float64, for ``a`` as `split` cuts it; exact for sums of up to 125 terms."""
-    parts = limbs @ b.astype(np.float64)
-    total = _remainder(parts[0], modulus)
-    for part in parts[1:]:
-        total *= _LIMB
-        total += part
+def product(limbs: Floats, b: Elements | Words | Floats, modulus: int) -> Floats:
+    """`matmul` in float64, for ``a`` as `split` cuts it: in pieces that stay exact."""
+    limb = _LIMB if modulus <= _LIMB else _LIMB >> 1
+    piece = (_EXACT - (_LIMB + 1) * modulus) // (limb * (modulus - 1))
+    total = _short_product(limbs[..., :piece], b[:piece], modulus)
+    for start in range(piece, len(b), piece):
+        stop = start + piece
+        total += _short_product(limbs[..., start:stop], b[start:stop], modulus)
         total = _remainder(total, modulus)
     return total
 
 
-def _long_product(limbs: Floats, b: Elements, modulus: int) -> Floats:
-    """`product` for any number of terms: in pieces that stay exact, high limbs included."""
-    piece = (_EXACT - (_LIMB + 1) * modulus) // ((_LIMB >> 1) * (modulus - 1))
-    total = product(limbs[..., :piece], b[:piece], modulus)
-    for start in range(piece, len(b), piece):
-        stop = start + piece
-        total += product(limbs[..., start:stop], b[start:stop], modulus)
+def _short_product(limbs: Floats, b: Elements | Words | Floats, modulus: int) -> Floats:
+    """`product` for 125 terms, the high limbs' sum included."""
+    parts = limbs @ b.astype(np.float64, copy=False)
+    total = _remainder(parts[0], modulus)
+    for part in parts[1:]:
+        total *= _LIMB
+        total += part
         total = _remainder(total, modulus)
     return total
 
@@ -151,22 +157,27 @@ def solve(matrix: Elements, rhs: Elements, modulus: int) -> Elements | None:
     return solution
 
 
-def to_bytes(elements: Elements, modulus: int) -> bytes:
+def to_bytes(elements: Elements | Words, modulus: int) -> bytes:
     """The elements in order, little-endian: 2 bytes each if p < 2**16, else 4."""
-    return elements.astype(_word(modulus)).tobytes()
+    return elements.astype(word_type(modulus), copy=False).tobytes()
 
 
 def from_bytes(data: bytes, modulus: int, count: int) -> Elements:
-    """Read ``count`` elements.
+    """Read ``count`` elements, as `words` does."""
+    return words(data, modulus, count).astype(np.int64)
+
+
+def words(data: bytes, modulus: int, count: int) -> Words:
+    """``count`` elements as they are, read-only.
 
     Raises RemoteProtocolError (malformed) for another length, and for a value that is not below p.
     """
-    word = _word(modulus)
+    word = word_type(modulus)
     if len(data) != count * word.itemsize:
         raise RemoteProtocolError(
             MALFORMED, f"{count} elements take {count * word.itemsize} bytes, not {len(data)}"
         )
-    elements = np.frombuffer(data, word).astype(np.int64)
+    elements = np.frombuffer(data, word)
     if count and elements.max() >= modulus:
         raise RemoteProtocolError(MALFORMED, f"an element is not below {modulus}")
     return elements
@@ -177,7 +188,7 @@ def uniform(seed: bytes, shape: tuple[int, ...], modulus: int) -> Elements:
     return fill(np.empty(shape, dtype=np.int64), seed, modulus)
 
 
-def fill(drawn: Elements, seed: bytes, modulus: int) -> Elements:
+def fill(drawn: _Array, seed: bytes, modulus: int) -> _Array:
     """Fill an array with elements, each equally likely, from a 32-byte seed; return it.
 
     Rule: cut the bytes of `Stream` (seed) into words as long as an element in `to_bytes`; of each
@@ -188,20 +199,31 @@ def fill(drawn: Elements, seed: bytes, modulus: int) -> Elements:
     """
     if not drawn.flags.c_contiguous:
         raise LocalProtocolError("an array with gaps would be filled in a copy")
-    stream, word = Stream(seed), _word(modulus)
-    mask = (1 << (modulus - 1).bit_length()) - 1
     missing = drawn.reshape(-1)
+    index = 0
     while missing.size:
-        # Asking for exactly as many as are missing never takes a word too many.
-        words = np.frombuffer(stream.bytes(missing.size * word.itemsize), word)
-        words = np.bitwise_and(words, mask)
-        fair = words[words < modulus]
-        missing[: fair.size] = fair
-        missing = missing[fair.size :]
+        # Of the last page little more than what is missing is made: most words are fair.
+        likely = (missing.size + missing.size // 256 + 8) * word_type(modulus).itemsize
+        fair = _fair(page(seed, index, min(likely, PAGE_BYTES)), modulus)
+        if fair.size < missing.size and likely < PAGE_BYTES:
+            fair = _fair(page(seed, index), modulus)
+        taken = fair[: missing.size]
+        missing[: taken.size] = taken
+        missing = missing[taken.size :]
+        index += 1
     return drawn
 
 
-def _word(modulus: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+def _fair(data: bytes, modulus: int) -> Words:
+    drawn = np.frombuffer(data, word_type(modulus))
+    bits = (modulus - 1).bit_length()
+    if bits < 8 * drawn.itemsize:
+        drawn = np.bitwise_and(drawn, (1 << bits) - 1)
+    return drawn if drawn.max() < modulus else drawn[drawn < modulus]
+
+
+def word_type(modulus: int) -> np.dtype[np.uint16 | np.uint32]:
+    """What an element is in `to_bytes`."""
     return np.dtype("<u2") if modulus <= _LIMB else np.dtype("<u4")
 
 

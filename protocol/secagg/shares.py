@@ -24,13 +24,24 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import ConfigError, LocalProtocolError
-from protocol.secagg.field import Elements, fill, lagrange, matmul, solve, uniform
+from protocol.secagg.field import (
+    Elements,
+    Words,
+    fill,
+    lagrange,
+    matmul,
+    product,
+    solve,
+    split,
+    uniform,
+    word_type,
+)
 from protocol.stream import SEED_BYTES, derive
 
 TEST_COLUMNS: Final = 4
 MAX_WEIGHT: Final = 8
 
-_BAND: Final = 2048  # columns at a time: what lies between stays in the cache
+_BAND: Final = 1024  # columns at a time: what lies between stays in the cache
 
 
 class RecoveryError(Exception):
@@ -114,37 +125,50 @@ def deal(secret: Elements, sharing: Sharing, seed: bytes) -> Elements:
     gives the first T rows as `uniform` numbers of its child "noise", and the test columns at the
     data points as those of its child "tests"; interpolation gives the other rows.
     """
+    return deal_words(secret, sharing, seed).astype(np.int64)
+
+
+def deal_words(secret: Elements, sharing: Sharing, seed: bytes) -> Words:
+    """What `deal` gives, as it travels: a quarter of the memory, or half of it."""
     modulus, num_blocks = sharing.modulus, sharing.num_blocks
     num_columns = columns(secret.size, sharing)
-    data = np.zeros((num_blocks, num_columns + TEST_COLUMNS), dtype=np.int64)
+    word = word_type(modulus)
+    data = np.zeros((num_blocks, num_columns + TEST_COLUMNS), word)
     for row, start in zip(data, range(0, secret.size, num_columns), strict=False):
         part = secret[start : start + num_columns]
         row[: part.size] = part
     tests = (num_blocks, TEST_COLUMNS)
     data[:, num_columns:] = uniform(derive(seed, "tests"), tests, modulus)
-    shares = np.empty((sharing.num_holders, data.shape[1]), dtype=np.int64)
-    noise, others = np.split(shares, [sharing.num_noise])
+    shares = np.empty((sharing.num_holders, data.shape[1]), word)
+    noise, others = shares[: sharing.num_noise], shares[sharing.num_noise :]
     fill(noise, derive(seed, "noise"), modulus)
+    limbs = split(_dealing(sharing), modulus)
     for start in range(0, data.shape[1], _BAND):
         band = slice(start, start + _BAND)
-        known = np.vstack((data[:, band], noise[:, band]))
-        others[:, band] = matmul(_dealing(sharing), known, modulus)
+        known = np.concatenate((data[:, band], noise[:, band]), dtype=np.float64)
+        others[:, band] = product(limbs, known, modulus)
     return shares
 
 
-def add(shares: Elements, modulus: int, weights: Sequence[int] | None = None) -> Elements:
-    """A holder's answer: the sum (columns,) of its shares (K, columns + TEST_COLUMNS).
+def add(
+    shares: Elements | Sequence[Elements | Words],
+    modulus: int,
+    weights: Sequence[int] | None = None,
+) -> Elements:
+    """A holder's answer: the sum (columns,) of its K shares (columns + TEST_COLUMNS,).
 
     ``weights``: K integers, 1..MAX_WEIGHT; all 1 if absent. The test columns are left out.
     """
-    used = shares[:, :-TEST_COLUMNS]
-    if weights is None:
-        return np.asarray(used.sum(axis=0) % modulus, dtype=np.int64)
+    weights = weights or (1,) * len(shares)
     if len(weights) != len(shares) or not all(1 <= weight <= MAX_WEIGHT for weight in weights):
         raise LocalProtocolError(
             f"{len(shares)} shares need as many weights in 1..{MAX_WEIGHT}, not {weights}"
         )
-    return np.asarray(np.array(weights, dtype=np.int64) @ used % modulus, dtype=np.int64)
+    total = np.zeros(shares[0].size - TEST_COLUMNS, dtype=np.int64)
+    for weight, share in zip(weights, shares, strict=True):
+        used = share[:-TEST_COLUMNS]
+        total += used if weight == 1 else np.multiply(used, weight, dtype=np.int64)
+    return total % modulus
 
 
 def recover(answers: Mapping[int, Elements], sharing: Sharing, size: int) -> Recovered:

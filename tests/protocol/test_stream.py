@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nacl.bindings import randombytes_buf_deterministic
 
 from protocol.errors import LocalProtocolError
-from protocol.stream import PAGE_BYTES, SEED_BYTES, Stream, derive
+from protocol.stream import PAGE_BYTES, SEED_BYTES, Stream, derive, page
 
 SEED = bytes(range(SEED_BYTES))
 seeds = st.binary(min_size=SEED_BYTES, max_size=SEED_BYTES)
@@ -64,6 +64,15 @@ def test_integers_are_those_of_the_rule_in_pieces_of_any_size(
     for size in sizes:
         assert stream.integers(bound, size).tolist() == [slow.integer(bound) for _ in range(size)]
     assert stream.bytes(8) == slow.data[slow.at : slow.at + 8]
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 63, 64, 65, PAGE_BYTES - 1, PAGE_BYTES])
+def test_a_page_begins_alike_however_much_of_it_is_made(num_bytes: int) -> None:
+    stream = Stream(bytes(range(32)))
+    pages = stream.bytes(PAGE_BYTES), stream.bytes(PAGE_BYTES)
+    for index, whole in enumerate(pages):
+        assert page(bytes(range(32)), index, num_bytes) == whole[:num_bytes]
+        assert page(bytes(range(32)), index) == whole
 
 
 def test_a_third_of_the_words_is_skipped_at_the_worst_bound() -> None:

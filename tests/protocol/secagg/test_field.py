@@ -23,7 +23,9 @@ from protocol.secagg.field import (
     solve,
     to_bytes,
     uniform,
+    word_type,
 )
+from protocol.secagg.field import words as read_words
 from protocol.stream import SEED_BYTES, Stream
 
 SEED = bytes(range(SEED_BYTES))
@@ -89,7 +91,7 @@ def test_the_largest_sums_lose_no_bit(modulus: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("modulus", [P16, 65_519])
-@pytest.mark.parametrize("size", [(1 << 22) - 1, (1 << 22) + 3, (1 << 23) + 1])
+@pytest.mark.parametrize("size", [(1 << 21) + 1, (1 << 22) - 1, (1 << 22) + 3, (1 << 23) + 1])
 def test_millions_of_terms_lose_no_bit(modulus: int, size: int) -> None:
     values = np.array([modulus // 2 - 1, modulus // 2, modulus // 2 + 1, modulus - 2])
     for value in values.tolist():
@@ -297,6 +299,35 @@ def test_what_is_filled_in_place_is_what_is_drawn_anew() -> None:
     assert fill(whole[1:4], SEED, P16) is not whole
     assert whole[1:4].tolist() == uniform(SEED, (3, 7), P16).tolist()
     assert not whole[[0, 4]].any()
+
+
+@pytest.mark.parametrize("modulus", [2, 257, P16, MERSENNE])
+@pytest.mark.parametrize("size", [4_095, 4_096, 8_191, 8_192, 8_193, 30_000])
+def test_what_is_filled_goes_on_after_each_page(modulus: int, size: int) -> None:
+    wanted = words(Stream(SEED).bytes(16 * size), modulus)[:size]
+    assert len(wanted) == size
+    assert uniform(SEED, (size,), modulus).tolist() == wanted
+    travelling = fill(np.empty(size, word_type(modulus)), SEED, modulus)
+    assert travelling.tolist() == wanted
+
+
+@pytest.mark.parametrize("modulus", [P16, Q31])
+def test_words_are_the_elements_as_they_travel(modulus: int) -> None:
+    elements = uniform(SEED, (50,), modulus)
+    data = to_bytes(elements, modulus)
+    travelling = read_words(data, modulus, 50)
+    assert travelling.tolist() == elements.tolist()
+    assert travelling.itemsize == len(data) // 50
+    assert to_bytes(travelling, modulus) == data
+    with pytest.raises(ValueError, match="read-only"):
+        travelling[0] = 0
+
+
+@pytest.mark.parametrize("modulus", [P16, Q31])
+def test_products_of_words_do_not_wrap(modulus: int) -> None:
+    largest = np.full((3, 3), modulus - 1, word_type(modulus))
+    assert matmul(largest, largest, modulus).tolist() == [[3] * 3] * 3
+    assert matmul(largest, largest[0], modulus).tolist() == [3] * 3
 
 
 def test_an_array_with_gaps_is_refused_not_left_as_it_was() -> None:

@@ -190,3 +190,15 @@ def test_values_that_could_overflow_are_not_masked() -> None:
     values[7] = given.limit + 1
     with pytest.raises(LocalProtocolError, match="beyond"):
         lightsecagg.mask(given, PUBLIC, secret, values, SEED)
+
+
+@pytest.mark.parametrize("size", [2, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 40_000])
+def test_a_body_has_values_plus_mask_modulo_p_at_every_size(size: int) -> None:
+    """The extremes on both sides of p, wherever they stand."""
+    given = parameters(50, scheme=LIGHTSECAGG, size=size)
+    values = np.resize([given.limit, -given.limit, 0, 1, -1], size)
+    secret = np.resize([0, P16 - 1, 1, P16 // 2, P16 - given.limit, given.limit - 1, 7], size)
+    body = lightsecagg.mask(given, PUBLIC, secret, values, SEED)
+    assert np.frombuffer(body, "<u2").tolist() == [
+        (x + z) % P16 for x, z in zip(values.tolist(), secret.tolist(), strict=True)
+    ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, LocalProtocolError
-from protocol.secagg.field import P16, Q31, Elements, uniform
+from protocol.secagg.field import P16, Q31, Elements, uniform, word_type
 from protocol.secagg.shares import (
     MAX_WEIGHT,
     TEST_COLUMNS,
@@ -18,6 +18,7 @@ from protocol.secagg.shares import (
     add,
     columns,
     deal,
+    deal_words,
     outliers,
     recover,
 )
@@ -123,6 +124,29 @@ def test_dealing_and_decoding_agree_with_the_textbook(data: st.DataObject) -> No
             assert shares[holder, column] == interpolated(known, point, sharing.modulus)
     answers = {holder: add(shares[[holder]], sharing.modulus) for holder in survivors}
     assert recover(answers, sharing, len(secret)).secret.tolist() == secret
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+@pytest.mark.parametrize("size", [1, 40, 12_300])
+def test_dealt_words_are_the_shares_as_they_travel(modulus: int, size: int) -> None:
+    """12,300 elements: more columns than are worked on at a time."""
+    sharing = Sharing(12, 8, 4, modulus)
+    (secret,) = secrets(1, size, modulus)
+    travelling = deal_words(secret, sharing, SEED)
+    assert travelling.dtype == word_type(modulus)
+    assert travelling.tolist() == deal(secret, sharing, SEED).tolist()
+    answers = {
+        holder: add([row], sharing.modulus) for holder, row in enumerate(travelling) if holder > 3
+    }
+    np.testing.assert_array_equal(recover(answers, sharing, size).secret, secret)
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+@pytest.mark.parametrize("weight", [None, 1, 8])
+def test_sums_of_words_do_not_wrap(modulus: int, weight: int | None) -> None:
+    shares = [np.full(5 + TEST_COLUMNS, modulus - 1, word_type(modulus))] * 128
+    weights = None if weight is None else [weight] * 128
+    assert add(shares, modulus, weights).tolist() == [-128 * (weight or 1) % modulus] * 5
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)
