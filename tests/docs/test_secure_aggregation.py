@@ -281,12 +281,30 @@ def root_of(mask_id: bytes, commitments: Sequence[bytes]) -> bytes:
 
 def receipt(root: bytes, row: Sequence[int], modulus: int) -> list[int]:
     share, tests = row[:-NUM_TESTS], row[-NUM_TESTS:]
-    factors = uniform(derive(root, "receipt"), NUM_TESTS * len(share), modulus)
-    return [
-        (test + sum(x * y for x, y in zip(factors[k * len(share) :], share, strict=False)))
-        % modulus
-        for k, test in enumerate(tests)
-    ]
+    width = min(len(share), 1_024)
+    rows = [share[at : at + width] for at in range(0, len(share), width)]
+    factors = uniform(derive(root, "receipt"), NUM_TESTS * (width + len(rows) - 1), modulus)
+    v = list(zip(*cut(factors[: NUM_TESTS * width], width), strict=True))
+    u = [(1, 0, 0, 0), *zip(*cut(factors[NUM_TESTS * width :], len(rows) - 1), strict=True)]
+    said = list(tests)
+    for u_i, row_i in zip(u, rows, strict=True):
+        for v_j, element in zip(v, row_i, strict=False):
+            for k, coefficient in enumerate(times(u_i, v_j)):
+                said[k] += coefficient * element
+    return [each % modulus for each in said]
+
+
+def cut(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [numbers[at * size : (at + 1) * size] for at in range(NUM_TESTS)]
+
+
+def times(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The product of two cubic polynomials, x^4 being 23."""
+    found = [0] * NUM_TESTS
+    for a, x in enumerate(one):
+        for b, y in enumerate(other):
+            found[(a + b) % NUM_TESTS] += x * y * (1 if a + b < NUM_TESTS else 23)
+    return found
 
 
 # --- 8. and 9. seedmask and lightsecagg ------------------------------------------------------
@@ -392,6 +410,14 @@ def test_sharing_as_specified_gives_the_frozen_rows(entry: dict[str, Any]) -> No
     root = root_of(mask_id, committed)
     assert root.hex() == entry["root"]
     assert to_bytes(receipt(root, rows[0], modulus), modulus).hex() == entry["receipt_of_0"]
+
+
+@pytest.mark.parametrize("entry", of_kind("receipt"), ids=name)
+def test_receipts_for_long_shares_are_as_specified(entry: dict[str, Any]) -> None:
+    given, modulus = entry["input"], entry["input"]["modulus"]
+    row = uniform(bytes.fromhex(given["seed"]), given["size"] + NUM_TESTS, modulus)
+    said = receipt(bytes.fromhex(given["root"]), row, modulus)
+    assert to_bytes(said, modulus).hex() == entry["bytes"]
 
 
 @pytest.mark.parametrize("entry", of_kind("deal"), ids=name)

@@ -15,7 +15,7 @@ import numpy as np
 
 from protocol import refusals
 from protocol.secagg import consistency, scheme, shares
-from protocol.secagg.field import P16, Q31, Elements, to_bytes
+from protocol.secagg.field import P16, Q31, Elements, to_bytes, uniform
 from protocol.secagg.fixedpoint import pack
 from protocol.secagg.parameters import LIGHTSECAGG, SEEDMASK, Parameters, defaults
 from protocol.secagg.shares import Sharing
@@ -33,7 +33,15 @@ Entry = dict[str, object]
 
 def text() -> str:
     """What the file has to hold."""
-    entries = (*_dealt(), *_recovered(), *_packed(), *_encoded(), *_masked(), *_unmasked())
+    entries = (
+        *_dealt(),
+        *_receipts(),
+        *_recovered(),
+        *_packed(),
+        *_encoded(),
+        *_masked(),
+        *_unmasked(),
+    )
     return json.dumps(entries, indent=1) + "\n"
 
 
@@ -75,6 +83,20 @@ def _dealt() -> Iterator[Entry]:
             entry["root"] = root.hex()
             entry["receipt_of_0"] = consistency.receipt(root, rows[0], modulus).hex()
             yield entry
+
+
+def _receipts() -> Iterator[Entry]:
+    """For shares around 1024 elements, and for one that fills three rows of the table."""
+    for modulus, size in ((P16, 1_024), (P16, 1_025), (P16, 2_100), (Q31, 2_048), (Q31, 2_049)):
+        row = uniform(PUBLIC, (size + shares.TEST_COLUMNS,), modulus)
+        given: Entry = {
+            "modulus": modulus,
+            "size": size,
+            "seed": PUBLIC.hex(),
+            "root": SEED.hex(),
+        }
+        name = f"a receipt for a share of {size} elements modulo {modulus}"
+        yield _entry(name, "receipt", given, consistency.receipt(SEED, row, modulus))
 
 
 def _answers(sharing: Sharing, size: int) -> tuple[Elements, dict[int, Elements]]:

@@ -12,9 +12,10 @@ from protocol.secagg.consistency import (
     commitments,
     consistent_holders,
     receipt,
+    receipts,
     root,
 )
-from protocol.secagg.field import P16, Q31, Elements, uniform
+from protocol.secagg.field import P16, Q31, Elements, to_bytes, uniform, word_type
 from protocol.secagg.shares import TEST_COLUMNS, RecoveryError, Sharing, add, deal, recover
 from protocol.stream import derive
 
@@ -179,6 +180,86 @@ def test_a_root_binds_the_mask_and_every_commitment() -> None:
 def test_a_receipt_has_four_elements(modulus: int, num_bytes: int) -> None:
     sharing = Sharing(12, 7, 4, modulus)
     assert {len(one) for one in receipts_for(dealt(sharing), sharing).values()} == {num_bytes}
+
+
+LONG = [1_023, 1_024, 1_025, 2_048, 3_500]
+
+
+def slowly(test_root: bytes, row: list[int], modulus: int) -> list[int]:
+    """A receipt by the definition, in Python's integers."""
+    share, tests = row[:-TEST_COLUMNS], row[-TEST_COLUMNS:]
+    width = min(len(share), 1_024)
+    num_rows = -(-len(share) // width)
+    source = uniform(derive(test_root, "receipt"), (4 * (width + num_rows - 1),), modulus).tolist()
+    v = [source[j : 4 * width : width] for j in range(width)]
+    u = [[1, 0, 0, 0]]
+    u += [source[4 * width + i :: num_rows - 1] for i in range(num_rows - 1)]
+    said = list(tests)
+    for at, element in enumerate(share):
+        factor = [0] * 7
+        for a, x in enumerate(u[at // width]):
+            for b, y in enumerate(v[at % width]):
+                factor[a + b] += x * y
+        for power, coefficient in enumerate(factor):
+            part = coefficient * (1 if power < 4 else 23)
+            said[power % 4] = (said[power % 4] + part * element) % modulus
+    return said
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+@pytest.mark.parametrize("size", [1, 40, *LONG])
+def test_receipts_are_what_the_definition_gives(modulus: int, size: int) -> None:
+    rows = uniform(derive(SEED, "rows"), (3, size + TEST_COLUMNS), modulus)
+    roots = [derive(SEED, "root", number) for number in range(3)]
+    wanted = tuple(
+        to_bytes(np.array(slowly(*each, modulus)), modulus)
+        for each in zip(roots, rows.tolist(), strict=True)
+    )
+    assert receipts(roots, list(rows), modulus) == wanted
+    assert receipts(roots, list(rows.astype(word_type(modulus))), modulus) == wanted
+    assert receipt(roots[2], rows[2], modulus) == wanted[2]
+
+
+def test_no_rows_have_no_receipts() -> None:
+    assert receipts([], [], P16) == ()
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+def test_the_receipts_field_is_one(modulus: int) -> None:
+    """x**4 - 23 has no factor: 4 divides p - 1, and 23 is no square."""
+    assert modulus % 4 == 1
+    assert pow(23, (modulus - 1) // 2, modulus) == modulus - 1
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+@pytest.mark.parametrize("size", LONG)
+def test_any_change_of_a_long_row_changes_its_receipt(modulus: int, size: int) -> None:
+    """Alone, or so that it cancels within a row or a column of the table."""
+    row = uniform(SEED, (size + TEST_COLUMNS,), modulus)
+    places = {0, 1, 1_022, 1_023, 1_024, 2_046, 2_047, 2_048, size - 1}
+    changed = [row.copy() for place in places if place < size]
+    for other, place in zip(changed, sorted(places), strict=False):
+        other[place] = (other[place] + 1) % modulus
+    for first, second in ((0, 1), (0, 1_024), (5, 2_053), (1_030, 2_054)):
+        if second < size:
+            changed.append(row.copy())
+            changed[-1][first] = (row[first] + 1) % modulus
+            changed[-1][second] = (row[second] - 1) % modulus
+    said = {receipt(SEED, other, modulus) for other in (row, *changed)}
+    assert len(said) == 1 + len(changed)
+
+
+@pytest.mark.parametrize("modulus", MODULI)
+def test_a_spoilt_row_is_found_among_long_ones(modulus: int) -> None:
+    sharing = Sharing(12, 7, 4, modulus)
+    secret = uniform(SEED, (3 * 2_500,), modulus)
+    shares = deal(secret, sharing, SEED)
+    assert consistent_holders(receipts_for(shares, sharing), sharing) == set(range(12))
+    for holder, column in ((0, 0), (5, 1_500), (11, 2_499)):
+        spoilt = shares.copy()
+        spoilt[holder, column] = (spoilt[holder, column] + 1) % modulus
+        found = consistent_holders(receipts_for(spoilt, sharing), sharing)
+        assert found == set(range(12)) - {holder}
 
 
 def test_bytes_are_frozen() -> None:

@@ -10,7 +10,7 @@ import pytest
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.secagg import consistency, scheme, shares
-from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.field import Elements, from_bytes, to_bytes, uniform
 from protocol.secagg.fixedpoint import pack, unpack
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.shares import TEST_COLUMNS, RecoveryError, Sharing, columns
@@ -47,6 +47,8 @@ class Input(TypedDict, total=False):
     seed: str
     public_seed: str
     mask_id: str
+    root: str
+    modulus: int
     size: int
     answers: dict[str, str]
     width: int
@@ -89,6 +91,12 @@ def secret_of(given: Input) -> tuple[Elements, Sharing]:
 def dealt(given: Input) -> bytes:
     secret, sharing = secret_of(given)
     return to_bytes(shares.deal(secret, sharing, bytes.fromhex(given["seed"])), sharing.modulus)
+
+
+def receipted(given: Input) -> bytes:
+    shape = (given["size"] + TEST_COLUMNS,)
+    row = uniform(bytes.fromhex(given["seed"]), shape, given["modulus"])
+    return consistency.receipt(bytes.fromhex(given["root"]), row, given["modulus"])
 
 
 def recovered(given: Input) -> shares.Recovered:
@@ -152,6 +160,7 @@ def unmasked(given: Input) -> bytes:
 
 KINDS: dict[str, Callable[[Input], bytes]] = {
     "deal": dealt,
+    "receipt": receipted,
     "recover": recovered_bytes,
     "pack": packed,
     "encode": encoded,
