@@ -75,7 +75,7 @@ class _Table:
             )
             for index, keys in enumerate(cohort.keys)
         ]
-        self._holder = Holder(cohort.roster, OWN, stored={}, max_bytes=1 << 30, counts=Counter())
+        self._holder = Holder(cohort.roster, stored={}, max_bytes=1 << 30, counts=Counter())
         self._delta = np.random.default_rng(0).normal(0, 0.1, self._given.size - 1)
         codec = f"dense/{self._given.scheme}"
         self._lease = Lease(bytes(16), bytes(16), 0, bytes(HASH_BYTES), 0, 1, codec, 1 << 30, 0, 60)
@@ -97,9 +97,9 @@ class _Table:
         with watch("open"):
             masks, _ = self._holder.keep(batches[OWN][0])
             for dealer, shares in arriving.items():
-                batch = self._boxes[OWN].open(shares, dealer)
-                masks += self._holder.keep(batch)[0]
-                counters[dealer] = batch.counters[0]
+                opened = self._boxes[OWN].open(shares, dealer)
+                masks += self._holder.keep(opened)[0]
+                counters[dealer] = opened.batch.counters[0]
             list(self._holder.holdings(masks, CHUNK_BYTES))
         with watch("mask"):
             self._mask()

@@ -16,11 +16,11 @@ from protocol.errors import RemoteProtocolError
 from protocol.messages import COUNTER_START_BITS, HASH_BYTES, MAX_STOCK, NONCE_BYTES
 from protocol.secagg import scheme
 from protocol.secagg.consistency import COMMITMENT_BYTES, commitments, root
-from protocol.secagg.field import Elements, to_bytes
+from protocol.secagg.field import Elements, Words
 from protocol.secagg.messages import Dealt, Shares
 from protocol.secagg.roster import Roster
-from protocol.secagg.sealing import Boxes, ShareBatch
-from protocol.secagg.shares import deal
+from protocol.secagg.sealing import Boxes, Committed, ShareBatch
+from protocol.secagg.shares import deal_words
 from protocol.stream import derive
 
 #: What a batch has beside its rows, its envelope included, and beside each row.
@@ -38,6 +38,7 @@ class Mask:
     counter: int
     seed: bytes
     committed: tuple[bytes, ...]
+    root: bytes
 
     def apply(self, roster: Roster, values: Elements, public_seed: bytes) -> bytes:
         """Return the body of the one update that this mask is for."""
@@ -103,7 +104,7 @@ class Dealer:
         counters = tuple(mask.counter for mask in self._stock)
         return Dealt(self._roster.hash, counters, committed)
 
-    def deal(self, num_masks: int, room_bytes: int) -> dict[int, list[ShareBatch]]:
+    def deal(self, num_masks: int, room_bytes: int) -> dict[int, list[Committed]]:
         """Add masks to the stock; return their shares by holder, its own included.
 
         A batch takes at most ``room_bytes`` as a message, and so does the name of all masks
@@ -122,7 +123,7 @@ class Dealer:
             rows = self._rows(seed)
             mask_id = self._roster.mask_id(self._index, counter)
             committed = commitments(mask_id, rows, self._sharing.modulus)
-            masks.append(Mask(counter, seed, committed))
+            masks.append(Mask(counter, seed, committed, root(mask_id, committed)))
             shares[counter] = rows
             self._counter += 1
         batches = {
@@ -132,27 +133,27 @@ class Dealer:
         self._stock += masks
         return batches
 
-    def again(self, holder: int, counters: Iterable[int], room_bytes: int) -> list[ShareBatch]:
+    def again(self, holder: int, counters: Iterable[int], room_bytes: int) -> list[Committed]:
         """Return the shares of one holder once more, of those masks that are still at hand."""
         wanted = set(counters)
         masks = [mask for mask in self._stock if mask.counter in wanted]
         shares = {mask.counter: self._rows(mask.seed) for mask in masks}
         return self._batches(holder, masks, shares, room_bytes)
 
-    def seal(self, batch: ShareBatch) -> Shares:
+    def seal(self, batch: Committed) -> Shares:
         """Return a batch as its holder alone can open it."""
         nonce = self._draw("nonce")[:NONCE_BYTES]
         return self._boxes.seal(batch, identity=self._identity, nonce=nonce)
 
-    def _rows(self, seed: bytes) -> Elements:
+    def _rows(self, seed: bytes) -> Words:
         given = self._roster.parameters
         secret = scheme(given.scheme).secret(given, derive(seed, "secret"))
-        return deal(secret, self._sharing, derive(seed, "dealing"))
+        return deal_words(secret, self._sharing, derive(seed, "dealing"))
 
     def _batches(
-        self, holder: int, masks: Sequence[Mask], shares: Mapping[int, Elements], room_bytes: int
-    ) -> list[ShareBatch]:
-        rows = [to_bytes(shares[mask.counter][holder], self._sharing.modulus) for mask in masks]
+        self, holder: int, masks: Sequence[Mask], shares: Mapping[int, Words], room_bytes: int
+    ) -> list[Committed]:
+        rows = [shares[mask.counter][holder].tobytes() for mask in masks]
         if not rows:
             return []
         at_once = (room_bytes - _BATCH_BYTES) // (len(rows[0]) + _MASK_BYTES)
@@ -161,21 +162,22 @@ class Dealer:
                 refusals.OVERSIZE, f"a share of {len(rows[0])} bytes does not fit into a message"
             )
         return [
-            ShareBatch(
-                self._roster.task,
-                self._roster.hash,
-                self._roster.epoch,
-                self._index,
-                holder,
-                tuple(mask.counter for mask in masks[at : at + at_once]),
-                b"".join(self._root(mask) for mask in masks[at : at + at_once]),
-                b"".join(rows[at : at + at_once]),
-            )
+            self._batch(holder, masks[at : at + at_once], rows[at : at + at_once])
             for at in range(0, len(masks), at_once)
         ]
 
-    def _root(self, mask: Mask) -> bytes:
-        return root(self._roster.mask_id(self._index, mask.counter), mask.committed)
+    def _batch(self, holder: int, masks: Sequence[Mask], rows: Sequence[bytes]) -> Committed:
+        batch = ShareBatch(
+            self._roster.task,
+            self._roster.hash,
+            self._roster.epoch,
+            self._index,
+            holder,
+            tuple(mask.counter for mask in masks),
+            b"".join(mask.root for mask in masks),
+            b"".join(rows),
+        )
+        return Committed(batch, tuple(mask.committed[holder] for mask in masks))
 
     def _draw(self, purpose: str) -> bytes:
         """Return the next 32 secret bytes; those before cannot be found from what remains."""

@@ -4,7 +4,7 @@ Shares are kept one file a mask, so that using one forgets one. `Answers` says w
 whatever the files say after a loss of power, a mask in an answer is gone.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,11 +18,11 @@ from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import HASH_BYTES, MAX_HELD, MAX_STOCK
 from protocol.secagg import scheme
-from protocol.secagg.consistency import commitment, receipt, witness
-from protocol.secagg.field import Elements, from_bytes, to_bytes
+from protocol.secagg.consistency import receipts, witness
+from protocol.secagg.field import Words, to_bytes, word_type, words
 from protocol.secagg.messages import Holdings, RecoveryRequest
 from protocol.secagg.roster import Roster
-from protocol.secagg.sealing import ShareBatch
+from protocol.secagg.sealing import Committed, ShareBatch
 from protocol.secagg.shares import TEST_COLUMNS, add, columns
 
 #: Before the keys of shares in storage.
@@ -34,10 +34,11 @@ _MASK_BYTES: Final = 11
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Share:
-    """A share of one mask, and what the holder says of it; ``order`` is that of arrival."""
+    """A share of one mask, and the root it came with; ``order`` is that of arrival."""
 
     order: int
-    receipt: bytes
+    root: bytes
+    witness: bytes
     row: bytes
 
 
@@ -50,7 +51,7 @@ class Conflict(Exception):  # noqa: N818 - a finding, which the caller reports
 
 
 class Holder:
-    """The shares and answers of one epoch; ``index`` is the device's own place in the roster.
+    """The shares and answers of one epoch.
 
     At most ``max_bytes`` of shares are kept, and `MAX_STOCK` masks of a dealer. A dealer that
     deals more has lost the oldest, which are forgotten; when there is no room, those of the dealer
@@ -60,7 +61,6 @@ class Holder:
     def __init__(
         self,
         roster: Roster,
-        index: int,
         *,
         stored: Mapping[str, bytes],
         max_bytes: int,
@@ -68,7 +68,6 @@ class Holder:
     ) -> None:
         parameters = roster.parameters
         self._roster = roster
-        self._index = index
         self._counts = counts
         self._modulus = parameters.modulus
         sharing = scheme(parameters.scheme).sharing(parameters)
@@ -76,6 +75,8 @@ class Holder:
         self._num_columns = columns(secret_size, sharing) + TEST_COLUMNS
         self._answers = Answers(roster.hash, stored)
         self._shares: dict[MaskName, _Share] = {}
+        self._said: dict[MaskName, bytes] = {}
+        self._held: defaultdict[int, list[MaskName]] = defaultdict(list)  # by dealer, oldest first
         row_bytes = len(to_bytes(np.zeros(self._num_columns, np.int64), self._modulus))
         self._capacity = max_bytes // row_bytes
         self._fair_part = max(1, self._capacity // len(roster.members))
@@ -91,7 +92,7 @@ class Holder:
                     found[dealer, counter] = _Share(*share)
         for mask, share in sorted(found.items(), key=lambda item: item[1].order):
             if not self._answers.is_used(mask):
-                self._shares[mask] = share
+                self._add({mask: share})
                 self._order = share.order + 1
 
     @property
@@ -104,40 +105,37 @@ class Holder:
 
     # --- shares ------------------------------------------------------------------------------
 
-    def keep(self, batch: ShareBatch) -> tuple[list[MaskName], list[Action]]:
+    def keep(self, committed: Committed) -> tuple[list[MaskName], list[Action]]:
         """Take the shares that a dealer sealed for this holder, which the caller has opened.
 
         Return the masks to be receipted, known ones included, and what must be durable before.
         Raises RemoteProtocolError and keeps nothing: ``malformed``; ``mask_used`` for a mask that
         was used or comes with another share than before; ``busy`` if there is no room for any.
         """
+        batch = committed.batch
         rows = self._rows(batch)
         masks = [(batch.dealer, counter) for counter in batch.counters]
         roots = [batch.roots[at : at + HASH_BYTES] for at in range(0, len(batch.roots), HASH_BYTES)]
         new: dict[MaskName, _Share] = {}
-        for mask, root, row in zip(masks, roots, rows, strict=True):
-            share = self._share(mask, root, row)
+        for mask, root, row, bound in zip(masks, roots, rows, committed.commitments, strict=True):
+            share = self._share(root, row.tobytes(), bound)
             known = self._shares.get(mask)
             if known is None and self._answers.is_used(mask):
                 raise RemoteProtocolError(refusals.MASK_USED, f"a share of {mask} again")
-            if known is not None and (known.receipt, known.row) != (share.receipt, share.row):
+            if known is not None and (known.root, known.row) != (share.root, share.row):
                 raise RemoteProtocolError(refusals.MASK_USED, f"two shares of {mask}")
             if known is None:
                 new[mask] = share
         return masks, self._store(batch.dealer, new)
 
-    def _rows(self, batch: ShareBatch) -> Elements:
+    def _rows(self, batch: ShareBatch) -> Words:
         count = len(batch.counters)
-        elements = from_bytes(batch.rows, self._modulus, count * self._num_columns)
+        elements = words(batch.rows, self._modulus, count * self._num_columns)
         return elements.reshape(count, self._num_columns)
 
-    def _share(self, mask: MaskName, root: bytes, row: Elements) -> _Share:
+    def _share(self, root: bytes, row: bytes, committed: bytes) -> _Share:
         self._order += 1
-        mask_id = self._roster.mask_id(*mask)
-        tested = receipt(root, row, self._modulus)
-        committed = commitment(mask_id, self._index, row, self._modulus)
-        said = tested + witness(committed, root)
-        return _Share(self._order, said, to_bytes(row, self._modulus))
+        return _Share(self._order, root, witness(committed, root), row)
 
     def _store(self, dealer: int, new: dict[MaskName, _Share]) -> list[Action]:
         """Keep new shares, the first of them if there is no room for all."""
@@ -149,21 +147,24 @@ class Holder:
             raise RemoteProtocolError(refusals.BUSY, f"{len(self._shares)} shares are held")
         self._counts["shares_forgotten"] += len(forgotten)
         actions = self._erase(forgotten)
-        self._shares |= new
+        self._add(new)
         return [*actions, *(Store(_key(mask), self._pack(mask)) for mask in new)]
+
+    def _add(self, new: Mapping[MaskName, _Share]) -> None:
+        self._shares |= new
+        for mask in new:
+            self._held[mask[0]].append(mask)
 
     def _forgotten_for(self, dealer: int, num_new: int) -> list[MaskName] | None:
         """Return what must go for so many new shares of a dealer; None: there is no room."""
         if num_new == 0:
             return []
-        own = [mask for mask in self._shares if mask[0] == dealer]  # in order of arrival
+        own = self._held[dealer]
         forgotten = own[: max(0, len(own) + num_new - MAX_STOCK)]
         num_beyond = len(self._shares) - len(forgotten) + num_new - self._capacity
         if num_beyond <= 0:
             return forgotten
-        held: dict[int, list[MaskName]] = {}
-        for mask in self._shares:
-            held.setdefault(mask[0], []).append(mask)
+        held = {each: list(masks) for each, masks in self._held.items()}
         held[dealer] = own[len(forgotten) :]
         for _ in range(num_beyond):
             numbers = {each: len(held[each]) + num_new * (each == dealer) for each in held}
@@ -177,13 +178,15 @@ class Holder:
         actions: list[Action] = []
         for mask in masks:
             del self._shares[mask]
+            self._said.pop(mask, None)
+            self._held[mask[0]].remove(mask)
             actions.append(Delete(_key(mask)))
         return actions
 
     def _pack(self, mask: MaskName) -> bytes:
         share = self._shares[mask]
         packed: bytes = msgpack.packb(
-            [self._roster.hash, *mask, share.order, share.receipt, share.row]
+            [self._roster.hash, *mask, share.order, share.root, share.witness, share.row]
         )
         return packed
 
@@ -193,9 +196,8 @@ class Holder:
         A message takes at most ``room_bytes``.
         """
         named = [mask for mask in (self._shares if masks is None else masks) if mask in self]
-        entry_bytes = _MASK_BYTES + max(
-            (len(self._shares[mask].receipt) for mask in named), default=0
-        )
+        self._say([mask for mask in named if mask not in self._said])
+        entry_bytes = _MASK_BYTES + max((len(self._said[mask]) for mask in named), default=0)
         at_once = max(1, min(MAX_HELD, (room_bytes - _HOLDINGS_BYTES) // entry_bytes))
         for at in range(0, max(1, len(named)), at_once):
             part = named[at : at + at_once]
@@ -204,8 +206,20 @@ class Holder:
                 int(masks is None and at == 0),
                 tuple(dealer for dealer, _ in part),
                 tuple(counter for _, counter in part),
-                b"".join(self._shares[mask].receipt for mask in part),
+                b"".join(self._said[mask] for mask in part),
             )
+
+    def _say(self, masks: list[MaskName]) -> None:
+        """Make what is said of these masks: together, which takes half the time."""
+        shares = [self._shares[mask] for mask in masks]
+        roots = [share.root for share in shares]
+        made = receipts(roots, self._rows_of(masks), self._modulus)
+        for mask, share, tested in zip(masks, shares, made, strict=True):
+            self._said[mask] = tested + share.witness
+
+    def _rows_of(self, masks: Iterable[MaskName]) -> list[Words]:
+        word = word_type(self._modulus)
+        return [np.frombuffer(self._shares[mask].row, word) for mask in masks]
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -223,9 +237,7 @@ class Holder:
         self._check_unused(masks)
         if not self._answers.has_room(masks):
             raise RemoteProtocolError(refusals.BUSY, "too many answers in one epoch")
-        width = self._num_columns
-        rows = [from_bytes(self._shares[mask].row, self._modulus, width) for mask in masks]
-        elements = to_bytes(add(np.stack(rows), self._modulus), self._modulus)
+        elements = to_bytes(add(self._rows_of(masks), self._modulus), self._modulus)
         _, actions = self._answers.add(request_hash, request, elements, masks)
         return elements, [*actions, *self._erase(masks)]
 

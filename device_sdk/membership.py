@@ -194,9 +194,7 @@ class Membership:
             boxes=boxes,
             seed=self._draw("dealer"),
         )
-        holder = Holder(
-            roster, index, stored=stored, max_bytes=self._max_share_bytes, counts=self._counts
-        )
+        holder = Holder(roster, stored=stored, max_bytes=self._max_share_bytes, counts=self._counts)
         self.seat = Seat(roster, index, boxes, dealer, holder)
 
     def _in_rounds(self, roster: Roster, index: int, stored: Mapping[str, bytes]) -> "Rounds":

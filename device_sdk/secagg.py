@@ -43,7 +43,7 @@ from protocol.secagg.messages import (
 )
 from protocol.secagg.requests import check_request, request_hash
 from protocol.secagg.roster import Roster
-from protocol.secagg.sealing import ShareBatch
+from protocol.secagg.sealing import Committed
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.packing import CodecSpec, parse_codec
 
@@ -216,7 +216,7 @@ class Member:
             raise RemoteProtocolError(refusals.WRONG_SENDER, f"shares from {address.device!r}")
         return self._keep(seat, seat.boxes.open(shares, dealer), now)
 
-    def _keep(self, seat: Seat, batch: ShareBatch, now: float) -> list[Action]:
+    def _keep(self, seat: Seat, batch: Committed, now: float) -> list[Action]:
         masks, actions = seat.holder.keep(batch)
         self._unsaid.update(dict.fromkeys(masks))
         self._say_soon(now)
@@ -256,15 +256,15 @@ class Member:
         sealed = [self._sealed(seat, batch) for holder in batches.values() for batch in holder]
         return [*actions, *sealed]
 
-    def _keep_own(self, seat: Seat, batch: ShareBatch, now: float) -> list[Action]:
+    def _keep_own(self, seat: Seat, batch: Committed, now: float) -> list[Action]:
         try:
             return self._keep(seat, batch, now)
         except RemoteProtocolError as error:  # no room: the others hold theirs
             self._counts[f"refused_{error.reason}"] += 1
             return []
 
-    def _sealed(self, seat: Seat, batch: ShareBatch) -> Publish:
-        holder = seat.roster.members[batch.holder].device
+    def _sealed(self, seat: Seat, batch: Committed) -> Publish:
+        holder = seat.roster.members[batch.batch.holder].device
         topic = self._topics.share(holder, self._keys.device)
         return self._voice.say(topic, seat.dealer.seal(batch))
 

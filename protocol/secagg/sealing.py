@@ -1,6 +1,7 @@
 """Shares on their way from a dealer to a holder: signed inside, sealed outside.
 
-A batch holds the holder's shares of several masks. The dealer signs it; then it is encrypted with
+A batch holds the holder's shares of several masks. The dealer signs it, with the commitments to the
+shares in their place, which holder and dealer need anyway. Then it is encrypted with
 XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) under the key that X25519 gives the two epoch keys
 (so it can come from nobody else, which a sealed box would not prove), the header authenticated
 with it. The header is inside too, and compared.
@@ -31,6 +32,7 @@ from protocol.messages import (
     Word,
 )
 from protocol.secagg import keys
+from protocol.secagg.consistency import commitment_to
 from protocol.secagg.messages import Shares
 from protocol.secagg.roster import Roster
 
@@ -54,6 +56,14 @@ class ShareBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch, and the commitment (`protocol.secagg.consistency`) to each of its rows."""
+
+    batch: ShareBatch
+    commitments: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _SignedBatch:
     body: Small
     signature: Signature
@@ -71,16 +81,17 @@ class Boxes:
         self._epoch_secret = epoch_secret
         self._keys: dict[tuple[int, int], bytes] = {}
 
-    def seal(self, batch: ShareBatch, *, identity: bytes, nonce: bytes) -> Shares:
+    def seal(self, committed: Committed, *, identity: bytes, nonce: bytes) -> Shares:
         """Return our batch for its holder; ``nonce`` is 24 bytes used once in this epoch."""
+        batch = committed.batch
         body = pack(batch)
-        signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, digest(body)))
+        signed = _SignedBatch(body, keys.sign(identity, keys.SHARES, digest(body, committed)))
         header = _header(self._roster, batch.dealer, batch.holder)
         key = self._key(batch.dealer, batch.holder)
         sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(pack(signed), header, nonce, key)
         return Shares(self._roster.hash, nonce, sealed)
 
-    def open(self, shares: Shares, dealer: int) -> ShareBatch:
+    def open(self, shares: Shares, dealer: int) -> Committed:
         """Return what ``dealer`` sealed for us.
 
         Raises RemoteProtocolError: ``wrong_roster``, ``bad_signature`` for anything that was not
@@ -99,10 +110,11 @@ class Boxes:
                 refusals.BAD_SIGNATURE, "shares that were not sealed by this dealer for this holder"
             ) from None
         signed = unpack(opened, _SignedBatch)
-        keys.check_signature(
-            roster.members[dealer].identity, keys.SHARES, digest(signed.body), signed.signature
-        )
         batch = unpack(signed.body, ShareBatch)
+        committed = commit(roster, batch)
+        said = digest(signed.body, committed)
+        identity = roster.members[dealer].identity
+        keys.check_signature(identity, keys.SHARES, said, signed.signature)
         named = (batch.task, batch.roster_hash, batch.epoch, batch.dealer, batch.holder)
         if named != (roster.task, roster.hash, roster.epoch, dealer, holder):
             raise RemoteProtocolError(refusals.WRONG_ROSTER, "the shares inside name somebody else")
@@ -110,7 +122,7 @@ class Boxes:
             raise RemoteProtocolError(refusals.MALFORMED, "not a root for each mask")
         if len(set(batch.counters)) != len(batch.counters):
             raise RemoteProtocolError(refusals.MALFORMED, "a mask twice")
-        return batch
+        return committed
 
     def _key(self, dealer: int, holder: int) -> bytes:
         key = self._keys.get((dealer, holder))
@@ -124,14 +136,15 @@ def seal(
     roster: Roster, batch: ShareBatch, *, identity: bytes, epoch_secret: bytes, nonce: bytes
 ) -> Shares:
     """`Boxes.seal`, for one box."""
-    return Boxes(roster, batch.dealer, epoch_secret).seal(batch, identity=identity, nonce=nonce)
+    boxes = Boxes(roster, batch.dealer, epoch_secret)
+    return boxes.seal(commit(roster, batch), identity=identity, nonce=nonce)
 
 
 def open_shares(
     roster: Roster, shares: Shares, *, dealer: int, holder: int, epoch_secret: bytes
 ) -> ShareBatch:
     """`Boxes.open`, for one box."""
-    return Boxes(roster, holder, epoch_secret).open(shares, dealer)
+    return Boxes(roster, holder, epoch_secret).open(shares, dealer).batch
 
 
 def _key(roster: Roster, dealer: int, holder: int, secret: bytes, *, own: int) -> bytes:
@@ -143,6 +156,29 @@ def _header(roster: Roster, dealer: int, holder: int) -> bytes:
     return roster.hash + dealer.to_bytes(2, "little") + holder.to_bytes(2, "little")
 
 
-def digest(body: bytes) -> bytes:
-    """Return what is signed for a batch, BLAKE2b-256: Ed25519 would go over all of it twice."""
-    return blake2b(body, digest_size=HASH_BYTES).digest()
+def commit(roster: Roster, batch: ShareBatch) -> Committed:
+    """Compute the commitments to a batch's rows.
+
+    Raises RemoteProtocolError (``malformed``) for rows that are not of one length.
+    """
+    size, rest = divmod(len(batch.rows), len(batch.counters))
+    if rest:
+        raise RemoteProtocolError(refusals.MALFORMED, "rows of different lengths")
+    rows = (batch.rows[at * size :][:size] for at in range(len(batch.counters)))
+    return Committed(
+        batch,
+        tuple(
+            commitment_to(roster.mask_id(batch.dealer, counter), batch.holder, row)
+            for counter, row in zip(batch.counters, rows, strict=True)
+        ),
+    )
+
+
+def digest(body: bytes, committed: Committed) -> bytes:
+    """Return what is signed: BLAKE2b-256 of the batch's bytes, commitments in place of its rows.
+
+    The rows are the last bytes of ``body``. Ed25519 would go over all of them, twice.
+    """
+    said = blake2b(body[: len(body) - len(committed.batch.rows)], digest_size=HASH_BYTES)
+    said.update(b"".join(committed.commitments))
+    return said.digest()

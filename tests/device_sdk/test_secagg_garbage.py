@@ -1,15 +1,18 @@
 """Whatever arrives at a device of a secure task: it is understood, or counted, and goes on."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.codec import encode
+from protocol.errors import RemoteProtocolError
 from protocol.messages import AGGREGATOR, UpdateChunk
 from protocol.secagg import keys
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.secagg.messages import RecoveryAnswer, RecoveryRequest, SharesWanted, Support
-from protocol.secagg.sealing import ShareBatch, seal
+from protocol.secagg.sealing import Boxes, Committed, ShareBatch, commit
 from tests.support.circle import Circle
 from tests.support.messages import messages, of_class
 
@@ -76,12 +79,11 @@ def test_a_member_may_seal_what_it_likes(
     fields |= {"dealer": 1, "holder": 0}
     if names_us:
         fields |= {"task": "t", "roster_hash": roster.hash, "epoch": roster.epoch}
-    shares = seal(
-        roster,
-        ShareBatch(**fields),
-        identity=circle.cohort.identity("b"),
-        epoch_secret=circle.cohort.epoch_secret("b"),
-        nonce=bytes(24),
+    committed = Committed(ShareBatch(**fields), ())
+    with contextlib.suppress(RemoteProtocolError):  # rows of different lengths
+        committed = commit(roster, committed.batch)
+    shares = Boxes(roster, 1, circle.cohort.epoch_secret("b")).seal(
+        committed, identity=circle.cohort.identity("b"), nonce=bytes(24)
     )
     before = dict(circle["a"].flash)
     payload = encode(shares, task="t", sender="b", counter=1)

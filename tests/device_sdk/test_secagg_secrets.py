@@ -155,8 +155,8 @@ def test_a_dealer_hands_out_shares_of_the_secret_that_it_masks_with() -> None:
     assert mask is not None
     width = columns(size, sharing) + TEST_COLUMNS
     rows = {
-        holder: from_bytes(batch.rows, sharing.modulus, width)[:-TEST_COLUMNS]
-        for holder, (batch,) in batches.items()
+        holder: from_bytes(dealt.batch.rows, sharing.modulus, width)[:-TEST_COLUMNS]
+        for holder, (dealt,) in batches.items()
     }
     found = recover(rows, sharing, size)
     np.testing.assert_array_equal(found.secret, mask.secret(given))
@@ -174,7 +174,7 @@ def test_a_batch_takes_no_more_than_there_is_room_for() -> None:
     dealer = new_dealer()
     batches = dealer.deal(8, 4_000)
     for for_holder in batches.values():
-        assert sum(len(batch.counters) for batch in for_holder) == 8
+        assert sum(len(dealt.batch.counters) for dealt in for_holder) == 8
         assert len(for_holder) > 1
         for batch in for_holder:
             shares = dealer.seal(batch)

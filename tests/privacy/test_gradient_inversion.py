@@ -123,7 +123,7 @@ def masked(where: Roster, delta: npt.NDArray[np.float32], mask: Mask) -> bytes:
 
 
 def dealt(trial: int) -> Mask:
-    return Mask(trial, derive(SEED, "mask", trial), ())
+    return Mask(trial, derive(SEED, "mask", trial), (), b"")
 
 
 class Bare(Mask):
@@ -227,7 +227,7 @@ def test_without_its_secret_a_masked_upload_shows_the_sample(name: str) -> None:
     for trial in TRIALS:
         whose = victim(HIDDEN, trial)
         values, _ = where.parameters.encode(whose.delta, 1)
-        bare = Bare(trial, derive(SEED, "mask", trial), ())
+        bare = Bare(trial, derive(SEED, "mask", trial), (), b"")
         for body in (masked(where, whose.delta, bare), unmasked(where.parameters, values)):
             found = inverted(HIDDEN, seen(where.parameters, body))
             assert error(found, whose.samples[0]) < 0.02

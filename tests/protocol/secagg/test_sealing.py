@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 from protocol import refusals
-from protocol.codec import encode, pack
+from protocol.codec import encode, pack, unpack
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.messages import CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
+from protocol.secagg.consistency import commitment_to
 from protocol.secagg.messages import Shares
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import (
+    Boxes,
     ShareBatch,
     _header,
     _key,
     _SignedBatch,
+    commit,
     digest,
     open_shares,
     seal,
@@ -33,7 +36,7 @@ DEVICES = ("a", "b", "c", "d", "e")
 COHORT = cohort(DEVICES)
 ROSTER = COHORT.roster
 NONCE = bytes(range(24))
-BATCH = ShareBatch("t", ROSTER.hash, 1, 0, 1, (7, 8), bytes(64), b"rows of two masks")
+BATCH = ShareBatch("t", ROSTER.hash, 1, 0, 1, (7, 8), bytes(64), b"rows of two masks.")
 #: The header inside, a field at a time: what a dealer could lie about.
 LIES: dict[str, Any] = {
     "task": "u",
@@ -64,8 +67,12 @@ def encrypted(plain: bytes, dealer: int = 0, holder: int = 1) -> Shares:
 
 
 def signed(body: bytes, identity: bytes | None = None, purpose: bytes = keys.SHARES) -> bytes:
+    """Sign any bytes, as what a holder takes them for."""
     secret = COHORT.identity("a") if identity is None else identity
-    return pack(_SignedBatch(body, keys.sign(secret, purpose, digest(body))))
+    said = bytes(32)
+    with contextlib.suppress(RemoteProtocolError):
+        said = digest(body, commit(ROSTER, unpack(body, ShareBatch)))
+    return pack(_SignedBatch(body, keys.sign(secret, purpose, said)))
 
 
 def opened(
@@ -156,6 +163,40 @@ def test_a_stolen_epoch_key_seals_nothing_without_the_identity() -> None:
         assert reason(encrypted(signed(body, identity))) == refusals.BAD_SIGNATURE
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rows": b"rows of two Masks."},
+        {"rows": b"rows of two masks" * 2},
+        {"roots": bytes(63) + b"\1"},
+        {"counters": (7, 9)},
+        {"counters": (8, 7)},
+    ],
+)
+def test_a_signature_is_for_every_row_and_root_and_mask(changed: dict[str, Any]) -> None:
+    """What the epoch key alone can do with a batch that was signed before."""
+    _, signature = msgpack.unpackb(signed(pack(BATCH)))
+    body = pack(replace(BATCH, **changed))
+    assert reason(encrypted(pack(_SignedBatch(body, signature)))) == refusals.BAD_SIGNATURE
+    assert opened(encrypted(pack(_SignedBatch(pack(BATCH), signature)))) == BATCH
+
+
+def test_rows_of_different_lengths_are_malformed() -> None:
+    with pytest.raises(RemoteProtocolError, match="lengths"):
+        sealed(replace(BATCH, rows=b"rows of two masks"))
+    assert reason(encrypted(signed(pack(replace(BATCH, rows=b"odd"))))) == refusals.MALFORMED
+
+
+def test_commitments_come_with_what_was_opened() -> None:
+    secret = COHORT.epoch_secret("b")
+    committed = Boxes(ROSTER, 1, secret).open(sealed(), 0)
+    masks = [ROSTER.mask_id(0, counter) for counter in BATCH.counters]
+    rows = BATCH.rows[:9], BATCH.rows[9:]
+    wanted = [commitment_to(mask, 1, row) for mask, row in zip(masks, rows, strict=True)]
+    assert committed.batch == BATCH
+    assert list(committed.commitments) == wanted
+
+
 def test_a_signature_for_another_purpose_is_none() -> None:
     body = pack(BATCH)
     for purpose in (keys.ENVELOPE, keys.EPOCH_KEY, keys.REQUEST, keys.ROSTER):
@@ -235,4 +276,4 @@ def test_the_largest_cohort_fits_a_packet() -> None:
 
 def test_more_rows_than_a_message_holds_are_our_bug() -> None:
     with pytest.raises(LocalProtocolError, match="rows"):
-        sealed(replace(BATCH, rows=bytes(60_001)))
+        sealed(replace(BATCH, rows=bytes(60_002)))
