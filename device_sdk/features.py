@@ -45,14 +45,15 @@ class FeatureTrainer(Trainer):
         self._extractor = find_runtime().load(Path(extractor))
         self._blocks = as_blocks(data)
         self._cache = FeatureCache(self._extractor, cache_bytes)
-        known = self._blocks.num_samples if num_samples is None else num_samples
+        self._told = num_samples
         self._head = NumpyTrainer(
-            data=self._feature_blocks, num_samples=known, memory_budget_bytes=memory_budget_bytes
+            data=self._feature_blocks, memory_budget_bytes=memory_budget_bytes
         )
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
-        return self._head.num_samples()
+        known = self._blocks.num_samples if self._told is None else self._told
+        return self._head.num_samples() if known is None else known
 
     def train(self, assignment: Assignment) -> Trained:
         """Train the head, as `NumpyTrainer` does."""

@@ -97,6 +97,11 @@ class SampleStore:
         return min(self._num_seen, self.capacity) - len(self._corrupt)
 
     @property
+    def num_samples(self) -> int:
+        """As `len`: what trainers ask for."""
+        return len(self)
+
+    @property
     def num_bytes(self) -> int:
         """The size of the file, which never changes."""
         return self._slots.num_bytes

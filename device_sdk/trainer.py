@@ -53,6 +53,7 @@ class Assignment:
     training: Mapping[str, object]  # the plan's settings; keys as in engine.TrainingSettings
     seed: bytes  # 32 bytes; whatever is random in training comes from them
     pause: Callable[[], None] = _go_on
+    memory_budget_bytes: int | None = None  # `memory_budget` of device.toml; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class NumpyTrainer(Trainer):
     thing. Only one block is in memory at a time. ``model_spec`` replaces the plan's model; its
     params must have the same layout. ``num_samples`` says how much there is where ``data`` cannot:
     else it counts as one sample until a training has passed over it. ``memory_budget_bytes`` bounds
-    what the engine holds (`device_sdk.engine.plan`): it then takes batches in parts.
+    what the engine holds (`device_sdk.engine.plan`): it then takes batches in parts. None: the
+    assignment's budget, which comes from device.toml.
     Raises ConfigError for a wrong spec.
     """
 
@@ -116,13 +118,14 @@ class NumpyTrainer(Trainer):
     ) -> None:
         self._model = None if model_spec is None else Model(parse_spec(model_spec))
         self._blocks = as_blocks(data)
-        self._known = self._blocks.num_samples if num_samples is None else num_samples
+        self._told = num_samples
         self._seen = 1
         self._budget_bytes = memory_budget_bytes
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
-        return self._seen if self._known is None else self._known
+        known = self._blocks.num_samples if self._told is None else self._told
+        return self._seen if known is None else known
 
     def train(self, assignment: Assignment) -> Trained:
         """Train from the assignment's params.
@@ -135,6 +138,7 @@ class NumpyTrainer(Trainer):
         settings = build(TrainingSettings, assignment.training, "training")
         model = self._model or Model(parse_spec(assignment.model))
         params = assignment.params.copy()
+        own_budget = self._budget_bytes
         fitted = fit(
             model,
             params,
@@ -142,7 +146,7 @@ class NumpyTrainer(Trainer):
             settings,
             assignment.seed,
             base=assignment.params,
-            budget_bytes=self._budget_bytes,
+            budget_bytes=assignment.memory_budget_bytes if own_budget is None else own_budget,
             pause=assignment.pause,
         )
         self._seen = fitted.num_samples

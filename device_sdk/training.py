@@ -26,15 +26,21 @@ class TrainingThread:
     """Runs a trainer, one assignment at a time; ``done`` is called (there) after each.
 
     The thread is a daemon: a trainer that never returns must not keep the device from leaving.
-    ``pace`` decides when each step may begin.
+    ``pace`` decides when each step may begin; assignments name the memory budget.
     """
 
     def __init__(
-        self, trainer: Trainer, done: Callable[[], None], pace: Pace | None = None
+        self,
+        trainer: Trainer,
+        done: Callable[[], None],
+        pace: Pace | None = None,
+        *,
+        memory_budget_bytes: int | None = None,
     ) -> None:
         self._trainer = trainer
         self._done = done
         self._pace = pace or Pace()
+        self._memory_budget_bytes = memory_budget_bytes
         self._num_open = 0
         self._todo: SimpleQueue[Train | None] = SimpleQueue()
         self._results: SimpleQueue[Result] = SimpleQueue()
@@ -80,7 +86,11 @@ class TrainingThread:
         self._pace.begin(train.ends_at)
         try:
             self._pace.pause()
-            assignment = replace(train.assignment, pause=self._pace.pause)
+            assignment = replace(
+                train.assignment,
+                pause=self._pace.pause,
+                memory_budget_bytes=self._memory_budget_bytes,
+            )
             return Result(train.lease_id, _checked(self._trainer.train(assignment)))
         except Abandoned as end:
             _log.warning("training of version %d abandoned: %s", train.assignment.version, end)

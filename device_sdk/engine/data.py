@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeGuard
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,30 @@ Data = Block | Iterable[Block] | Callable[[], Iterable[Block]]
 _KEYS: Final = ("x", "y")
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Blocks that know how many samples they are at any time (`device_sdk.samples.SampleStore`)."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples at hand now."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """Pass over them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """Data that can be passed over, block by block; only one block is in memory at a time."""
 
     start: Callable[[], Iterable[object]]
-    num_samples: int | None  # None where only a pass can tell
+    count: Callable[[], int | None]
     largest: int = 0  # samples of the largest block, as far as that is known
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples at hand now; None where only a pass can tell."""
+        return self.count()
 
     def __iter__(self) -> Iterator[Block]:
         for item in self.start():
@@ -39,11 +56,17 @@ def as_blocks(data: Data) -> Blocks:
     if _is_array_pair(data):
         return as_blocks([data])
     if callable(data):
-        return Blocks(data, None)
+        return Blocks(data, _unknown)
+    if isinstance(data, Counted):
+        return Blocks(lambda: data, lambda: data.num_samples)
     if isinstance(data, Sequence):
         sizes = [len(_pair(item)[0]) for item in data]
-        return Blocks(lambda: data, sum(sizes), max(sizes, default=0))
-    return Blocks(lambda: data, None)
+        return Blocks(lambda: data, lambda: sum(sizes), max(sizes, default=0))
+    return Blocks(lambda: data, _unknown)
+
+
+def _unknown() -> None:
+    """Only a pass can tell how many samples there are."""
 
 
 def load_npz(path: Path | str) -> Block:

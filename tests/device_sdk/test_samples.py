@@ -319,8 +319,11 @@ def test_the_sdks_engine_trains_on_it(tmp_path: Path) -> None:
     }
     wanted = Assignment(np.zeros(8, np.float32), 1, spec, {"epochs": 5}, SEED)
     with store_in(tmp_path, 200, key=KEY) as store:
+        trainer = NumpyTrainer(data=store)
+        assert trainer.num_samples() == 0, "no lease is asked for yet"
         store.append(x, (x[:, 0] > 0).astype(np.int64))
-        trained = NumpyTrainer(data=store).train(wanted)
+        assert trainer.num_samples() == 200
+        trained = trainer.train(wanted)
         same = NumpyTrainer(data=store).train(wanted)
     assert trained.num_samples == 200
     assert trained.metrics["loss"] < 0.4
