@@ -14,7 +14,7 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine.arrays import Array, Shape
+from device_sdk.engine.arrays import Array
 from device_sdk.engine.layers import Buffer
 from device_sdk.engine.selection import Selection
 from device_sdk.engine.spec import ModelSpec
@@ -36,16 +36,15 @@ class _Block:
 
 @dataclass(slots=True)
 class Place:
-    """An array in the arena: ``shape`` for each row (without ``per_row``: once)."""
+    """An array in the arena, for as many rows as its ``buffer`` wants."""
 
     block: _Block
-    shape: Shape
+    buffer: Buffer
     dtype: np.dtype[np.generic]
-    per_row: bool = True
 
     def array(self, memory: Memory, rows: int) -> Array:
         """The array for ``rows`` rows: the front of that for the most."""
-        shape = (rows, *self.shape) if self.per_row else self.shape
+        shape = self.buffer.for_rows(rows)
         stop = self.block.offset + math.prod(shape) * self.dtype.itemsize
         # Masks and indices too: the layer that asked for them knows what they are.
         return cast("Array", memory[self.block.offset : stop].view(self.dtype).reshape(shape))
@@ -115,7 +114,7 @@ class _Planner:
         #: The first layer that runs backward.
         self.first = self.num_layers if selection is None else selection.first
         self.blocks: list[_Block] = []
-        self.inputs = self._place(spec.shapes[0], 0, 0)
+        self.inputs = self._place(Buffer(spec.shapes[0]), 0, 0)
         self.layers: list[LayerPlaces] = []
 
     def place_outputs(self) -> None:
@@ -127,9 +126,9 @@ class _Planner:
             free = previous.block.last <= index
             if layer.is_view or (layer.in_place and free):
                 previous.block.last = max(previous.block.last, last)
-                place = Place(previous.block, shape, self.dtype)
+                place = Place(previous.block, Buffer(shape), self.dtype)
             else:
-                place = self._place(shape, index, last)
+                place = self._place(Buffer(shape), index, last)
             self.layers.append(LayerPlaces(place))
             previous = place
 
@@ -138,10 +137,10 @@ class _Planner:
         for index, (layer, places) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
             buffers = layer.buffers(self.spec.shapes[index])
             back = self._backward(index) if index >= self.first else index
-            places.saved = [self._buffer(each, index, back) for each in buffers.saved]
-            places.forward = [self._buffer(each, index, index) for each in buffers.forward]
+            places.saved = [self._place(each, index, back) for each in buffers.saved]
+            places.forward = [self._place(each, index, index) for each in buffers.forward]
             if index >= self.first:
-                places.backward = [self._buffer(each, back, back) for each in buffers.backward]
+                places.backward = [self._place(each, back, back) for each in buffers.backward]
 
     def place_slopes(self) -> None:
         """From the last layer down: where it can, a slope lies where that above it did."""
@@ -158,9 +157,9 @@ class _Planner:
                 and above.block.last <= written
             ):
                 above.block.last = last
-                above = Place(above.block, shape, self.dtype)
+                above = Place(above.block, Buffer(shape), self.dtype)
             else:
-                above = self._place(shape, written, last)
+                above = self._place(Buffer(shape), written, last)
             self.layers[index].slope = above
 
     def place_gradients(self, selection: Selection) -> None:
@@ -169,7 +168,8 @@ class _Planner:
             time = self._backward(index)
             tensors = self.spec.layers[index].tensors(self.spec.shapes[index])
             for tensor, trained in zip(tensors, selection.trained[index], strict=True):
-                place = self._place(tensor.shape, time, time, per_row=False) if trained else None
+                buffer = Buffer(tensor.shape, most=0)
+                place = self._place(buffer, time, time) if trained else None
                 self.layers[index].gradients.append(place)
 
     def _backward(self, index: int) -> int:
@@ -194,23 +194,12 @@ class _Planner:
             return self._backward(index)
         return self._backward(source + 1)  # there it is added to that of the source's output
 
-    def _buffer(self, buffer: Buffer, first: int, last: int) -> Place:
-        return self._place(buffer.shape, first, last, dtype=np.dtype(buffer.dtype or self.dtype))
-
-    def _place(
-        self,
-        shape: Shape,
-        first: int,
-        last: int,
-        *,
-        dtype: np.dtype[np.generic] | None = None,
-        per_row: bool = True,
-    ) -> Place:
-        dtype = dtype or self.dtype
-        count = math.prod(shape) * (self.rows if per_row else 1)
-        block = _Block(-(-count * dtype.itemsize // ALIGNMENT) * ALIGNMENT, first, last)
+    def _place(self, buffer: Buffer, first: int, last: int) -> Place:
+        dtype = np.dtype(buffer.dtype or self.dtype)
+        num_bytes = math.prod(buffer.for_rows(self.rows)) * dtype.itemsize
+        block = _Block(-(-num_bytes // ALIGNMENT) * ALIGNMENT, first, last)
         self.blocks.append(block)
-        return Place(block, shape, dtype, per_row)
+        return Place(block, buffer, dtype)
 
 
 def _assign(blocks: Sequence[_Block]) -> int:

@@ -6,6 +6,7 @@ What it reads and writes is in a `Frame`, whose arrays the memory plan has place
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -16,15 +17,27 @@ from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
 
+#: Numbers that fit into a level-2 cache a few times.
+_BLOCK: Final = 1 << 15
 _INIT_SCALES: Final = ("he", "glorot")
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Memory that a layer asks for: an array of ``shape`` for each row of the batch."""
+    """Memory that a layer asks for: ``shape`` for each row of the batch.
+
+    ``most``: for at most so many rows; 0: just once, without an axis of rows.
+    """
 
     shape: Shape
     dtype: str = ""  # empty: that of the params
+    most: int | None = None
+
+    def for_rows(self, rows: int) -> Shape:
+        """The shape of the array in a batch of so many rows."""
+        if self.most == 0:
+            return self.shape
+        return (rows if self.most is None else min(rows, self.most), *self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +161,43 @@ def weight_and_bias(shape: Shape, *, bias: bool) -> tuple[Tensor, ...]:
 
 
 def add_bias(y: Array, bias: Array) -> None:
-    """Add one number a channel (last axis), whole rows of channels at a time."""
-    if y.ndim < 3:  # noqa: PLR2004 - (n, channels)
-        np.add(y, bias, out=y)
-        return
-    rows = y.reshape(-1, y.shape[-2] * y.shape[-1])
-    np.add(rows, np.tile(bias, y.shape[-2]), out=rows)
+    """Add one number a channel (last axis)."""
+    rows = lines(y)
+    np.add(rows, tiled(bias, rows), out=rows)
 
 
 def sum_channels(array: Array, out: Array) -> None:
     """Sum over all axes but the last."""
     if array.ndim < 3:  # noqa: PLR2004 - (n, channels)
         np.add.reduce(array, axis=0, out=out)
-        return
-    width, channels = array.shape[-2:]
-    rows = np.add.reduce(array.reshape(-1, width * channels), axis=0)
-    np.add.reduce(rows.reshape(width, channels), axis=0, out=out)
+    else:
+        sum_line(np.add.reduce(lines(array), axis=0), out)
+
+
+def lines(array: Array) -> Array:
+    """(..., width, channels) as rows of width * channels: long rows are quick to go through."""
+    if array.ndim < 3:  # noqa: PLR2004 - (n, channels)
+        return array
+    return array.reshape(-1, array.shape[-2] * array.shape[-1])
+
+
+def tiled(channels: Array, rows: Array) -> Array:
+    """One number a channel, for each place of such a row."""
+    return np.tile(channels, rows.shape[-1] // channels.size)
+
+
+def sum_line(line: Array, out: Array) -> None:
+    """Sum a row's places, channel by channel."""
+    np.add.reduce(line.reshape(-1, out.size), axis=0, out=out)
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Parts of ``count`` things of ``size`` numbers: small enough to stay in the cache."""
+    step = block_rows(size)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def block_rows(size: int) -> int:
+    """How many things of ``size`` numbers such a part has."""
+    return max(1, _BLOCK // size)

@@ -1,7 +1,6 @@
 """Convolutions, channels last. The patches of a batch meet the weights in one BLAS product."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +14,8 @@ from device_sdk.engine.layers.base import (
     Frame,
     Layer,
     add_bias,
+    block_rows,
+    blocks,
     check_at_least,
     check_init_scale,
     init_weight,
@@ -196,9 +197,11 @@ class DepthwiseConv2D(Layer):
         init_weight(params[0], stream, self.init_scale, window, window)
 
     def buffers(self, input_shape: Shape) -> Buffers:
-        """One entry's products, whichever way they go."""
-        product = (Buffer(self.output_shape(input_shape)),)
-        return Buffers(forward=product, backward=product)
+        """One entry's products of a few rows, whichever way they go; a line of each weight."""
+        shape = self.output_shape(input_shape)
+        few = Buffer(shape, most=block_rows(math.prod(shape)))
+        both = (few, Buffer((math.prod(self.kernel), shape[1] * shape[2]), most=0))
+        return Buffers(forward=both, backward=both)
 
     def needs_input(self, trained: tuple[bool, ...]) -> bool:
         """For the weight's gradient."""
@@ -210,51 +213,71 @@ class DepthwiseConv2D(Layer):
 
     def forward(self, frame: Frame) -> None:
         """``y = sum of x[shifted] * weight[entry]``, entry by entry of the window."""
-        (product,) = frame.forward
+        products, weights = frame.forward
         frame.y.fill(0)
-        for weight, y, x, part in self._entries(frame, frame.y, frame.x, product):
-            np.multiply(x, weight, out=part)
-            np.add(y, part, out=y)
+        entries = self._entries(frame, weights)
+        for rows in blocks(len(frame.y), frame.y[0].size):
+            x, y, product = map(self._merged, (frame.x[rows], frame.y[rows], products))
+            for weight, out, into in entries:
+                place, part = y[out], product[: len(y)][out]
+                np.multiply(x[into], weight, out=part)
+                np.add(place, part, out=place)
         if self.bias:
             add_bias(frame.y, frame.params[1])
 
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:
         """The same shifts, read the other way."""
         dweight, dbias = (*frame.gradients, None)[:2]
-        (product,) = frame.backward
+        products, weights = frame.backward
         if dbias is not None:
             sum_channels(dy, dbias)
-        if dweight is not None:
-            places = dweight.reshape(-1, dweight.shape[-1])
-            pairs = self._entries(frame, dy, frame.x, product)
-            for place, (_, slope, x, _) in zip(places, pairs, strict=True):
-                sums = np.einsum("nhk,nhk->k" if x.ndim == 3 else "nhwk,nhwk->k", x, slope)  # noqa: PLR2004
-                np.add.reduce(sums.reshape(-1, place.size), axis=0, out=place)
         if dx is not None:
             dx.fill(0)
-            for weight, slope, into, part in self._entries(frame, dy, dx, product):
-                np.multiply(slope, weight, out=part)
-                np.add(into, part, out=into)
+        sums = np.zeros((len(weights), dy.shape[-1]), dy.dtype)
+        entries = self._entries(frame, weights)
+        sum_up = "nhk,nhk->k" if self._has_lines else "nhwk,nhwk->k"
+        for rows in blocks(len(dy), dy[0].size):
+            x, slopes, product = map(self._merged, (frame.x[rows], dy[rows], products))
+            back = None if dx is None else self._merged(dx[rows])
+            for total, (weight, out, into) in zip(sums, entries, strict=True):
+                slope = slopes[out]
+                if dweight is not None:
+                    line = np.einsum(sum_up, x[into], slope).reshape(-1, total.size)
+                    np.add(total, np.add.reduce(line, axis=0), out=total)
+                if back is not None:
+                    place, part = back[into], product[: len(slopes)][out]
+                    np.multiply(slope, weight, out=part)
+                    np.add(place, part, out=place)
+        if dweight is not None:
+            dweight[...] = sums.reshape(dweight.shape)
+
+    @property
+    def _has_lines(self) -> bool:
+        """Whether neighbours in the output are neighbours in the input."""
+        return self.stride[1] == 1
+
+    def _merged(self, array: Array) -> Array:
+        """A line of both then is one axis."""
+        return array.reshape(*array.shape[:2], -1) if self._has_lines else array
 
     def _entries(
-        self, frame: Frame, y: Array, x: Array, part: Array
-    ) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Of each entry: its weights, and what of the three arrays it takes part in.
-
-        Where neighbours in the output are neighbours in the input, a line of both is one axis.
-        """
-        channels = x.shape[-1]
+        self, frame: Frame, table: Array
+    ) -> list[tuple[Array, tuple[slice, ...], tuple[slice, ...]]]:
+        """Of each entry its weights, and the indices of the outputs and of what they read."""
+        channels = frame.x.shape[-1]
         weights = frame.params[0].reshape(-1, channels)
-        entries = taps(x.shape[1:-1], self.kernel, self.stride, self.padding)
-        if self.stride[1] > 1:
-            for weight, (out, into) in zip(weights, entries, strict=True):
-                yield weight, y[out], x[into], part[out]
-            return
-        y, x, part = (each.reshape(*each.shape[:2], -1) for each in (y, x, part))
-        for weight, (out, into) in zip(weights, entries, strict=True):
-            line = _line(out, channels)
-            width = out[2].stop - out[2].start
-            yield np.tile(weight, width), y[line], x[_line(into, channels)], part[line]
+        entries = taps(frame.x.shape[1:-1], self.kernel, self.stride, self.padding)
+        if not self._has_lines:
+            return [(weight, *tap) for weight, tap in zip(weights, entries, strict=True)]
+        table.reshape(len(weights), -1, channels)[...] = weights[:, np.newaxis]
+        return [
+            (
+                line[: (out[2].stop - out[2].start) * channels],
+                _line(out, channels),
+                _line(into, channels),
+            )
+            for line, (out, into) in zip(table, entries, strict=True)
+        ]
 
 
 def _line(index: tuple[slice, ...], channels: int) -> tuple[slice, ...]:

@@ -7,7 +7,17 @@ from typing import ClassVar
 import numpy as np
 
 from device_sdk.engine.arrays import Array, Shape
-from device_sdk.engine.layers.base import Buffer, Buffers, Frame, Layer, sum_channels
+from device_sdk.engine.layers.base import (
+    Buffer,
+    Buffers,
+    Frame,
+    Layer,
+    blocks,
+    lines,
+    sum_channels,
+    sum_line,
+    tiled,
+)
 from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
@@ -48,9 +58,8 @@ class BatchNorm(Layer):
 
     def buffers(self, input_shape: Shape) -> Buffers:
         """The normalised ``x``; a mean and a variance a channel."""
-        return Buffers(
-            saved=(Buffer(input_shape), Buffer(input_shape[-1:]), Buffer(input_shape[-1:]))
-        )
+        one = Buffer(input_shape[-1:], most=0)
+        return Buffers(saved=(Buffer(input_shape), one, one))
 
     def flops(self, input_shape: Shape) -> int:
         """Of inference."""
@@ -59,45 +68,68 @@ class BatchNorm(Layer):
     def forward(self, frame: Frame) -> None:
         """Normalise by the batch while training, else by what is remembered."""
         scale, offset, mean, variance = frame.params
-        normal = frame.saved[0]
-        if frame.training:
-            mean, variance = frame.saved[1][0], frame.saved[2][0]
-            sum_channels(frame.x, mean)
-            mean /= frame.x.size // mean.size
-        np.subtract(frame.x, mean, out=normal)
-        if frame.training:
-            squares = normal.reshape(-1, mean.size)
-            np.einsum("nc,nc->c", squares, squares, out=variance)
-            variance /= len(squares)
-        normal *= 1 / np.sqrt(variance + self.epsilon)
-        np.multiply(normal, scale, out=frame.y)
-        frame.y += offset
+        rows, y = lines(frame.x), lines(frame.y)
+        if not frame.training:
+            factor = scale / np.sqrt(variance + self.epsilon)
+            np.multiply(rows, tiled(factor, rows), out=y)
+            y += tiled(offset - mean * factor, rows)
+            return
+        mean, variance = frame.saved[1], frame.saved[2]
+        normal = lines(frame.saved[0])
+        count = frame.x.size // mean.size
+        sum_channels(frame.x, mean)
+        mean /= count
+        line, squares = tiled(mean, rows), np.zeros(rows.shape[1], rows.dtype)
+        for part in blocks(*rows.shape):
+            np.subtract(rows[part], line, out=normal[part])
+            squares += np.einsum("nk,nk->k", normal[part], normal[part])
+        sum_line(squares, variance)
+        variance /= count
+        inverse = tiled(1 / np.sqrt(variance + self.epsilon), rows)
+        scales, offsets = tiled(scale, rows), tiled(offset, rows)
+        for part in blocks(*rows.shape):
+            np.multiply(normal[part], inverse, out=normal[part])
+            np.multiply(normal[part], scales, out=y[part])
+            np.add(y[part], offsets, out=y[part])
 
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:
         """``dx = scale / deviation (dy - mean(dy) - normal mean(dy normal))``."""
-        normal = frame.saved[0]
-        variance = frame.saved[2][0] if frame.training else frame.params[3]
-        slopes = dy.reshape(-1, variance.size)
-        doffset = np.empty_like(variance)
-        sum_channels(dy, doffset)
-        dscale = np.einsum("nc,nc->c", slopes, normal.reshape(slopes.shape))
+        scale = frame.params[0]
+        slopes = lines(dy)
+        if not frame.training:  # nobody trains it: it only scales
+            if dx is not None:
+                factor = scale / np.sqrt(frame.params[3] + self.epsilon)
+                np.multiply(slopes, tiled(factor, slopes), out=lines(dx))
+            return
+        normal = lines(frame.saved[0])
+        products, sums = np.zeros((2, slopes.shape[1]), dy.dtype)
+        for part in blocks(*slopes.shape):
+            products += np.einsum("nk,nk->k", slopes[part], normal[part])
+            sums += np.add.reduce(slopes[part], axis=0)
+        dscale, doffset = np.empty((2, scale.size), dy.dtype)
+        sum_line(products, dscale)
+        sum_line(sums, doffset)
         for gradient, value in zip(frame.gradients[:2], (dscale, doffset), strict=True):
             if gradient is not None:
                 gradient[...] = value
         if dx is None:
             return
-        if frame.training:
-            normal *= dscale / len(slopes)
-            dy -= doffset / len(slopes)
-            dy -= normal
-        np.multiply(dy, frame.params[0] / np.sqrt(variance + self.epsilon), out=dx)
+        count = dy.size // scale.size
+        means, shares = tiled(doffset / count, slopes), tiled(dscale / count, slopes)
+        factors = tiled(scale / np.sqrt(frame.saved[2] + self.epsilon), slopes)
+        out = lines(dx)
+        for part in blocks(*slopes.shape):
+            np.multiply(normal[part], shares, out=normal[part])
+            np.add(normal[part], means, out=normal[part])
+            np.subtract(slopes[part], normal[part], out=out[part])
+            np.multiply(out[part], factors, out=out[part])
 
     def settle(self, frame: Frame) -> None:
         """Move the running mean and variance towards those of the batch."""
         if self.static or not frame.training:
             return
         count = frame.x.size // frame.x.shape[-1]
-        batch = (frame.saved[1][0], frame.saved[2][0] * (count / max(1, count - 1)))
+        batch = (frame.saved[1], frame.saved[2] * (count / max(1, count - 1)))
         for running, value in zip(frame.params[2:], batch, strict=True):
             np.add(running, self.momentum * (value - running), out=running)
 

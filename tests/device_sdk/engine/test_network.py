@@ -83,7 +83,7 @@ def without_sharing(
         below = frames[-1].y.copy() if frames else x.copy()
         buffers = layer.buffers(spec.shapes[index])
         saved, forward, backward = (
-            tuple(np.zeros((len(x), *each.shape), each.dtype or DTYPE) for each in part)
+            tuple(np.zeros(each.for_rows(len(x)), each.dtype or DTYPE) for each in part)
             for part in (buffers.saved, buffers.forward, buffers.backward)
         )
         source = spec.sources[index]
