@@ -6,7 +6,6 @@ What it reads and writes is in a `Frame`, whose arrays the memory plan has place
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -191,13 +190,6 @@ def sum_line(line: Array, out: Array) -> None:
     np.add.reduce(line.reshape(-1, out.size), axis=0, out=out)
 
 
-def blocks(count: int, size: int) -> Iterator[slice]:
-    """Parts of ``count`` things of ``size`` numbers: small enough to stay in the cache."""
-    step = block_rows(size)
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
-
-
 def block_rows(size: int) -> int:
-    """How many things of ``size`` numbers such a part has."""
+    """How many rows of ``size`` numbers are worked on at a time, so that they stay in the cache."""
     return max(1, _BLOCK // size)

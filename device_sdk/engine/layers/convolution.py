@@ -1,11 +1,12 @@
 """Convolutions, channels last. The patches of a batch meet the weights in one BLAS product."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from device_sdk.engine.arrays import Array, Shape
 from device_sdk.engine.layers.base import (
@@ -15,14 +16,21 @@ from device_sdk.engine.layers.base import (
     Layer,
     add_bias,
     block_rows,
-    blocks,
     check_at_least,
     check_init_scale,
     init_weight,
     sum_channels,
     weight_and_bias,
 )
-from device_sdk.engine.layers.windows import Tap, check_window, covers, output_sides, sides_of, taps
+from device_sdk.engine.layers.windows import (
+    Tap,
+    check_window,
+    covers,
+    output_sides,
+    padding_before,
+    sides_of,
+    taps,
+)
 from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
@@ -197,11 +205,15 @@ class DepthwiseConv2D(Layer):
         init_weight(params[0], stream, self.init_scale, window, window)
 
     def buffers(self, input_shape: Shape) -> Buffers:
-        """One entry's products of a few rows, whichever way they go; a line of each weight."""
-        shape = self.output_shape(input_shape)
-        few = Buffer(shape, most=block_rows(math.prod(shape)))
-        both = (few, Buffer((math.prod(self.kernel), shape[1] * shape[2]), most=0))
-        return Buffers(forward=both, backward=both)
+        """A few rows with their padding, and the weights once for each place of a line."""
+        padded, spread = self._padded_shape(input_shape), self._spread_shape(input_shape)
+        lines = tuple(
+            Buffer((*self.kernel, width * input_shape[-1]), most=0)
+            for width in (self.output_shape(input_shape)[1], input_shape[1])
+        )
+        few = Buffer(padded, most=block_rows(math.prod(padded)))
+        few_spread = Buffer(spread, most=block_rows(math.prod(spread)))
+        return Buffers(forward=(few, lines[0]), backward=(few, few_spread, lines[1]))
 
     def needs_input(self, trained: tuple[bool, ...]) -> bool:
         """For the weight's gradient."""
@@ -212,77 +224,110 @@ class DepthwiseConv2D(Layer):
         return math.prod(self.output_shape(input_shape)) * (2 * math.prod(self.kernel) + self.bias)
 
     def forward(self, frame: Frame) -> None:
-        """``y = sum of x[shifted] * weight[entry]``, entry by entry of the window."""
-        products, weights = frame.forward
-        frame.y.fill(0)
-        entries = self._entries(frame, weights)
-        for rows in blocks(len(frame.y), frame.y[0].size):
-            x, y, product = map(self._merged, (frame.x[rows], frame.y[rows], products))
-            for weight, out, into in entries:
-                place, part = y[out], product[: len(y)][out]
-                np.multiply(x[into], weight, out=part)
-                np.add(place, part, out=place)
+        """``y = sum of x[shifted] * weight[entry]``."""
+        padded, line = frame.forward
+        padded.fill(0)
+        weight = frame.params[0]
+        for rows in _parts(len(frame.y), padded):
+            x = self._pad(frame.x[rows], padded)
+            if self.stride[1] > 1:
+                windows = sliding_window_view(x, self.kernel, axis=(1, 2))
+                every = windows[:, :: self.stride[0], :: self.stride[1]]
+                np.einsum("nhwcij,ijc->nhwc", every, weight, out=frame.y[rows])
+            else:
+                _correlate(x, weight, line, self.stride[0], frame.y[rows])
         if self.bias:
             add_bias(frame.y, frame.params[1])
 
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:
-        """The same shifts, read the other way."""
+        """``dweight[entry] = sum of x[shifted] * dy``; ``dx``: dy, spread out, over the window."""
         dweight, dbias = (*frame.gradients, None)[:2]
-        products, weights = frame.backward
+        padded, spread, line = frame.backward
         if dbias is not None:
             sum_channels(dy, dbias)
-        if dx is not None:
-            dx.fill(0)
-        sums = np.zeros((len(weights), dy.shape[-1]), dy.dtype)
-        entries = self._entries(frame, weights)
-        sum_up = "nhk,nhk->k" if self._has_lines else "nhwk,nhwk->k"
-        for rows in blocks(len(dy), dy[0].size):
-            x, slopes, product = map(self._merged, (frame.x[rows], dy[rows], products))
-            back = None if dx is None else self._merged(dx[rows])
-            for total, (weight, out, into) in zip(sums, entries, strict=True):
-                slope = slopes[out]
-                if dweight is not None:
-                    line = np.einsum(sum_up, x[into], slope).reshape(-1, total.size)
-                    np.add(total, np.add.reduce(line, axis=0), out=total)
-                if back is not None:
-                    place, part = back[into], product[: len(slopes)][out]
-                    np.multiply(slope, weight, out=part)
-                    np.add(place, part, out=place)
         if dweight is not None:
-            dweight[...] = sums.reshape(dweight.shape)
-
-    @property
-    def _has_lines(self) -> bool:
-        """Whether neighbours in the output are neighbours in the input."""
-        return self.stride[1] == 1
-
-    def _merged(self, array: Array) -> Array:
-        """A line of both then is one axis."""
-        return array.reshape(*array.shape[:2], -1) if self._has_lines else array
-
-    def _entries(
-        self, frame: Frame, table: Array
-    ) -> list[tuple[Array, tuple[slice, ...], tuple[slice, ...]]]:
-        """Of each entry its weights, and the indices of the outputs and of what they read."""
-        channels = frame.x.shape[-1]
-        weights = frame.params[0].reshape(-1, channels)
-        entries = taps(frame.x.shape[1:-1], self.kernel, self.stride, self.padding)
-        if not self._has_lines:
-            return [(weight, *tap) for weight, tap in zip(weights, entries, strict=True)]
-        table.reshape(len(weights), -1, channels)[...] = weights[:, np.newaxis]
-        return [
-            (
-                line[: (out[2].stop - out[2].start) * channels],
-                _line(out, channels),
-                _line(into, channels),
+            dweight.fill(0)
+            padded.fill(0)
+            for rows in _parts(len(dy), padded):
+                self._add_products(self._pad(frame.x[rows], padded), dy[rows], dweight)
+        if dx is None:
+            return
+        spread.fill(0)
+        places = tuple(
+            slice(width - 1 - before, None, step)
+            for width, before, step in zip(
+                self.kernel, self._before(dx.shape[1:]), self.stride, strict=True
             )
-            for line, (out, into) in zip(table, entries, strict=True)
-        ]
+        )
+        flipped = frame.params[0][::-1, ::-1]
+        for rows in _parts(len(dy), spread):
+            slopes = dy[rows]
+            part = spread[: len(slopes)]
+            part[:, places[0], places[1]][:, : slopes.shape[1], : slopes.shape[2]] = slopes
+            _correlate(part, flipped, line, 1, dx[rows])
+
+    def _add_products(self, x: Array, dy: Array, dweight: Array) -> None:
+        """Add ``x[shifted] * dy``, summed up, to each entry of ``dweight``."""
+        height, width, channels = dy.shape[1:]
+        down, right = self.stride
+        for i, j in np.ndindex(*self.kernel):
+            seen = x[:, i : i + (height - 1) * down + 1 : down]
+            if right > 1:
+                seen = seen[:, :, j : j + (width - 1) * right + 1 : right]
+                dweight[i, j] += np.einsum("nhwc,nhwc->c", seen, dy)
+                continue
+            row = seen.reshape(*seen.shape[:2], -1) if seen.flags.c_contiguous else _rows(seen)
+            row = row[..., j * channels : (j + width) * channels]
+            line = np.einsum("nhk,nhk->k", row, _rows(dy))
+            dweight[i, j] += np.add.reduce(line.reshape(width, channels), axis=0)
+
+    def _before(self, input_shape: Shape) -> Shape:
+        return padding_before(input_shape[:-1], self.kernel, self.stride, self.padding)
+
+    def _padded_shape(self, input_shape: Shape) -> Shape:
+        """What all windows together see."""
+        outs = self.output_shape(input_shape)[:-1]
+        sides = zip(outs, self.stride, self.kernel, strict=True)
+        return (*((out - 1) * step + width for out, step, width in sides), input_shape[-1])
+
+    def _spread_shape(self, input_shape: Shape) -> Shape:
+        """The derivative by the outputs, so far apart and padded that a window sees its own."""
+        sides = zip(input_shape, self.kernel, strict=False)
+        return (*(side + width - 1 for side, width in sides), input_shape[-1])
+
+    def _pad(self, x: Array, padded: Array) -> Array:
+        """Some rows in the middle of zeros."""
+        part = padded[: len(x)]
+        top, left = self._before(x.shape[1:])
+        inside = part[:, top : top + x.shape[1], left : left + x.shape[2]]
+        inside[...] = x[:, : inside.shape[1], : inside.shape[2]]
+        return part
 
 
-def _line(index: tuple[slice, ...], channels: int) -> tuple[slice, ...]:
-    *above, last = index
-    return (*above, slice(last.start * channels, last.stop * channels))
+def _parts(count: int, few: Array) -> Iterator[slice]:
+    """Parts of the batch that ``few`` has room for."""
+    for start in range(0, count, len(few)):
+        yield slice(start, min(start + len(few), count))
+
+
+def _rows(array: Array) -> Array:
+    """(n, height, width * channels)."""
+    n, height, width, channels = array.shape
+    return as_strided(array, (n, height, width * channels), (*array.strides[:2], array.itemsize))
+
+
+def _correlate(x: Array, weight: Array, line: Array, down: int, out: Array) -> None:
+    """Every channel's window over ``x``, one to the right at a time: a whole line of places."""
+    height, width, channels = out.shape[1:]
+    line.reshape(*weight.shape[:2], width, channels)[...] = weight[:, :, np.newaxis]
+    n, row, column, number = x.strides
+    windows = as_strided(
+        x,
+        (len(x), height, *weight.shape[:2], width * channels),
+        (n, down * row, row, column, number),
+        writeable=False,
+    )
+    np.einsum("nhijk,ijk->nhk", windows, line, out=_rows(out))
 
 
 def _sides(input_shape: Shape, rank: int) -> Shape:

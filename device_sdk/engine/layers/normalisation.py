@@ -1,6 +1,7 @@
 """Normalisation: over the batch, or within each sample."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from device_sdk.engine.layers.base import (
     Buffers,
     Frame,
     Layer,
-    blocks,
+    block_rows,
     lines,
     sum_channels,
     sum_line,
@@ -38,7 +39,6 @@ class BatchNorm(Layer):
     epsilon: float = 1e-5
     static: bool = False
 
-    in_place: ClassVar[bool] = True
     statistics: ClassVar[tuple[str, ...]] = ("mean", "variance")
 
     def __post_init__(self) -> None:
@@ -57,9 +57,14 @@ class BatchNorm(Layer):
             array[...] = value
 
     def buffers(self, input_shape: Shape) -> Buffers:
-        """The normalised ``x``; a mean and a variance a channel."""
+        """A mean and a variance a channel; room to work in."""
         one = Buffer(input_shape[-1:], most=0)
-        return Buffers(saved=(Buffer(input_shape), one, one))
+        few = Buffer(input_shape, most=block_rows(math.prod(input_shape)))
+        return Buffers(saved=(one, one), forward=(few,), backward=(few,))
+
+    def needs_input(self, trained: tuple[bool, ...]) -> bool:  # noqa: ARG002 - if it trains at all
+        """To normalise it once more, which is cheaper than to keep it."""
+        return True
 
     def flops(self, input_shape: Shape) -> int:
         """Of inference."""
@@ -68,68 +73,63 @@ class BatchNorm(Layer):
     def forward(self, frame: Frame) -> None:
         """Normalise by the batch while training, else by what is remembered."""
         scale, offset, mean, variance = frame.params
-        rows, y = lines(frame.x), lines(frame.y)
-        if not frame.training:
-            factor = scale / np.sqrt(variance + self.epsilon)
-            np.multiply(rows, tiled(factor, rows), out=y)
-            y += tiled(offset - mean * factor, rows)
-            return
-        mean, variance = frame.saved[1], frame.saved[2]
-        normal = lines(frame.saved[0])
-        count = frame.x.size // mean.size
-        sum_channels(frame.x, mean)
-        mean /= count
-        line, squares = tiled(mean, rows), np.zeros(rows.shape[1], rows.dtype)
-        for part in blocks(*rows.shape):
-            np.subtract(rows[part], line, out=normal[part])
-            squares += np.einsum("nk,nk->k", normal[part], normal[part])
-        sum_line(squares, variance)
-        variance /= count
-        inverse = tiled(1 / np.sqrt(variance + self.epsilon), rows)
-        scales, offsets = tiled(scale, rows), tiled(offset, rows)
-        for part in blocks(*rows.shape):
-            np.multiply(normal[part], inverse, out=normal[part])
-            np.multiply(normal[part], scales, out=y[part])
-            np.add(y[part], offsets, out=y[part])
+        x, y = lines(frame.x), lines(frame.y)
+        if frame.training:
+            mean, variance = frame.saved
+            count = frame.x.size // mean.size
+            sum_channels(frame.x, mean)
+            mean /= count
+            middle, squares = tiled(mean, x), np.zeros(x.shape[1], x.dtype)
+            for part, few in _parts(x, frame.forward[0]):
+                np.subtract(x[part], middle, out=few)
+                squares += np.einsum("nk,nk->k", few, few)
+            sum_line(squares, variance)
+            variance /= count
+        factor = scale / np.sqrt(variance + self.epsilon)
+        np.multiply(x, tiled(factor, x), out=y)
+        y += tiled(offset - mean * factor, x)
 
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:
         """``dx = scale / deviation (dy - mean(dy) - normal mean(dy normal))``."""
         scale = frame.params[0]
-        slopes = lines(dy)
+        mean, variance = frame.saved if frame.training else frame.params[2:]
+        inverse = 1 / np.sqrt(variance + self.epsilon)
+        slopes, x = lines(dy), lines(frame.x)
         if not frame.training:  # nobody trains it: it only scales
             if dx is not None:
-                factor = scale / np.sqrt(frame.params[3] + self.epsilon)
-                np.multiply(slopes, tiled(factor, slopes), out=lines(dx))
+                np.multiply(slopes, tiled(scale * inverse, slopes), out=lines(dx))
             return
-        normal = lines(frame.saved[0])
-        products, sums = np.zeros((2, slopes.shape[1]), dy.dtype)
-        for part in blocks(*slopes.shape):
-            products += np.einsum("nk,nk->k", slopes[part], normal[part])
+        middle = tiled(mean, x)
+        products, sums = np.zeros((2, x.shape[1]), dy.dtype)
+        for part, few in _parts(x, frame.backward[0]):
+            np.subtract(x[part], middle, out=few)
+            products += np.einsum("nk,nk->k", slopes[part], few)
             sums += np.add.reduce(slopes[part], axis=0)
         dscale, doffset = np.empty((2, scale.size), dy.dtype)
         sum_line(products, dscale)
         sum_line(sums, doffset)
+        dscale *= inverse
         for gradient, value in zip(frame.gradients[:2], (dscale, doffset), strict=True):
             if gradient is not None:
                 gradient[...] = value
         if dx is None:
             return
         count = dy.size // scale.size
-        means, shares = tiled(doffset / count, slopes), tiled(dscale / count, slopes)
-        factors = tiled(scale / np.sqrt(frame.saved[2] + self.epsilon), slopes)
-        out = lines(dx)
-        for part in blocks(*slopes.shape):
-            np.multiply(normal[part], shares, out=normal[part])
-            np.add(normal[part], means, out=normal[part])
-            np.subtract(slopes[part], normal[part], out=out[part])
-            np.multiply(out[part], factors, out=out[part])
+        shares, means = tiled(dscale * inverse / count, x), tiled(doffset / count, x)
+        factors, out = tiled(scale * inverse, x), lines(dx)
+        for part, few in _parts(x, frame.backward[0]):
+            np.subtract(x[part], middle, out=few)
+            np.multiply(few, shares, out=few)
+            np.add(few, means, out=few)
+            np.subtract(slopes[part], few, out=few)
+            np.multiply(few, factors, out=out[part])
 
     def settle(self, frame: Frame) -> None:
         """Move the running mean and variance towards those of the batch."""
         if self.static or not frame.training:
             return
         count = frame.x.size // frame.x.shape[-1]
-        batch = (frame.saved[1], frame.saved[2] * (count / max(1, count - 1)))
+        batch = (frame.saved[0], frame.saved[1] * (count / max(1, count - 1)))
         for running, value in zip(frame.params[2:], batch, strict=True):
             np.add(running, self.momentum * (value - running), out=running)
 
@@ -204,3 +204,12 @@ class LayerNorm(Layer):
 def _check_epsilon(epsilon: float) -> None:
     if not epsilon > 0:
         raise ConfigError(f"epsilon must be above 0, not {epsilon}")
+
+
+def _parts(rows: Array, room: Array) -> Iterator[tuple[slice, Array]]:
+    """As many rows at a time as there is room for, and the room."""
+    flat, width = room.reshape(-1), rows.shape[1]
+    step = flat.size // width
+    for start in range(0, len(rows), step):
+        stop = min(start + step, len(rows))
+        yield slice(start, stop), flat[: (stop - start) * width].reshape(-1, width)

@@ -38,14 +38,23 @@ def output_sides(sides: Shape, kernel: Shape, stride: Shape, padding: str) -> Sh
     return tuple((s - k) // step + 1 for s, k, step in zip(sides, kernel, stride, strict=True))
 
 
+def padding_before(sides: Shape, kernel: Shape, stride: Shape, padding: str) -> Shape:
+    """How much is padded before each axis; "same" pads as TensorFlow: the odd one is at the end."""
+    outs = output_sides(sides, kernel, stride, padding)
+    return tuple(
+        max((out - 1) * step + width - side, 0) // 2
+        for side, out, width, step in zip(sides, outs, kernel, stride, strict=True)
+    )
+
+
 @lru_cache(maxsize=64)
 def taps(sides: Shape, kernel: Shape, stride: Shape, padding: str) -> tuple[Tap, ...]:
-    """Every entry of the window, row-major. "same" pads as TensorFlow: the odd one at the end."""
+    """Every entry of the window, row-major."""
+    outs = output_sides(sides, kernel, stride, padding)
+    befores = padding_before(sides, kernel, stride, padding)
     axes = [
-        [_along(side, outs, width, step, offset) for offset in range(width)]
-        for side, outs, width, step in zip(
-            sides, output_sides(sides, kernel, stride, padding), kernel, stride, strict=True
-        )
+        [_along(side, out, step, offset - before) for offset in range(width)]
+        for side, out, width, step, before in zip(sides, outs, kernel, stride, befores, strict=True)
     ]
     whole = slice(None)
     return tuple(
@@ -54,15 +63,14 @@ def taps(sides: Shape, kernel: Shape, stride: Shape, padding: str) -> tuple[Tap,
     )
 
 
-def _along(side: int, outs: int, width: int, step: int, offset: int) -> tuple[slice, slice]:
-    """Of one axis: the outputs whose window has something at ``offset``, and where that is."""
-    before = max((outs - 1) * step + width - side, 0) // 2
-    first = max(0, -((offset - before) // step))
-    last = min(outs - 1, (side - 1 - offset + before) // step)
+def _along(side: int, outs: int, step: int, offset: int) -> tuple[slice, slice]:
+    """Of one axis: the outputs that read at ``offset`` from where they start, and where."""
+    first = max(0, -(offset // step))
+    last = min(outs - 1, (side - 1 - offset) // step)
     if last < first:
         return slice(0, 0), slice(0, 0)
-    start = first * step + offset - before
-    return slice(first, last + 1), slice(start, (last - first) * step + start + 1, step)
+    start = first * step + offset
+    return slice(first, last + 1), slice(start, start + (last - first) * step + 1, step)
 
 
 def covers(entries: Sequence[Tap], outs: Shape) -> bool:
