@@ -9,6 +9,7 @@ A device engineer writes one class, or none::
 
 from device_sdk.config import DeviceConfig
 from device_sdk.device import SDK_VERSION, Device
+from device_sdk.samples import SampleStore, sample_key
 from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Device",
     "DeviceConfig",
     "NumpyTrainer",
+    "SampleStore",
     "Trained",
     "Trainer",
     "TrainingError",
+    "sample_key",
 ]

@@ -166,17 +166,21 @@ class SampleStore:
         num_groups = -(-held * self._row.itemsize // _GROUP_BYTES)
         for first in range(num_groups):
             starts = range(first * unit, held, num_groups * unit)
-            rows = [row for start in starts for row in self._read(start, min(unit, held - start))]
-            block = np.frombuffer(b"".join(rows), self._row)
-            if rows:
-                yield np.ascontiguousarray(block["x"]), np.ascontiguousarray(block["y"])
+            x, y = (np.empty(len(starts) * unit, self._row[name]) for name in ("x", "y"))
+            end = 0
+            for start in starts:
+                rows = self._read(start, min(unit, held - start))
+                begin, end = end, end + len(rows)
+                x[begin:end], y[begin:end] = rows["x"], rows["y"]
+            if end:
+                yield x[:end], y[:end]
 
-    def _read(self, start: int, count: int) -> list[bytes]:
+    def _read(self, start: int, count: int) -> npt.NDArray[np.void]:
         """Return the whole samples among ``count`` slots."""
         with self._lock:
             rows = self._slots.read(start, count)
             self._corrupt |= {start + place for place, row in enumerate(rows) if row is None}
-        return [row for row in rows if row is not None]
+        return np.frombuffer(b"".join(row for row in rows if row is not None), self._row)
 
     def close(self) -> None:
         """Let another process have the file; a reservoir's count of samples seen is stored."""
