@@ -72,6 +72,13 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """What `Device.predict` uses: a ``.tflite`` file; empty: the engine and the newest model."""
+
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryConfig:
     """How often the device says how it is; 0: never."""
 
@@ -124,6 +131,7 @@ class DeviceConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     conditions: Conditions = field(default_factory=Conditions)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import nacl.utils
+import numpy as np
+import numpy.typing as npt
 
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.config import DeviceConfig, load_config
@@ -24,7 +26,7 @@ from device_sdk.pacing import Pace
 from device_sdk.power import Board
 from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
-from device_sdk.trainer import NumpyTrainer, Trainer, load_npz
+from device_sdk.trainer import Assignment, NumpyTrainer, Trainer, load_npz
 from device_sdk.training import TrainingThread
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
@@ -49,6 +51,7 @@ from transport.paho import PahoTransport
 
 if TYPE_CHECKING:
     from device_sdk.identity import Keys
+    from device_sdk.inference import Inference
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +95,8 @@ class Device:
         self._transport = self._new_transport()
         self._training = TrainingThread(trainer, self._trained, Pace(config.training.cpu_limit))
         self._session = self._new_session()
+        self._inference = self._load_inference() if config.inference.file else None
+        self._newest: Assignment | None = None
         self._stopping = False
         self._come_at = 0.0
         self._telemetry_at = 0.0
@@ -113,6 +118,24 @@ class Device:
                 self._turn()
         finally:
             self._leave()
+
+    def predict(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the model's outputs for samples ``x``, (n, *input shape). From any thread.
+
+        By the configured ``.tflite`` file if there is one that works, else by the engine and the
+        model of the newest lease. Raises NoModelError before that, TrainingError for samples that
+        do not fit.
+        """
+        inference = self._inference = self._inference or self._load_inference()
+        if self._newest is not None:
+            inference.adopt(self._newest)
+        return inference.predict(x)
+
+    def _load_inference(self) -> "Inference":
+        from device_sdk.inference import Inference  # noqa: PLC0415 - not all devices predict
+
+        file = self.config.inference.file
+        return Inference(self._trainer, Path(file) if file else None)
 
     def stop(self) -> None:
         """Make `run` return soon. From any thread, or a signal handler."""
@@ -214,6 +237,7 @@ class Device:
             case Publish():
                 self._publish(action)
             case Train():
+                self._newest = action.assignment
                 self._held = ""
                 self._look(time.monotonic())
                 self._training.train(action)

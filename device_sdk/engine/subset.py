@@ -19,7 +19,8 @@ def trained_subset(spec: ModelSpec, training: Mapping[str, object]) -> Subset:
     settings of their own may have them, too. Raises ConfigError, as `select` does, and for values
     of another type.
     """
-    patterns, last = training.get("trainable", ()), training.get("trainable_last")
+    patterns, last = training.get("trainable"), training.get("trainable_last")
+    patterns = () if patterns is None else patterns
     if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
         raise ConfigError(f"training.trainable: a list of names or patterns, not {patterns!r}")
     if last is not None and (not isinstance(last, int) or isinstance(last, bool) or last < 1):

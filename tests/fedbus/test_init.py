@@ -17,7 +17,7 @@ from protocol.settings import build
 from tests.fedbus.test_configuration_docs import DEVICES_OWN, SETTINGS, plain_fields, sections
 
 #: Commented out with an example, as their default is to leave them out.
-WITHOUT_DEFAULT = {"max_steps", "clip_norm"}
+WITHOUT_DEFAULT = {"max_steps", "clip_norm", "schedule_steps", "trainable", "trainable_last"}
 
 
 def uncommented(name: str) -> dict[str, object]:
