@@ -19,6 +19,7 @@ MODULES: Final = {
     "async": "benchmarks.async_time",
     "learning": "benchmarks.learning",
     "secagg": "benchmarks.secagg",
+    "engine": "benchmarks.engine",
 }
 
 

@@ -13,11 +13,13 @@ import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import engine_accuracy, engine_memory
 from benchmarks.report import Report, median, ratio_of_medians, spread, within
 from device_sdk.engine import Model, parse_spec
 from device_sdk.engine.specs import named_spec
@@ -56,7 +58,10 @@ def measure(*, quick: bool) -> Report:
     return {
         "batch": BATCH,
         "rounds": rounds,
+        "torch": version("torch") if HAS_TORCH else "not installed",
         "steps": {case.name: _steps(case, rounds, quick=quick) for case in CASES},
+        "memory": engine_memory.measure(quick=quick),
+        "accuracy": engine_accuracy.measure(has_torch=HAS_TORCH, quick=quick),
     }
 
 
@@ -82,7 +87,7 @@ def _steps(case: Case, rounds: int, *, quick: bool) -> Report:
         "ms_range": spread(numpy_ms),
     }
     if not torch_ms:
-        return {**report, "torch": "not installed"}
+        return report
     pairs = [one / other for one, other in zip(numpy_ms, torch_ms, strict=True)]
     return {
         **report,

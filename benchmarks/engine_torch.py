@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from device_sdk.engine.arrays import EVAL_ROWS
 from device_sdk.engine.layers import (
     GELU,
     GRU,
@@ -45,7 +46,9 @@ from device_sdk.engine.losses import (
     MeanSquaredError,
 )
 from device_sdk.engine.model import Model
+from device_sdk.engine.settings import TrainingSettings
 from device_sdk.engine.spec import ModelSpec
+from protocol.stream import Stream, derive
 
 Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -153,6 +156,43 @@ def torch_loss(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
             )
         case _:
             return lambda x, y: functional.cross_entropy(x, y, ignore_index=-1)
+
+
+def torch_fit(
+    model: Model,
+    x: Array,
+    y: npt.NDArray[np.generic],
+    settings: TrainingSettings,
+    seed: bytes,
+) -> Callable[[Array], Array]:
+    """Train as `device_sdk.engine.fit` does, batch for batch; return what predicts."""
+    torch.set_num_threads(1)
+    twin, loss = Twin(model.spec), torch_loss(model.spec.loss)
+    twin.load(model.init(seed))
+    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    more = {"momentum": settings.momentum} if settings.optimiser == "sgd" else {}
+    optimiser = kinds[settings.optimiser](twin.parameters(), lr=settings.learning_rate, **more)
+    samples, labels = torch.from_numpy(x), torch.from_numpy(y)
+    batches = (
+        rows
+        for epoch in range(settings.epochs)
+        for rows in torch.from_numpy(
+            Stream(derive(seed, "order", epoch, 0)).permutation(len(x))
+        ).split(settings.batch_size)
+    )
+    for rows in islice(batches, settings.max_steps):
+        optimiser.zero_grad()
+        loss(twin(samples[rows]), labels[rows]).backward()
+        optimiser.step()
+    twin.train(training=False)
+
+    def predict(inputs: Array) -> Array:
+        with torch.no_grad():
+            parts = [twin(part) for part in torch.from_numpy(inputs).split(EVAL_ROWS)]
+            outputs: Array = torch.cat(parts).numpy()
+        return outputs
+
+    return predict
 
 
 def _channels_first(x: Tensor) -> Tensor:

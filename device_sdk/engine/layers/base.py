@@ -16,8 +16,8 @@ from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
 
-#: Numbers that fit into a level-2 cache a few times.
-_BLOCK: Final = 1 << 15
+#: Numbers that a level-2 cache has about room for.
+_BLOCK: Final = 1 << 17
 _INIT_SCALES: Final = ("he", "glorot")
 
 

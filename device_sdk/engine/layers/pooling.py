@@ -72,14 +72,18 @@ class MaxPool(_Pool):
         """``dx = dy`` where ``x`` is the largest; what has found its place is taken off ``dy``."""
         if dx is None:
             return
+        size, stride = self.window(frame.x.shape[1:])
+        apart = all(step >= width for step, width in zip(stride, size, strict=True))
         dx.fill(0)
         largest, part = frame.backward
         for out, into in self._taps(frame.x):
-            here, slope, back, found = largest[out], dy[out], part[out], dx[into]
+            here, slope, place = largest[out], dy[out], dx[into]
+            back = place if apart else part[out]
             np.equal(frame.x[into], frame.y[out], out=here)
             np.multiply(slope, here, out=back)
-            np.add(found, back, out=found)
             np.subtract(slope, back, out=slope)
+            if not apart:
+                np.add(place, back, out=place)
 
 
 @dataclass(frozen=True, slots=True)
