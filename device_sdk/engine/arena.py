@@ -9,6 +9,7 @@ Neural Net Inference").
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, cast
 
 import numpy as np
@@ -74,10 +75,16 @@ class Arena:
     def memory(self) -> Memory:
         """New memory, aligned."""
         raw = np.empty(self.num_bytes + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
+        start = -address(raw) % ALIGNMENT
         return raw[start : start + self.num_bytes]
 
 
+def address(array: npt.NDArray[np.generic]) -> int:
+    """Where the array's memory begins."""
+    return int(array.__array_interface__["data"][0])
+
+
+@lru_cache(maxsize=16)
 def lay_out(
     spec: ModelSpec,
     rows: int,

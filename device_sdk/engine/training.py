@@ -49,7 +49,7 @@ class _Batch:
     epoch: int
     x: Numbers
     y: Targets
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.intp]
 
 
 def fit(
@@ -186,7 +186,7 @@ class _Trainer:
         return loss
 
 
-def _gather(x: Numbers, rows: npt.NDArray[np.int64], out: Array) -> None:
+def _gather(x: Numbers, rows: npt.NDArray[np.intp], out: Array) -> None:
     """``out[...] = x[rows]``, whatever the number type, without another copy."""
     if x.dtype == out.dtype:
         np.take(cast("Array", x), rows, axis=0, out=out, mode="clip")
@@ -217,6 +217,7 @@ def _batches(
         model.check_batch(x, y)
         empty = False
         order = Stream(derive(seed, "order", epoch, index)).permutation(len(x))
+        order = order.astype(np.intp, copy=False)
         for start in range(0, len(x), batch_size):
             yield _Batch(epoch, x, y, order[start : start + batch_size])
     if empty and epoch:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from device_sdk.engine.layers.base import (
 from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
+
+#: Rows that are checked at a time.
+_CHECKED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,15 @@ class Embedding(Layer):
 
     def check_input(self, x: Numbers) -> None:
         """Whole numbers from 0 to vocabulary - 1."""
-        low, high = (x.min(), x.max()) if x.size else (0, 0)
-        if not 0 <= low <= high < self.vocabulary:  # NaN fails too
-            raise TrainingError(
-                f"x runs from {low} to {high}, but must be in 0..{self.vocabulary - 1}"
-            )
-        if x.dtype.kind == "f" and (x != np.floor(x)).any():
-            raise TrainingError("x must hold whole numbers: it is what the embedding looks up")
+        for start in range(0, len(x), _CHECKED):  # it may be mapped, and larger than memory
+            part = x[start : start + _CHECKED]
+            low, high = part.min(), part.max()
+            if not 0 <= low <= high < self.vocabulary:  # NaN fails too
+                raise TrainingError(
+                    f"x runs from {low} to {high}, not within 0 to {self.vocabulary - 1}"
+                )
+            if part.dtype.kind == "f" and (part != np.floor(part)).any():
+                raise TrainingError("x must hold whole numbers: they are looked up")
 
     def forward(self, frame: Frame) -> None:
         """``y = weight[x]``."""

@@ -131,7 +131,8 @@ class BatchNorm(Layer):
         count = frame.x.size // frame.x.shape[-1]
         batch = (frame.saved[0], frame.saved[1] * (count / max(1, count - 1)))
         for running, value in zip(frame.params[2:], batch, strict=True):
-            np.add(running, self.momentum * (value - running), out=running)
+            if np.isfinite(value).all():  # of numbers too large to square it is not
+                np.add(running, self.momentum * (value - running), out=running)
 
 
 @dataclass(frozen=True, slots=True)
