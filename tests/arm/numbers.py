@@ -7,9 +7,10 @@ BLAS and libm choose the last bits) nearly so; ``about`` says where they were ma
 """
 
 import json
+import math
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any, Final
@@ -25,16 +26,51 @@ from tests.support import masked_sums
 SEED: Final = bytes(range(32))
 #: What is found missing on a 32-bit machine is found with sizes that no small integer holds.
 NUM_DRAWN: Final = 100_003
-MODEL: Final = {
-    "input": [12],
-    "loss": "softmax_cross_entropy",
-    "layers": [
-        {"type": "dense", "units": 33, "init_scale": "glorot"},
-        {"type": "tanh"},
-        {"type": "dense", "units": 17},
-        {"type": "relu"},
-        {"type": "dense", "units": 5},
-    ],
+#: A layer of each kind that has params.
+MODELS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "dense": {
+        "input": [12],
+        "loss": "softmax_cross_entropy",
+        "layers": [
+            {"type": "dense", "units": 33, "init_scale": "glorot"},
+            {"type": "tanh"},
+            {"type": "dense", "units": 17},
+            {"type": "relu"},
+            {"type": "dense", "units": 5},
+        ],
+    },
+    "images": {
+        "input": [12, 10, 2],
+        "loss": "softmax_cross_entropy",
+        "layers": [
+            {"type": "conv2d", "filters": 6, "kernel": 3, "padding": "same"},
+            {"type": "batch_norm"},
+            {"type": "relu"},
+            {"type": "depthwise_conv2d", "kernel": 3, "stride": 2},
+            {"type": "gelu"},
+            {"type": "global_avg_pool"},
+            {"type": "dense", "units": 5},
+        ],
+    },
+    "sequences": {
+        "input": [9, 3],
+        "loss": "softmax_cross_entropy",
+        "layers": [
+            {"type": "conv1d", "filters": 8, "kernel": 3},
+            {"type": "layer_norm"},
+            {"type": "gru", "units": 7},
+            {"type": "dense", "units": 5},
+        ],
+    },
+    "words": {
+        "input": [6],
+        "loss": "softmax_cross_entropy",
+        "layers": [
+            {"type": "embedding", "vocabulary": 40, "dim": 5},
+            {"type": "flatten"},
+            {"type": "dense", "units": 5},
+        ],
+    },
 }
 CODECS: Final = ("dense/float32", "dense/float16", "topk-0.1/int8", "randk-0.05/int8")
 
@@ -45,19 +81,19 @@ def exact() -> dict[str, str]:
 
 
 def _exact() -> Iterator[tuple[str, bytes]]:
-    model = Model(parse_spec(MODEL))
-    params = model.init(SEED)
-    yield "first params", params.astype("<f4").tobytes()
+    for name, spec in MODELS.items():
+        yield f"first params, {name}", Model(parse_spec(spec)).init(SEED).astype("<f4").tobytes()
     yield "order of samples", Stream(SEED).permutation(NUM_DRAWN).astype("<i8").tobytes()
     yield "integers", Stream(SEED).integers((1 << 40) + 15, NUM_DRAWN).astype("<i8").tobytes()
     yield "subset", Stream(SEED).subset(NUM_DRAWN, 777).astype("<i8").tobytes()
-    drawn = Stream(derive(SEED, "delta")).uniform(params.size) - np.float32(0.5)
+    layout = parse_spec(MODELS["images"]).layout
+    drawn = Stream(derive(SEED, "delta")).uniform(layout.size) - np.float32(0.5)
     delta = drawn * drawn * drawn
     for spelled in CODECS:
         codec = parse_codec(spelled)
-        body = encode(delta, codec, model.layout, rounding_seed=SEED, support_seed=SEED)
+        body = encode(delta, codec, layout, rounding_seed=SEED, support_seed=SEED)
         yield f"{spelled} encoded", body
-        dense = decode(body, codec, model.layout, support_seed=SEED).dense()
+        dense = decode(body, codec, layout, support_seed=SEED).dense()
         yield f"{spelled} decoded", dense.astype("<f4").tobytes()
     for scheme in ("seedmask", "lightsecagg"):
         given = masked_sums.cohort(scheme, 10)
@@ -74,15 +110,21 @@ def _exact() -> Iterator[tuple[str, bytes]]:
 
 
 def close() -> dict[str, list[float]]:
-    """Return the params of a model after a little training."""
-    model = Model(parse_spec(MODEL))
-    params = model.init(SEED)
-    x = Stream(derive(SEED, "x")).uniform(200 * 12).reshape(200, 12)
-    y = Stream(derive(SEED, "y")).integers(5, 200)
-    training = {"epochs": 3, "batch_size": 16, "learning_rate": 0.2, "momentum": 0.9}
-    assignment = Assignment(params, version=0, model=MODEL, training=training, seed=SEED)
+    """Return the params of each model after a little training."""
+    return {f"trained params, {name}": _trained(spec) for name, spec in MODELS.items()}
+
+
+def _trained(spec: Mapping[str, Any]) -> list[float]:
+    model = Model(parse_spec(spec))
+    shape = (100, *spec["input"])
+    x = Stream(derive(SEED, "x")).uniform(math.prod(shape)).reshape(shape)
+    if spec["layers"][0]["type"] == "embedding":
+        x = np.floor(x * spec["layers"][0]["vocabulary"])
+    y = Stream(derive(SEED, "y")).integers(5, len(x))
+    training = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
+    assignment = Assignment(model.init(SEED), version=0, model=spec, training=training, seed=SEED)
     trained = NumpyTrainer(data=(x, y)).train(assignment)
-    return {"trained params": [float(each) for each in trained.params]}
+    return [float(each) for each in trained.params]
 
 
 def about() -> dict[str, str]:
