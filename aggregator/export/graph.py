@@ -19,6 +19,8 @@ FLOAT: Final = np.dtype(np.float32)
 INT32: Final = np.dtype(np.int32)
 INT8: Final = np.dtype(np.int8)
 BOOL: Final = np.dtype(np.bool_)
+#: A variable's handle: the variable is the same in all graphs of a file.
+RESOURCE: Final[np.dtype[np.generic]] = np.dtype(np.void)
 
 
 @dataclass(frozen=True, slots=True)
