@@ -3,7 +3,7 @@
 A spec (`parse_spec`) becomes a `Model`, whose params are one flat float32 vector; `fit` trains it.
 """
 
-from device_sdk.engine.data import Data, load_npz
+from device_sdk.engine.data import Data, load_npz, load_samples
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Metrics, Model
 from device_sdk.engine.plan import MemoryPlan, layer_flops, plan_inference, plan_training
@@ -25,6 +25,7 @@ __all__ = [
     "fit",
     "layer_flops",
     "load_npz",
+    "load_samples",
     "parse_spec",
     "plan_inference",
     "plan_training",

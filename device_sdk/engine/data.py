@@ -69,6 +69,16 @@ def _unknown() -> None:
     """Only a pass can tell how many samples there are."""
 
 
+def load_samples(path: Path | str) -> Block:
+    """Samples and targets from a folder with ``x.npy`` and ``y.npy``, or from an ``.npz`` file.
+
+    Those of a folder stay there (memory-mapped): they may be larger than memory.
+    Raises ConfigError, which says what is wrong with the files.
+    """
+    path = Path(path)
+    return _checked(path, _map(path)) if path.is_dir() else load_npz(path)
+
+
 def load_npz(path: Path | str) -> Block:
     """Arrays ``x`` and ``y`` of an ``.npz`` file, one row a sample.
 
@@ -84,10 +94,27 @@ def load_npz(path: Path | str) -> Block:
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise _bad_file(path, f"no array {missing[0]!r} among {', '.join(names)}")
+    return _checked(path, arrays)
+
+
+def _checked(path: Path | str, arrays: dict[str, Samples]) -> Block:
     x, y = (arrays[key] for key in _KEYS)
     if x.ndim == 0 or y.ndim == 0 or not 0 < len(x) == len(y):
         raise _bad_file(path, f"x {x.shape} and y {y.shape} must have as many rows, at least one")
     return x, y
+
+
+def _map(folder: Path) -> dict[str, Samples]:
+    arrays: dict[str, Samples] = {}
+    for key in _KEYS:
+        file = folder / f"{key}.npy"
+        try:
+            arrays[key] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise ConfigError(f"data file {file}: {error.strerror or error}") from error
+        except (ValueError, EOFError) as error:
+            raise ConfigError(f"data file {file}: cannot be read ({error})") from error
+    return arrays
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, Samples]]:

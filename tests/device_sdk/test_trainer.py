@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_sdk.engine import Data, Model, parse_spec
+from device_sdk.engine import Data, Model, load_samples, parse_spec
 from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError, load_npz
 from protocol.errors import ConfigError
 from protocol.stream import Stream, derive
@@ -365,6 +365,27 @@ def test_a_file_of_samples_is_read(tmp_path: Path) -> None:
     read_x, read_y = load_npz(tmp_path / "shard.npz")
     assert np.array_equal(read_x, x)
     assert np.array_equal(read_y, y)
+
+
+def test_a_folder_of_samples_is_mapped_not_read(tmp_path: Path) -> None:
+    x, y = some_data(5)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    mapped, labels = load_samples(tmp_path)
+    assert isinstance(mapped, np.memmap)
+    assert train((mapped, labels)).params.tobytes() == train((x, y)).params.tobytes()
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x.npy: No such file"):
+        load_samples(tmp_path)
+    (tmp_path / "x.npy").write_bytes(b"nonsense")
+    with pytest.raises(ConfigError, match=r"x.npy: cannot be read"):
+        load_samples(tmp_path)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y[:3])
+    with pytest.raises(ConfigError, match="must have as many rows"):
+        load_samples(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
