@@ -180,7 +180,8 @@ def torch_fit(
             Stream(derive(seed, "order", epoch, 0)).permutation(len(x))
         ).split(settings.batch_size)
     )
-    for rows in islice(batches, settings.max_steps):
+    for step, rows in enumerate(islice(batches, settings.max_steps)):
+        optimiser.param_groups[0]["lr"] = settings.rate(step)
         optimiser.zero_grad()
         loss(twin(samples[rows]), labels[rows]).backward()
         optimiser.step()

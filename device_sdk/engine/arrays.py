@@ -14,5 +14,6 @@ Numbers = npt.NDArray[np.generic]
 #: Targets: whole numbers for classes, floating point for regression.
 Targets = npt.NDArray[np.generic]
 
-#: Samples that evaluation and prediction hold in memory at a time.
+#: Samples that evaluation and prediction take at a time, if they take no more than this much.
 EVAL_ROWS: Final = 256
+EVAL_BYTES: Final = 1 << 24

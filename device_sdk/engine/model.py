@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine.arrays import EVAL_ROWS, Array, Targets
+from device_sdk.engine.arrays import Array, Targets
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.network import Network, views
+from device_sdk.engine.plan import inference_rows
 from device_sdk.engine.selection import select, trained_slices
 from device_sdk.engine.spec import ModelSpec
 from protocol.stream import Stream, derive
@@ -135,9 +136,10 @@ class Model:
         self._loss.check_targets(y, self.spec.shapes[-1])
 
     def _passes(self, params: Array, x: npt.NDArray[np.generic]) -> Iterator[tuple[slice, Array]]:
-        network = Network(self.spec, params, min(len(x), EVAL_ROWS))
-        for start in range(0, len(x), EVAL_ROWS):
-            rows = slice(start, min(start + EVAL_ROWS, len(x)))
+        step = max(1, min(len(x), inference_rows(self.spec)))
+        network = Network(self.spec, params, step)
+        for start in range(0, len(x), step):
+            rows = slice(start, min(start + step, len(x)))
             network.inputs(rows.stop - start)[...] = x[rows]
             yield rows, network.forward()
 

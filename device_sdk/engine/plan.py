@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from device_sdk.engine.arena import lay_out
-from device_sdk.engine.arrays import EVAL_ROWS
+from device_sdk.engine.arrays import EVAL_BYTES, EVAL_ROWS
 from device_sdk.engine.optimisers import CHUNK
 from device_sdk.engine.selection import trained_slices
 from device_sdk.engine.settings import TrainingSettings
@@ -83,8 +83,14 @@ def plan_training(
     return even if even.total <= budget_bytes else _training(spec, settings, fits, num_samples)
 
 
-def plan_inference(spec: ModelSpec, rows: int = EVAL_ROWS) -> MemoryPlan:
-    """Plan predictions for ``rows`` samples at a time."""
+def inference_rows(spec: ModelSpec) -> int:
+    """How many samples `Model.predict` and `Model.evaluate` take at a time."""
+    return max(1, min(EVAL_ROWS, EVAL_BYTES // lay_out(spec, 1, _FLOAT32).num_bytes))
+
+
+def plan_inference(spec: ModelSpec, rows: int | None = None) -> MemoryPlan:
+    """Plan predictions for ``rows`` samples at a time, by default as many as `Model` takes."""
+    rows = inference_rows(spec) if rows is None else rows
     arena = lay_out(spec, rows, _FLOAT32)
     params = PARAM_BYTES * spec.layout.size
     return MemoryPlan(rows, params, 0, 0, 0, arena.num_bytes, 0, 0)

@@ -5,8 +5,9 @@ from typing import Final
 
 from device_sdk.engine.layers.activations import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
 from device_sdk.engine.layers.base import Buffer, Buffers, Frame, Layer
-from device_sdk.engine.layers.convolution import Conv1D, Conv2D, DepthwiseConv2D
+from device_sdk.engine.layers.convolution import Conv1D, Conv2D
 from device_sdk.engine.layers.dense import Dense
+from device_sdk.engine.layers.depthwise import DepthwiseConv2D
 from device_sdk.engine.layers.dropout import Dropout
 from device_sdk.engine.layers.embedding import Embedding
 from device_sdk.engine.layers.normalisation import BatchNorm, LayerNorm

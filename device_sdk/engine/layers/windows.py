@@ -29,6 +29,14 @@ def sides_of(key: str, sides: Shape, rank: int) -> Shape:
     return sides
 
 
+def sides_before_channels(input_shape: Shape, rank: int) -> Shape:
+    """The axes that a window moves over. Raises ConfigError unless there are ``rank``."""
+    if len(input_shape) != rank + 1:
+        axes = "(height, width, channels)" if rank == 2 else "(steps, channels)"  # noqa: PLR2004
+        raise ConfigError(f"takes {axes}, not {input_shape}; put a reshape layer before it")
+    return input_shape[:-1]
+
+
 def output_sides(sides: Shape, kernel: Shape, stride: Shape, padding: str) -> Shape:
     """How often the window fits; "same": once a stride. Raises ConfigError if it does not."""
     if padding == "same":
