@@ -31,7 +31,7 @@ test: .venv/dev ## everything that is checked
 	scripts/test-tflite
 	$(BIN)/pytest -q -m broker
 
-test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. The first time some 20 minutes
+test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. Five minutes, the first time fifteen
 	scripts/test-arm
 
 fix: .venv/dev ## format, and mend what can be mended
