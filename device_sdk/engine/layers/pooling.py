@@ -77,12 +77,13 @@ class MaxPool(_Pool):
         dx.fill(0)
         largest, part = frame.backward
         for out, into in self._taps(frame.x):
-            here, slope, place = largest[out], dy[out], dx[into]
-            back = place if apart else part[out]
+            here, slope, back, place = largest[out], dy[out], part[out], dx[into]
             np.equal(frame.x[into], frame.y[out], out=here)
             np.multiply(slope, here, out=back)
             np.subtract(slope, back, out=slope)
-            if not apart:
+            if apart:
+                np.copyto(place, back)
+            else:
                 np.add(place, back, out=place)
 
 
