@@ -12,7 +12,7 @@ from firmware_scripts.wish import CURRENT, PREVIOUS, Wish
 CHECK: Final = """
 import importlib, importlib.metadata, sys
 bad = [] if sys.version_info >= (3, 11) else ['Python >= 3.11']
-for module in ('msgpack', 'nacl.utils', 'numpy', 'paho.mqtt.client'):
+for module in ('zlib', 'msgpack', 'nacl.utils', 'numpy', 'paho.mqtt.client'):
     try:
         importlib.import_module(module)
     except ImportError as error:

@@ -2,12 +2,13 @@
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from firmware_scripts.bundle import pack, sums
+from firmware_scripts.archives import make_tar, sums
+from firmware_scripts.bundle import Bundle
 from firmware_scripts.wish import (
     CONFIG,
     CURRENT,
@@ -122,17 +123,17 @@ def make_plan(wish: Wish, found: Found, *, setup_now: bool) -> Plan:
         Line(current, f"{CURRENT} -> releases/{name}{_instead_of(found, name)}"),
         Line(libraries, _describe_libraries(wish, setup_now=setup_now)),
     ]
-    unpacks = _differs(release.values())
+    brings = any(verdict is not Verdict.SAME for verdict in release.values())
     staged = [file for file, verdict in files.items() if verdict is not Verdict.SAME]
     first = [file for file in staged if file in wish.setup_files()]
     builds = setup_now and libraries is not Verdict.SAME
     script = [
-        *([_step("unpack", name)] if unpacks else []),
+        *([_step("bring", name)] if brings else []),
         *(_step("stage", f"{file.mode:o}", file.path) for file in staged),
         "commit",
         *(_step("put", file.path) for file in first),
         *(["libraries"] if builds else []),
-        *([_step("release", name)] if unpacks else []),
+        *([_step("release", name)] if brings else []),
         *(_put(file, found) for file in staged if file not in first),
         *(_step("link", wish.links()[path], path) for path in links if links[path] != Verdict.SAME),
         *_obsolete(wish, found),
@@ -143,7 +144,7 @@ def make_plan(wish: Wish, found: Found, *, setup_now: bool) -> Plan:
     script += [_step("prune", old) for old in _too_old(name, found)]
     lines += [Line(Verdict.CHANGED, f"{RELEASES}/{old}: removed") for old in _too_old(name, found)]
     lines += _restart_line(found)
-    payload = _payload(wish, staged)
+    payload = _payload(wish.bundle if brings else None, staged)
     return Plan(tuple(lines), ("receive", *script, *_restart(found), "finish"), payload)
 
 
@@ -208,10 +209,6 @@ def _libraries(wish: Wish, found: Found) -> Verdict:
     return _verdict(File(VENV_READY, wanted.mode, wanted.data), found)
 
 
-def _differs(verdicts: Iterable[Verdict]) -> bool:
-    return any(verdict is not Verdict.SAME for verdict in verdicts)
-
-
 def _describe(file: File) -> str:
     size = "secret" if file.secret else f"{len(file.data)} bytes"
     return f"{file.path} ({size}, mode {file.mode:o})"
@@ -254,12 +251,12 @@ def _too_old(name: str, found: Found) -> list[str]:
     return [old for old in list(stays)[KEPT_RELEASES:] if old in found.releases]
 
 
-def _payload(wish: Wish, staged: list[File]) -> bytes:
+def _payload(bundle: Bundle | None, staged: list[File]) -> bytes:
     files = {file.path.removeprefix("/"): file.data for file in staged}
-    files["bundle.tar.gz"] = wish.bundle.archive
-    files["bundle.sums"] = sums(wish.bundle.files)
+    if bundle is not None:
+        files |= {f"release/{name}": data for name, data in bundle.files.items()}
     modes = {PASSWORD.removeprefix("/"): 0o600, "sums": 0o600}
-    return pack({**files, "sums": sums(files)}, modes)
+    return make_tar({**files, "sums": sums(files)}, modes)
 
 
 def _step(*words: str) -> str:

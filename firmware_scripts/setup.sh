@@ -17,6 +17,6 @@ python3 -m venv "$venv"
 set -- install --quiet --disable-pip-version-check --no-cache-dir --requirement "$home/requirements.txt"
 [ ! -d "$home/wheels" ] || set -- "$@" --no-index --find-links "$home/wheels"
 "$venv/bin/python" -m pip "$@"
-"$venv/bin/python" -c 'import msgpack, nacl.utils, numpy, paho.mqtt.client'
+"$venv/bin/python" -c 'import msgpack, nacl.utils, numpy, paho.mqtt.client, zlib'
 cp "$home/requirements.txt" "$venv/ready.new"
 mv -f "$venv/ready.new" "$venv/ready"

@@ -1,25 +1,28 @@
-"""The bundle: the same source gives the same bytes, and nothing else goes onto a device."""
+"""The bundle: the same source gives the same zip, and Python runs the SDK from inside it."""
 
+import ast
 import hashlib
-import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 import protocol
 from device_sdk import SDK_VERSION
 from firmware_scripts import bundle
-from firmware_scripts.bundle import MANIFEST, MAX_BYTES, BundleError, build_bundle
+from firmware_scripts.bundle import MANIFEST, MAX_BYTES, SDK_ZIP, BundleError, build_bundle
 from protocol.messages import WIRE_VERSION
+from tests.firmware_scripts.workbench import noise, unzipped
 
-ROOT = Path(bundle.__file__).parents[1]
+ROOT: Final = Path(bundle.__file__).parents[1]
+LEFT_OUT: Final = "device_sdk.engine.specs"
 
 
 def _copy(folder: Path) -> dict[str, Path]:
@@ -35,17 +38,18 @@ def test_the_same_source_gives_the_same_bytes_wherever_and_whenever(tmp_path: Pa
         path.chmod(0o600)
         os.utime(path, (1e9, 1e9))
     one, two = build_bundle(first), build_bundle(second)
-    assert one.archive == two.archive
-    assert one.name == two.name
+    assert one == two
 
 
-def test_another_process_builds_the_same_bytes() -> None:
-    code = "import sys; from firmware_scripts.bundle import build_bundle as b;"
-    code += "sys.stdout.buffer.write(b().archive)"
+def test_another_process_builds_the_same_bytes(tmp_path: Path) -> None:
+    code = "import pathlib, sys; from firmware_scripts.bundle import build_bundle;"
+    code += "built = build_bundle({'protocol': pathlib.Path(sys.argv[1])});"
+    code += "sys.stdout.buffer.write(b'|'.join([built.name.encode(), *built.files.values()]))"
+    source = _copy(tmp_path)["protocol"]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     made = [
         subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, source],
             cwd=ROOT,
             env=each,
             capture_output=True,
@@ -74,21 +78,38 @@ def test_words_and_columns_alone_make_no_new_release(tmp_path: Path) -> None:
     assert build_bundle(sources).name != before, "a traceback would name other lines"
 
 
-def test_it_is_small_packed_and_unpacked() -> None:
-    """With ``-rP`` pytest prints the sizes; "room" is what the SDK may still grow by."""
+def test_its_name_follows_from_the_modules_and_not_from_how_they_are_deflated() -> None:
     built = build_bundle()
-    code = sum(len(data) for path, data in built.files.items() if path != MANIFEST)
-    size, packed = code + len(built.files[MANIFEST]), len(built.archive)
-    figures = f"{code} bytes of code, {size} with the manifest, {packed} packed; a device takes "
-    figures += f"{MAX_BYTES} ({MAX_BYTES - size} of room) and {MAX_BYTES // 2} packed"
+    manifest = json.loads(built.files[MANIFEST])
+    assert built.name == f"{SDK_VERSION}-{hashlib.sha256(built.files[MANIFEST]).hexdigest()[:12]}"
+    assert hashlib.sha256(built.files[SDK_ZIP]).hexdigest() not in built.files[MANIFEST].decode()
+    assert manifest == {
+        "sdk": SDK_VERSION,
+        "wire": WIRE_VERSION,
+        "requires": list(bundle.REQUIREMENTS),
+        "modules": {
+            path: hashlib.sha256(data).hexdigest()
+            for path, data in unzipped(built.files[SDK_ZIP]).items()
+        },
+    }
+
+
+def test_all_that_a_device_stores_of_it_is_small() -> None:
+    """With ``-rP`` pytest prints the sizes; "room" is what the SDK may still grow by."""
+    files = build_bundle().files
+    size = sum(map(len, files.values()))
+    code = sum(map(len, unzipped(files[SDK_ZIP]).values()))
+    figures = f"{code} bytes of code, {len(files[SDK_ZIP])} as a zip, {size} with the manifest; "
+    figures += f"a device takes {MAX_BYTES} ({MAX_BYTES - size} of room)"
     sys.stdout.write(f"{figures}\n")
     assert size <= MAX_BYTES, figures
-    assert packed <= MAX_BYTES / 2, figures
 
 
 def test_a_source_that_has_grown_too_large_is_refused(tmp_path: Path) -> None:
     sources = _copy(tmp_path)
-    (sources["protocol"] / "large.py").write_text(f"x = '{'#' * MAX_BYTES}'")
+    (sources["protocol"] / "large.py").write_text(f"x = '{noise(MAX_BYTES)}'")
+    build_bundle(sources)
+    (sources["protocol"] / "larger.py").write_text(f"x = '{noise(2 * MAX_BYTES)}'")
     with pytest.raises(BundleError, match="grown"):
         build_bundle(sources)
 
@@ -101,13 +122,13 @@ def test_a_source_that_is_not_python_is_refused_by_name(tmp_path: Path, source: 
         build_bundle(sources)
 
 
-def test_it_holds_the_three_packages_and_a_manifest() -> None:
-    files = set(build_bundle().files)
-    assert MANIFEST in files
-    files.remove(MANIFEST)
-    assert {path.split("/")[0] for path in files} == {"device_sdk", "protocol", "transport"}
-    assert all(path.endswith((".py", "/py.typed")) for path in files)
-    assert not [path for path in files if "test" in path or "__pycache__" in path]
+def test_it_holds_the_three_packages_and_no_data() -> None:
+    built = build_bundle()
+    assert list(built.files) == [SDK_ZIP, MANIFEST]
+    paths = set(unzipped(built.files[SDK_ZIP]))
+    assert {path.split("/")[0] for path in paths} == {"device_sdk", "protocol", "transport"}
+    assert all(path.endswith((".py", "/py.typed")) for path in paths)
+    assert not [path for path in paths if "test" in path or "__pycache__" in path]
 
 
 def test_what_is_no_source_stays_at_home(tmp_path: Path) -> None:
@@ -118,32 +139,24 @@ def test_what_is_no_source_stays_at_home(tmp_path: Path) -> None:
     assert build_bundle(sources) == before
 
 
-def test_the_manifest_names_every_file_and_both_versions() -> None:
-    built = build_bundle()
-    manifest = json.loads(built.files[MANIFEST])
-    assert manifest["sdk"] == SDK_VERSION
-    assert manifest["wire"] == WIRE_VERSION
-    assert manifest["files"] == {
-        path: hashlib.sha256(data).hexdigest()
-        for path, data in built.files.items()
-        if path != MANIFEST
-    }
+def test_nothing_in_it_looks_for_files_beside_itself() -> None:
+    """There are none: a module lies in a zip, which no ``open`` looks into."""
+    for path, data in unzipped(build_bundle().files[SDK_ZIP]).items():
+        words = {getattr(node, "id", "") for node in ast.walk(ast.parse(data))}
+        assert not words & {"__file__", "__path__"}, path
 
 
-def test_the_archive_holds_exactly_the_files_and_nobodys_name() -> None:
-    built = build_bundle()
-    with tarfile.open(fileobj=io.BytesIO(built.archive)) as archive:
-        members = archive.getmembers()
-        content = {
-            each.name: file.read()
-            for each in members
-            if (file := archive.extractfile(each)) is not None
-        }
-    assert content == built.files
-    assert [each.name for each in members] == sorted(each.name for each in members)
-    assert {(each.uid, each.gid, each.uname, each.gname, each.mtime) for each in members} == {
-        (0, 0, "", "", bundle.EPOCH)
-    }
+def test_nothing_in_it_needs_what_is_left_out() -> None:
+    modules = unzipped(build_bundle().files[SDK_ZIP])
+    assert (ROOT / LEFT_OUT.replace(".", "/")).is_dir()
+    assert not [path for path in modules if path.startswith(LEFT_OUT.replace(".", "/"))]
+    for path, data in modules.items():
+        for node in ast.walk(ast.parse(data)):
+            if isinstance(node, ast.ImportFrom):
+                assert LEFT_OUT not in {f"{node.module}.{each.name}" for each in node.names}, path
+                assert node.module != LEFT_OUT, path
+            if isinstance(node, ast.Import):
+                assert LEFT_OUT not in {each.name for each in node.names}, path
 
 
 def test_what_it_requires_is_the_bare_install() -> None:
@@ -152,44 +165,89 @@ def test_what_it_requires_is_the_bare_install() -> None:
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(fileobj=io.BytesIO(build_bundle().archive)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the zip as it lies on a device."""
+    path = tmp_path_factory.mktemp("release") / SDK_ZIP
+    path.write_bytes(build_bundle().files[SDK_ZIP])
+    return path
 
 
-def _run(folder: Path, *arguments: str) -> str:
-    """Run Python with what lies in ``folder`` and the libraries only; return what it said."""
+def _run(path: Path | str, *arguments: str, status: int = 0) -> str:
+    """Run Python with what lies on ``path`` and the libraries only; return what it said."""
     done = subprocess.run(
         [sys.executable, "-P", *arguments],
-        env={"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd="/",
         capture_output=True,
         check=False,
         timeout=60,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
 
 
-def test_the_unpacked_bundle_is_an_sdk_on_its_own(unpacked: Path) -> None:
-    assert SDK_VERSION in _run(unpacked, "-m", "device_sdk", "--version")
+def test_the_zip_is_an_sdk_on_its_own(sdk: Path) -> None:
+    assert SDK_VERSION in _run(sdk, "-m", "device_sdk", "--version")
 
 
 @pytest.mark.parametrize("more", [[], ["run"], ["check"]])
-def test_it_explains_itself_as_the_source_does(unpacked: Path, more: list[str]) -> None:
-    said = _run(unpacked, "-m", "device_sdk", *more, "--help")
+def test_it_explains_itself_as_the_source_does(sdk: Path, more: list[str]) -> None:
+    said = _run(sdk, "-m", "device_sdk", *more, "--help")
     assert said == _run(ROOT, "-m", "device_sdk", *more, "--help")
     assert ("--config" if more else "Take part in a federation") in said
 
 
-def test_every_module_of_it_can_be_imported(unpacked: Path) -> None:
-    paths = [path for path in build_bundle().files if path.endswith(".py")]
+def test_every_module_of_it_can_be_imported_from_it(sdk: Path) -> None:
+    paths = [path for path in unzipped(sdk.read_bytes()) if path.endswith(".py")]
     names = [path[:-3].replace("/", ".").removesuffix(".__init__") for path in paths]
     code = "import importlib, sys; made = [importlib.import_module(n) for n in sys.argv[1:]];"
     code += "print(*{m.__file__ for m in made}, *[m for m in made if m.__doc__])"
-    wanted = {str(unpacked / path) for path in paths if path != "device_sdk/__main__.py"}
-    said = _run(unpacked, "-c", code, *(name for name in names if "__main__" not in name))
+    wanted = {str(sdk / path) for path in paths if path != "device_sdk/__main__.py"}
+    said = _run(sdk, "-c", code, *(name for name in names if "__main__" not in name))
     assert set(said.split()) == wanted
+    assert [path.name for path in sdk.parent.iterdir()] == [SDK_ZIP], "nothing is cached beside it"
+
+
+def test_a_trainer_of_the_users_own_finds_the_sdk_and_is_found(sdk: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from device_sdk import Trainer\n"
+        "from device_sdk.trainer import Assignment, Trained, TrainingError\n"
+        "class Mine(Trainer):\n"
+        "    def num_samples(self) -> int:\n"
+        "        return 3\n"
+        "    def train(self, assignment: Assignment) -> Trained:\n"
+        "        raise TrainingError('not today')\n"
+    )
+    config = 'trainer = "mine:Mine"\ntask = "t"\ndevice = "d"\nstate_dir = "s"\n'
+    (tmp_path / "device.toml").write_text(config)
+    code = "import sys; from pathlib import Path; from device_sdk.device import make_trainer;"
+    code += "from device_sdk.config import load_config;"
+    code += "print(make_trainer(load_config(Path(sys.argv[1]))).num_samples())"
+    path = f"{sdk}:{tmp_path}"
+    assert _run(path, "-c", code, str(tmp_path / "device.toml")).strip() == "3"
+
+
+def test_a_traceback_names_files_and_lines_of_the_repository(sdk: Path) -> None:
+    """Printed as ``logging`` does, which shows the lines too; and as Python ends with it."""
+    code = (
+        "import traceback; from device_sdk.engine import parse_spec\n"
+        "try:\n"
+        "    parse_spec({'layers': [{'type': 'dense', 'units': 0}],"
+        " 'input': [3], 'loss': 'softmax_cross_entropy'})\n"
+        "except Exception:\n"
+        "    traceback.print_exc()\n"
+        "    raise"
+    )
+    inside = r"((?:device_sdk|protocol)/.+\.py)"
+    frame = re.compile(rf'File "(.+)/{inside}", line (\d+), in (.+)(?:\n {{4}}(.+))?')
+    from_zip, from_source = (
+        frame.findall(_run(path, "-c", code, status=1)) for path in (sdk, ROOT)
+    )
+    assert len(from_source) >= 6
+    assert {path for path, *_ in from_source} == {str(ROOT)}
+    assert {path for path, *_ in from_zip} == {str(sdk)}
+    assert [each[1:4] for each in from_zip] == [each[1:4] for each in from_source]
+    modules = unzipped(sdk.read_bytes())
+    for _, module, number, _, shown in from_zip[: len(from_zip) // 2]:
+        assert shown == modules[module].decode().split("\n")[int(number) - 1].strip()

@@ -17,12 +17,13 @@ from tests.firmware_scripts.workbench import (
     current,
     flash,
     make_root,
+    noise,
     small_wish,
     snapshot,
 )
 
 #: Every program that target.sh runs and that changes something.
-PROGRAMS: Final = ("chmod", "cp", "find", "ln", "mkdir", "mv", "rm", "sha256sum", "sync", "tar")
+PROGRAMS: Final = ("chmod", "cp", "ln", "mkdir", "mv", "rm", "sha256sum", "sync", "tar", "touch")
 NEW_CONFIG: Final = CONFIG_TEXT.replace("device-1", "device-2")
 
 
@@ -115,7 +116,7 @@ def test_a_file_size_limit_leaves_the_old_release_current(root: Path, tmp_path: 
     """RLIMIT_FSIZE: what a full disk looks like where none can be mounted."""
     target = Folder(str(root))
     old = current(root)
-    wish = small_wish(tmp_path, "new" + "#" * 9000)
+    wish = small_wish(tmp_path, noise(9000))
     plan = flash_plan(target, wish, setup_now=False)
     done = subprocess.run(
         ["sh", "-c", "ulimit -f 4\n" + _text(target.root, plan.script)],
@@ -164,10 +165,10 @@ def test_a_full_disk_leaves_the_old_release_current(small_disk: Path, tmp_path: 
         os.truncate(filler, filler.stat().st_size // 4096 * 4096 - room)
         before = snapshot(root)
         with pytest.raises(TargetError, match="No space left"):
-            flash(target, small_wish(tmp_path, "new" + "#" * 30_000, NEW_CONFIG))
+            flash(target, small_wish(tmp_path, noise(60_000), NEW_CONFIG))
         assert current(root) == old
         assert (root / "etc/fedbus/device.toml").read_text() == CONFIG_TEXT
         assert snapshot(root) == before
         filler.unlink()
-    flash(target, small_wish(tmp_path, "new" + "#" * 30_000, NEW_CONFIG))
+    flash(target, small_wish(tmp_path, noise(60_000), NEW_CONFIG))
     assert current(root) != old

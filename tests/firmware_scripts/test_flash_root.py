@@ -1,10 +1,14 @@
 """Flashing a root file system: the plan, what it does, and what it leaves alone."""
 
+import io
 import os
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from firmware_scripts.bundle import SDK_ZIP
 from firmware_scripts.flashing import act, flash_plan, rollback_plan
 from firmware_scripts.plan import KEPT_RELEASES, PlanError, Verdict
 from firmware_scripts.target import Folder, TargetError
@@ -19,6 +23,7 @@ from tests.firmware_scripts.workbench import (
     make_root,
     small_wish,
     snapshot,
+    unzipped,
     write_config,
 )
 
@@ -46,7 +51,8 @@ def test_a_dry_run_says_everything_and_changes_nothing(
     assert status == 0
     assert snapshot(root) == before
     assert "new      /etc/fedbus/device.toml (" in said
-    assert "device_sdk/session.py (" in said
+    assert "/sdk.zip (" in said
+    assert "/manifest.json (" in said
     assert "new      /opt/fedbus/current -> releases/" in said
     assert "--yes" in said
 
@@ -113,12 +119,33 @@ def test_a_configuration_that_was_there_is_kept(root: Path) -> None:
 def test_a_damaged_release_is_mended_in_place(root: Path) -> None:
     target = Folder(str(root))
     flash(target, _wish(root))
-    damaged = root / "opt/fedbus/current/protocol/__init__.py"
+    damaged = root / "opt/fedbus/current" / SDK_ZIP
     damaged.write_text("rotten")
     name = str((root / "opt/fedbus/current").readlink())
     flash(target, _wish(root))
     assert f"releases/{current(root)}" == name
-    assert damaged.read_text() == 'CONTENT="one"\n'
+    assert unzipped(damaged.read_bytes())["protocol/__init__.py"] == b'CONTENT="one"\n'
+
+
+def test_a_zip_deflated_by_another_library_is_replaced_in_the_same_release(root: Path) -> None:
+    """The one thing that the machine that flashes has a say in; next time nothing changes."""
+    target = Folder(str(root))
+    flash(target, _wish(root))
+    name, there = current(root), root / "opt/fedbus/current" / SDK_ZIP
+    otherwise = io.BytesIO()
+    with zipfile.ZipFile(otherwise, "w", zipfile.ZIP_STORED) as archive:
+        for path, data in unzipped(there.read_bytes()).items():
+            archive.writestr(path, data)
+    wish = _wish(root)
+    files = {**wish.bundle.files, SDK_ZIP: otherwise.getvalue()}
+    wish = replace(wish, bundle=replace(wish.bundle, files=files))
+    plan = flash_plan(target, wish, setup_now=False)
+    changed = [line.text for line in plan.lines if line.verdict is not Verdict.SAME]
+    assert [SDK_ZIP in text for text in changed] == [True]
+    act(target, plan)
+    assert current(root) == name
+    assert there.read_bytes() == otherwise.getvalue()
+    assert flash_plan(target, wish, setup_now=False).changes_nothing
 
 
 def test_old_releases_stay_but_not_for_ever(root: Path) -> None:

@@ -1,6 +1,7 @@
 """A flashed root is judged by what it does: its device joins a federation and is counted."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,19 +61,19 @@ def _booted(root: Path, interpreter: Path) -> Iterator[None]:
     process = subprocess.Popen(
         [interpreter, *words[1:-1], config],
         cwd=root / "var/lib",
-        env={
-            "PATH": os.defpath,
-            "PYTHONPATH": str(root / "opt/fedbus/current"),
-            "PYTHONSAFEPATH": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        },
+        env={"PATH": os.defpath, **_environment(unit, root)},
     )
     try:
         yield
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+def _environment(unit: str, root: Path) -> dict[str, str]:
+    lines = (line.partition("Environment=") for line in unit.splitlines())
+    settings = (word.split("=", 1) for _, _, words in lines for word in shlex.split(words))
+    return {name: value.replace("/opt/fedbus", f"{root}/opt/fedbus") for name, value in settings}
 
 
 def _prepared(tmp_path: Path, federation: Federation) -> tuple[Path, list[str | Path]]:

@@ -14,8 +14,9 @@ from typing import Final
 import pytest
 
 from firmware_scripts import bundle
-from firmware_scripts.bundle import build_bundle
+from firmware_scripts.bundle import SDK_ZIP, build_bundle
 from firmware_scripts.slim import slim
+from tests.firmware_scripts.workbench import unzipped
 
 ROOT: Final = Path(bundle.__file__).parents[1]
 PACKAGES: Final = ("device_sdk", "protocol", "transport")
@@ -178,7 +179,7 @@ def modules(folder: Path) -> dict[str, tuple[str, str]]:
     built = build_bundle({package: folder / package for package in PACKAGES})
     return {
         path: ((folder / path).read_text(encoding="utf-8"), data.decode())
-        for path, data in built.files.items()
+        for path, data in unzipped(built.files[SDK_ZIP]).items()
         if path.endswith(".py")
     }
 

@@ -1,7 +1,9 @@
 """What the tests of flashing share: small releases, a target to flash, the command line."""
 
 import hashlib
+import io
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -9,7 +11,7 @@ from typing import Final
 from typer.testing import CliRunner
 
 from fedbus.flash import app
-from firmware_scripts.bundle import MANIFEST, Bundle, build_bundle
+from firmware_scripts.bundle import MANIFEST, SDK_ZIP, Bundle, build_bundle
 from firmware_scripts.flashing import act, flash_plan
 from firmware_scripts.target import Target
 from firmware_scripts.wish import Wish, read_wish
@@ -52,6 +54,18 @@ def small_bundle(folder: Path, content: str) -> Bundle:
     return build_bundle({"protocol": package})
 
 
+def unzipped(data: bytes) -> dict[str, bytes]:
+    """Return what a zip holds."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {path: archive.read(path) for path in archive.namelist()}
+
+
+def noise(size: int) -> str:
+    """Return ``size`` characters, always the same, that no zip makes less than half as long."""
+    blocks = (hashlib.sha256(bytes([n // 256, n % 256])).hexdigest() for n in range(size // 64 + 1))
+    return "".join(blocks)[:size]
+
+
 def small_wish(folder: Path, content: str, config: str = CONFIG_TEXT) -> Wish:
     """Return a wish for a small bundle, with an interpreter that is there."""
     wish = read_wish(write_config(folder, config), python=PYTHON)
@@ -77,8 +91,10 @@ def current(root: Path) -> str:
     assert (link / MANIFEST).is_file(), "current leads to no release"
     release = link.resolve()
     manifest = json.loads((release / MANIFEST).read_bytes())
-    for path, sha in manifest["files"].items():
-        assert hashlib.sha256((release / path).read_bytes()).hexdigest() == sha, path
+    assert manifest["modules"] == {
+        path: hashlib.sha256(data).hexdigest()
+        for path, data in unzipped((release / SDK_ZIP).read_bytes()).items()
+    }
     return release.name
 
 
