@@ -6,44 +6,41 @@ devices is their arithmetic alone.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine import Model, TrainingError, TrainingSettings, changed_slices
+from device_sdk.engine import Data, Fitted, Model, TrainingError, TrainingSettings, changed_slices
 from device_sdk.engine.arrays import Numbers, Targets
-from device_sdk.engine.data import Blocks
+from device_sdk.engine.data import as_blocks
 
 # The engine's own, which is to be public: engines that took other batches would not be comparable.
 from device_sdk.engine.training import _batches
 from device_sdk.trainer import Assignment, Trained
 
 Float32 = npt.NDArray[np.float32]
-#: Takes a step on samples, targets, at a learning rate; returns the mean loss before the step.
+#: Takes a step on samples and targets at a learning rate; returns the mean loss before the step.
 #: If that or the gradient is not finite it changes nothing and returns NaN.
 Step = Callable[[Numbers, Targets, float], float]
 
 
-@dataclass(slots=True)
 class Passes:
-    """What the steps have come to so far; the loss is that of the last pass."""
+    """Passes over a device's data; ``data`` and ``num_samples`` are as for `NumpyTrainer`."""
 
-    num_samples: int = 0  # distinct ones: those of one pass
-    num_steps: int = 0
-    num_skipped: int = 0
-    total: float = 0.0
-    count: int = 0
+    def __init__(self, data: Data, num_samples: int | None) -> None:
+        self._blocks = as_blocks(data)
+        self._told = num_samples
+        self._seen = 1
+
+    def num_samples(self) -> int:
+        """Samples at hand, as far as that is known."""
+        known = self._blocks.num_samples if self._told is None else self._told
+        return self._seen if known is None else known
 
     def run(
-        self,
-        step: Step,
-        model: Model,
-        blocks: Blocks,
-        settings: TrainingSettings,
-        assignment: Assignment,
-    ) -> None:
+        self, step: Step, model: Model, settings: TrainingSettings, assignment: Assignment
+    ) -> Fitted:
         """Take all steps that the settings ask for.
 
         Raises TrainingError for data that does not fit or is missing, and if more steps had to be
@@ -52,44 +49,53 @@ class Passes:
         batches = (
             batch
             for epoch in range(settings.epochs)
-            for batch in _batches(model, blocks, settings.batch_size, assignment.seed, epoch)
+            for batch in _batches(model, self._blocks, settings.batch_size, assignment.seed, epoch)
         )
-        last_epoch, seen = 0, 0
+        last_epoch, num_samples, seen = 0, 0, 0
+        num_steps, num_skipped, total, counted = 0, 0, 0.0, 0
         for batch in islice(batches, settings.max_steps):
             assignment.pause()
             if batch.epoch != last_epoch:
-                last_epoch, seen, self.total, self.count = batch.epoch, 0, 0.0, 0
+                last_epoch, seen, total, counted = batch.epoch, 0, 0.0, 0
             y = batch.y[batch.rows]
-            count = model.spec.loss.count(y)
-            rate = settings.rate(self.num_steps)
-            self._note(step(batch.x[batch.rows], y, rate) if count else math.nan, count)
             seen += len(y)
-            self.num_samples = max(self.num_samples, seen)
-        if self.num_skipped > self.num_steps:
+            num_samples = max(num_samples, seen)
+            count = model.spec.loss.count(y)
+            rate = settings.rate(num_steps)
+            loss = step(batch.x[batch.rows], y, rate) if count else math.nan
+            if not math.isfinite(loss):
+                num_skipped += 1
+                continue
+            num_steps += 1
+            total += loss * count
+            counted += count
+        if num_skipped > num_steps:
             raise TrainingError(
-                f"{self.num_skipped} of {self.num_skipped + self.num_steps} steps had no finite "
-                f"loss and gradient, or no sample that counts; lower learning_rate or set "
-                f"clip_norm, and check that the data is finite and scaled to about 1"
+                f"{num_skipped} of {num_skipped + num_steps} steps had no finite loss and "
+                f"gradient, or no sample that counts; lower learning_rate or set clip_norm, and "
+                f"check that the data is finite and scaled to about 1"
             )
+        self._seen = num_samples
+        return Fitted(num_samples, num_steps, total / max(1, counted), num_skipped)
 
-    def trained(
-        self, model: Model, settings: TrainingSettings, assignment: Assignment, params: Float32
-    ) -> Trained:
-        """Return the result; what was not to be trained is as it came. Raises TrainingError."""
-        kept = assignment.params.copy()
-        for part in changed_slices(model.spec, settings.selection(model.spec)):
-            kept[part] = params[part]
-        metrics = {
-            "loss": self.total / max(1, self.count),
-            "num_steps": float(self.num_steps),
-            "skipped_steps": float(self.num_skipped),
-        }
-        return Trained(kept, self.num_samples, metrics)
 
-    def _note(self, loss: float, count: int) -> None:
-        if not math.isfinite(loss):
-            self.num_skipped += 1
-            return
-        self.num_steps += 1
-        self.total += loss * count
-        self.count += count
+def trained(
+    model: Model,
+    settings: TrainingSettings,
+    assignment: Assignment,
+    params: Float32,
+    fitted: Fitted,
+) -> Trained:
+    """Return what a trainer returns; what was not to be trained is as it came.
+
+    Raises TrainingError for params that are not finite.
+    """
+    result = assignment.params.copy()
+    for part in changed_slices(model.spec, settings.selection(model.spec)):
+        result[part] = params[part]
+    metrics = {
+        "loss": fitted.loss,
+        "num_steps": float(fitted.num_steps),
+        "skipped_steps": float(fitted.num_skipped),
+    }
+    return Trained(result, fitted.num_samples, metrics)

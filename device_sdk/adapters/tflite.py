@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.adapters.passes import Passes
+from device_sdk.adapters.passes import Passes, trained
 from device_sdk.adapters.signatures import (
     LEARNING_RATE,
     LOSS,
@@ -25,7 +25,6 @@ from device_sdk.adapters.signatures import (
 )
 from device_sdk.engine import Data, Model, TrainingSettings, changed_slices, parse_spec
 from device_sdk.engine.arrays import Numbers, Targets
-from device_sdk.engine.data import as_blocks
 from device_sdk.engine.optimisers import norm_of
 from device_sdk.runtimes import Details, find_runtime
 from device_sdk.trainer import Assignment, Trained, Trainer
@@ -53,19 +52,18 @@ class SignatureTrainer(Trainer):
     ``file`` must be of the model in the plan; ``data`` and ``num_samples`` are as for
     `NumpyTrainer`. The steps are the file's, plain SGD: of a plan's settings it can follow passes,
     steps, batch size, learning rate and schedule, and, between the steps, weight decay, the
-    proximal term and which tensors are trained. Others are refused, not ignored.
+    proximal term and which tensors are trained. Others are refused, not ignored. A memory budget is
+    not kept: it is of the SDK's engine.
     Raises ConfigError for a file that cannot be used, or without a TensorFlow Lite.
     """
 
     def __init__(self, file: Path | str, *, data: Data, num_samples: int | None = None) -> None:
         self._file = SignatureFile(Path(file))
-        self._blocks = as_blocks(data)
-        self._known = self._blocks.num_samples if num_samples is None else num_samples
-        self._seen = 1
+        self._passes = Passes(data, num_samples)
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
-        return self._seen if self._known is None else self._known
+        return self._passes.num_samples()
 
     def train(self, assignment: Assignment) -> Trained:
         """Train from the assignment's params; metrics are those of `NumpyTrainer`.
@@ -78,10 +76,8 @@ class SignatureTrainer(Trainer):
         self._file.check(model, settings)
         model.check_params(assignment.params)
         descent = _Descent(self._file, model, settings, assignment.params)
-        passes = Passes()
-        passes.run(descent.step, model, self._blocks, settings, assignment)
-        self._seen = passes.num_samples
-        return passes.trained(model, settings, assignment, descent.params)
+        fitted = self._passes.run(descent.step, model, settings, assignment)
+        return trained(model, settings, assignment, descent.params, fitted)
 
 
 class SignatureFile:

@@ -12,12 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from device_sdk.adapters.passes import Passes
+from device_sdk.adapters.passes import Passes, trained
 from device_sdk.adapters.torch_modules import SpecModule, loss_function
 from device_sdk.adapters.torch_params import FlatState
 from device_sdk.engine import Data, Model, TrainingSettings, parse_spec
 from device_sdk.engine.arrays import Numbers, Targets
-from device_sdk.engine.data import as_blocks
 from device_sdk.engine.selection import Selection
 from device_sdk.engine.spec import ModelSpec
 from device_sdk.trainer import Assignment, Trained, Trainer
@@ -34,7 +33,7 @@ class TorchTrainer(Trainer):
     as the plan's model does, channels last, and its state is the layout's: in that order, or as
     ``names`` says (the layout's name to the module's). ``data`` and ``num_samples`` are as for
     `NumpyTrainer`; ``device`` is where PyTorch computes. The same seed gives the same numbers
-    wherever PyTorch's own operations do.
+    wherever PyTorch's own operations do. A memory budget is not kept: it is of the SDK's engine.
     """
 
     def __init__(
@@ -48,13 +47,11 @@ class TorchTrainer(Trainer):
     ) -> None:
         self._module, self._names = module, names
         self._device = torch.device(device)
-        self._blocks = as_blocks(data)
-        self._known = self._blocks.num_samples if num_samples is None else num_samples
-        self._seen = 1
+        self._passes = Passes(data, num_samples)
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""
-        return self._seen if self._known is None else self._known
+        return self._passes.num_samples()
 
     def train(self, assignment: Assignment) -> Trained:
         """Train from the assignment's params; metrics are those of `NumpyTrainer`.
@@ -65,7 +62,6 @@ class TorchTrainer(Trainer):
         settings = build(TrainingSettings, assignment.training, "training")
         model = Model(parse_spec(assignment.model))
         model.check_params(assignment.params)
-        passes = Passes()
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(int.from_bytes(derive(assignment.seed, "noise")[:8], "little"))
             module = SpecModule(model.spec) if self._module is None else self._module
@@ -73,10 +69,9 @@ class TorchTrainer(Trainer):
             state = FlatState(module, model.spec, self._names)
             state.from_flat(assignment.params)
             descent = _Descent(module, state, model.spec, settings)
-            passes.run(descent.step, model, self._blocks, settings, assignment)
+            fitted = self._passes.run(descent.step, model, settings, assignment)
         module.eval()
-        self._seen = passes.num_samples
-        return passes.trained(model, settings, assignment, state.to_flat())
+        return trained(model, settings, assignment, state.to_flat(), fitted)
 
 
 class _Descent:
