@@ -44,17 +44,30 @@ def parse_bytes(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+_ENGINES: Final = ("numpy", "torch", "tflite")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """What training may take: memory, for the SDK's own engine, and CPU time.
+    """Which engine trains, and what it may take: memory, for the SDK's own engine, and CPU time.
 
-    ``memory_budget``: a size; empty: no limit. ``cpu_limit``: a share of one core; 0: no limit.
+    ``engine``: "numpy", the SDK's own; "torch"; or "tflite", with a file of training signatures in
+    ``engine_file`` (`device_sdk.adapters.signatures`). ``memory_budget``: a size; empty: no limit.
+    ``cpu_limit``: a share of one core; 0: no limit.
     """
 
+    engine: str = "numpy"
+    engine_file: str = ""
     memory_budget: str = ""
     cpu_limit: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.engine not in _ENGINES:
+            raise ConfigError(f"engine must be one of {', '.join(_ENGINES)}, not {self.engine!r}")
+        if bool(self.engine_file) != (self.engine == "tflite"):
+            raise ConfigError('engine_file goes with engine = "tflite", one needs the other')
+        if self.memory_budget and self.engine != "numpy":
+            raise ConfigError('memory_budget is kept by engine = "numpy" alone')
         if self.cpu_limit < 0:
             raise ConfigError(f"cpu_limit must be above 0 (0: no limit), not {self.cpu_limit}")
         if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:

@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.adapters.choice import trainer_for
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.health import board_serial, hardware_class, health
 from device_sdk.pacing import Pace
 from device_sdk.power import Board
 from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
-from device_sdk.trainer import Assignment, NumpyTrainer, Trainer, load_npz
+from device_sdk.trainer import Assignment, Trainer, load_npz
 from device_sdk.training import TrainingThread
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
@@ -413,7 +414,7 @@ def make_trainer(config: DeviceConfig) -> Trainer:
     if not config.trainer:
         if not config.data.file:
             raise ConfigError("set data.file to an .npz with x and y, or trainer to your own class")
-        return NumpyTrainer(data=load_npz(config.data.file))
+        return trainer_for(config.training, load_npz(config.data.file))
     module_name, _, class_name = config.trainer.partition(":")
     try:
         trainer = getattr(importlib.import_module(module_name), class_name)()

@@ -32,8 +32,9 @@ class TorchTrainer(Trainer):
     Without a ``module`` the plan's model is built. A module of one's own takes and returns batches
     as the plan's model does, channels last, and its state is the layout's: in that order, or as
     ``names`` says (the layout's name to the module's). ``data`` and ``num_samples`` are as for
-    `NumpyTrainer`; ``device`` is where PyTorch computes. The same seed gives the same numbers
-    wherever PyTorch's own operations do. A memory budget is not kept: it is of the SDK's engine.
+    `NumpyTrainer`. ``device`` is where PyTorch computes; empty: a GPU if there is one. The same
+    seed gives the same numbers wherever PyTorch's own operations do. A memory budget is not kept:
+    it is of the SDK's engine.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class TorchTrainer(Trainer):
         data: Data,
         num_samples: int | None = None,
         names: Mapping[str, str] | None = None,
-        device: str = "cpu",
+        device: str = "",
     ) -> None:
         self._module, self._names = module, names
-        self._device = torch.device(device)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._passes = Passes(data, num_samples)
 
     def num_samples(self) -> int:
