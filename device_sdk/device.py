@@ -27,7 +27,7 @@ from device_sdk.pacing import Pace
 from device_sdk.power import Board
 from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
-from device_sdk.trainer import Assignment, Trainer, load_npz
+from device_sdk.trainer import Assignment, Trainer
 from device_sdk.training import TrainingThread
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
@@ -414,7 +414,9 @@ def make_trainer(config: DeviceConfig) -> Trainer:
     if not config.trainer:
         if not config.data.file:
             raise ConfigError("set data.file to an .npz with x and y, or trainer to your own class")
-        return trainer_for(config.training, load_npz(config.data.file))
+        from device_sdk.engine import load_samples  # noqa: PLC0415 - nobody else needs the engine
+
+        return trainer_for(config.training, load_samples(config.data.file))
     module_name, _, class_name = config.trainer.partition(":")
     try:
         trainer = getattr(importlib.import_module(module_name), class_name)()

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from device_sdk.engine.spec import parse_spec
-from device_sdk.engine.subset import trained_subset
 from protocol import refusals
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import Plan
@@ -25,6 +23,9 @@ class TrainingPlan:
 
 def read_plan(plan: Plan) -> TrainingPlan:
     """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
+    from device_sdk.engine.spec import parse_spec  # noqa: PLC0415 - importing the SDK is quick
+    from device_sdk.engine.subset import trained_subset  # noqa: PLC0415 - without the engine
+
     try:
         model, training = _json_object(plan.model), _json_object(plan.training)
         trained = trained_subset(parse_spec(model), training)

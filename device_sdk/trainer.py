@@ -15,23 +15,18 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine import (
-    Data,
-    Model,
-    TrainingError,
-    TrainingSettings,
-    fit,
-    load_npz,
-    parse_spec,
-)
-from device_sdk.engine.data import as_blocks
+from device_sdk.engine.errors import TrainingError
 from protocol.settings import build
 
-__all__ = ["Assignment", "NumpyTrainer", "Trained", "Trainer", "TrainingError", "load_npz"]
+if TYPE_CHECKING:
+    from device_sdk.engine.data import Data
+
+__all__ = ["Assignment", "NumpyTrainer", "Trained", "Trainer", "TrainingError"]
 
 
 def _go_on() -> None:
@@ -112,10 +107,14 @@ class NumpyTrainer(Trainer):
         self,
         model_spec: Mapping[str, object] | None = None,
         *,
-        data: Data,
+        data: "Data",
         num_samples: int | None = None,
         memory_budget_bytes: int | None = None,
     ) -> None:
+        # A device whose trainer is its own loads no engine.
+        from device_sdk.engine import Model, parse_spec  # noqa: PLC0415
+        from device_sdk.engine.data import as_blocks  # noqa: PLC0415
+
         self._model = None if model_spec is None else Model(parse_spec(model_spec))
         self._blocks = as_blocks(data)
         self._told = num_samples
@@ -135,6 +134,8 @@ class NumpyTrainer(Trainer):
         that does not hold a good model spec and settings or does not fit into the memory budget,
         TrainingError as `fit` does.
         """
+        from device_sdk.engine import Model, TrainingSettings, fit, parse_spec  # noqa: PLC0415
+
         settings = build(TrainingSettings, assignment.training, "training")
         model = self._model or Model(parse_spec(assignment.model))
         params = assignment.params.copy()

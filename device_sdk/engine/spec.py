@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from device_sdk.engine.arrays import Shape
-from device_sdk.engine.layers import LAYERS, Add, Embedding, Layer
+from device_sdk.engine.layers import LAYERS, Layer
 from device_sdk.engine.losses import LOSSES, Loss
 from protocol.errors import ConfigError
 from protocol.settings import build
@@ -137,13 +137,14 @@ def _source(layer: Layer, index: int, names: Sequence[str], shapes: Sequence[Sha
     """Where the other input of an ``add`` comes from."""
     if names[index] and names[index] in names[:index]:
         raise ConfigError(f"name: {names[index]!r} is an earlier layer's too")
-    if isinstance(layer, Embedding) and index:
+    if layer.looks_up and index:
         raise ConfigError("an embedding looks up samples: it must be the first layer")
-    if not isinstance(layer, Add):
+    name = layer.other_input()
+    if name is None:
         return None
-    if not layer.source or layer.source not in names[: max(0, index)]:
-        raise ConfigError(f"source: no earlier layer has the name {layer.source!r}")
-    source = names.index(layer.source)
+    if not name or name not in names[: max(0, index)]:
+        raise ConfigError(f"source: no earlier layer has the name {name!r}")
+    source = names.index(name)
     if shapes[source + 1] != shapes[index]:
         raise ConfigError(f"source: {shapes[source + 1]} cannot be added to {shapes[index]}")
     return source

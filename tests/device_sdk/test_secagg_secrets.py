@@ -89,7 +89,7 @@ def test_a_used_mask_leaves_nothing_in_memory() -> None:
     del used
     circle.reports("a", DELTA)
     gc.collect()
-    assert not [it for it in gc.get_objects() if isinstance(it, Mask) and it.seed == seed]
+    assert not [it for it in gc.get_objects() if type(it) is Mask and it.seed == seed]
     assert not [held for held in remaining_seeds(circle, "a") if held in (seed, given)]
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_sdk.engine import Data, Model, load_samples, parse_spec
-from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError, load_npz
+from device_sdk.engine import Data, Model, load_npz, load_samples, parse_spec
+from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 from protocol.errors import ConfigError
 from protocol.stream import Stream, derive
 

@@ -80,12 +80,18 @@ class Layer(ABC):
     in_place: ClassVar[bool] = False
     #: ``y`` is ``x`` in another shape: neither forward nor backward is called.
     is_view: ClassVar[bool] = False
+    #: Its input names rows of a table: it must be the first layer.
+    looks_up: ClassVar[bool] = False
     #: Tensors that follow the data instead of the gradient.
     statistics: ClassVar[tuple[str, ...]] = ()
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of one output. Raises ConfigError for an input that the layer cannot take."""
         return input_shape
+
+    def other_input(self) -> str | None:
+        """Name of the layer whose output this one takes as well; None: it takes no other."""
+        return None
 
     def tensors(self, input_shape: Shape) -> tuple[Tensor, ...]:  # noqa: ARG002 - it decides elsewhere
         """The layer's params, named within the layer."""

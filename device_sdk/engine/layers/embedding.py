@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ class Embedding(Layer):
 
     vocabulary: int
     dim: int
+
+    looks_up: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_at_least("vocabulary", self.vocabulary)

@@ -20,6 +20,10 @@ class Add(Layer):
 
     in_place: ClassVar[bool] = True
 
+    def other_input(self) -> str:
+        """The source."""
+        return self.source
+
     def forward(self, frame: Frame) -> None:
         """``y = x + source``."""
         if frame.source is not None:
