@@ -57,7 +57,8 @@ class Place:
 
     def load(self, array: Float32) -> None:
         """Copy the engine's array into the module."""
-        turned = np.ascontiguousarray(array.transpose(self.axes)).reshape(self.tensor.shape)
+        # A copy: an assignment's params are not to be written, and PyTorch warns of such arrays.
+        turned = array.transpose(self.axes).copy().reshape(self.tensor.shape)
         with torch.no_grad():
             self.tensor.copy_(torch.from_numpy(turned))
 

@@ -54,9 +54,10 @@ def samples(rows: int = 40) -> tuple[Float32, npt.NDArray[np.int64]]:
 
 
 def assign(settings: dict[str, Any], model: dict[str, Any] = MLP) -> Assignment:
-    """A lease of version 0, from params none of which is 0."""
+    """A lease of version 0, from params none of which is 0, and which are not to be written."""
     engine = Model(parse_spec(model))
     params = engine.init(SEED) + np.float32(0.1) * numbers((engine.layout.size,), 2)
+    params.setflags(write=False)
     return Assignment(params, 0, model, settings, SEED)
 
 
