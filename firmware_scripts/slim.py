@@ -3,7 +3,7 @@
 A third of our source is words and columns for people who read the repository. Nobody reads on a
 device, which pays for them in storage and in every transfer; so the bundle leaves them at home
 (docs/adr/0020). What is removed leaves an empty line: a newline each, next to nothing once
-packed, and a traceback from the field names lines of the repository's files.
+deflated, and a traceback from the field names lines of the repository's files.
 
 The result depends on the source alone, not on the Python that makes it: ``ast`` says which
 strings are docstrings, ``tokenize`` where comments, blocks and strings begin and end. (Not
