@@ -46,6 +46,10 @@ BordersOption = Annotated[
     Literal["float32", "int8"],
     typer.Option(help="What an --int8 file takes and returns; int8 for microcontrollers."),
 ]
+TrainingOption = Annotated[
+    bool,
+    typer.Option("--training", help='A file for devices with engine = "tflite": it trains.'),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -63,6 +67,7 @@ def export(
     int8: Int8Option = False,
     calibration: CalibrationOption = None,
     borders: BordersOption = "float32",
+    training: TrainingOption = False,
     config: ConfigOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 1883,
@@ -75,6 +80,8 @@ def export(
     """Write a task's newest model as a .tflite file, for TensorFlow Lite and LiteRT."""
     if int8 != (calibration is not None):
         raise ConfigError("--int8 and --calibration go together: ranges come from real samples")
+    if training and int8:
+        raise ConfigError("--training and --int8: integers cannot be trained")
     samples = None if calibration is None else read_samples(calibration)
     if config is not None:
         newest = _stored(config, task)
@@ -82,6 +89,11 @@ def export(
         settings = reader_settings(host, port, username, password_file, protocol)
         newest = _downloaded(settings, Topics(prefix, task), deadline)
     model = Model(parse_spec(newest.spec))
+    if training:
+        data = _with_training(model, f"fedbus task {task}")
+        _write(to, data)
+        typer.echo(f"{to}: trains task {task}'s model, without any params, {len(data)} bytes")
+        return
     description = f"fedbus task {task}, version {newest.version}"
     data = _converted(model, newest, samples, description, float_borders=borders == "float32")
     _write(to, data)
@@ -119,7 +131,7 @@ def _converted(
     try:
         from aggregator import export as exporter  # noqa: PLC0415 - its library is an extra
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'fedbus[export]'") from None
+        raise _missing(error) from None
     calibration = None
     if samples is not None:
         calibration = exporter.Calibration(samples, float_borders=float_borders)
@@ -129,6 +141,19 @@ def _converted(
         )
     except TrainingError as error:
         raise ConfigError(f"--calibration: {error}") from None
+
+
+def _with_training(model: Model, description: str) -> bytes:
+    """Return a file of a model that trains. Raises ConfigError for one that cannot."""
+    try:
+        from aggregator.export.training import export_training  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return export_training(model, description=description)
+
+
+def _missing(error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"{error.name} is missing: pip install 'fedbus[export]'")
 
 
 def _trial(

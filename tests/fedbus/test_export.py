@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from aggregator.records import VersionRecord
 from aggregator.store import open_store
+from device_sdk.adapters.tflite import SignatureTrainer
 from device_sdk.engine import Model, parse_spec
 from device_sdk.runtimes import find_runtime
+from device_sdk.trainer import Assignment
 from fedbus.__main__ import main
 from fedbus.init import sample
 from fedbus.published import NewestModel, Published
@@ -188,6 +190,17 @@ def test_an_int8_file_is_smaller_and_has_been_tried(
     assert np.dtype(interpreter.get_input_details()[0]["dtype"]).name == borders
 
 
+def test_a_file_for_training_is_the_engine_of_a_device(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(config, "--training") == 0
+    assert "trains task digits's model, without any params" in capsys.readouterr().out
+    trainer = SignatureTrainer(config.with_name("model.tflite"), data=(X, np.arange(600) % 10))
+    trained = trainer.train(Assignment(params_of(7), 7, SPEC, {}, bytes(32)))
+    assert trained.num_samples == 600
+    assert trained.metrics["num_steps"] == 38
+
+
 def test_samples_are_taken_from_all_of_the_file(config: Path, tmp_path: Path) -> None:
     sorted_by_size = np.sort(X[:, :1], axis=0).repeat(64, axis=1)
     calibration = calibration_of(tmp_path, sorted_by_size)
@@ -236,6 +249,14 @@ def test_samples_that_do_not_fit_are_refused(
 ) -> None:
     assert export(config, "--int8", "--calibration", str(calibration_of(tmp_path, x))) == 2
     assert says in capsys.readouterr().err
+
+
+def test_integers_are_not_for_training(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration = str(calibration_of(tmp_path))
+    assert export(config, "--training", "--int8", "--calibration", calibration) == 2
+    assert "--training and --int8" in capsys.readouterr().err
 
 
 def test_a_store_without_a_version_says_what_to_do(
