@@ -1,5 +1,6 @@
 """What a training or an inference will hold in memory, worked out before the first step."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -16,6 +17,8 @@ from protocol.vectors.layout import PARAM_BYTES
 
 #: Views, small sums, and the few thousand numbers that NumPy buffers in some operations.
 OVERHEAD_BYTES: Final = 1 << 17
+#: So many lines of an image or a series, in full width, are made at a time to go over all others.
+_LINES: Final = 10
 #: While the order of a block is drawn, each of its rows costs so much.
 ORDER_BYTES: Final = 40
 
@@ -37,7 +40,7 @@ class MemoryPlan:
     arena: int  # one batch, and all that its passes write
     targets: int
     order: int  # in which the rows of a block are taken
-    overhead: int = OVERHEAD_BYTES
+    overhead: int  # views, small sums, NumPy's own buffers
 
     @property
     def total(self) -> int:
@@ -93,7 +96,7 @@ def plan_inference(spec: ModelSpec, rows: int | None = None) -> MemoryPlan:
     rows = inference_rows(spec) if rows is None else rows
     arena = lay_out(spec, rows, _FLOAT32)
     params = PARAM_BYTES * spec.layout.size
-    return MemoryPlan(rows, params, 0, 0, 0, arena.num_bytes, 0, 0)
+    return MemoryPlan(rows, params, 0, 0, 0, arena.num_bytes, 0, 0, _overhead(spec))
 
 
 def layer_flops(spec: ModelSpec) -> tuple[int, ...]:
@@ -124,7 +127,13 @@ def _training(
         arena=arena.num_bytes,
         targets=target,
         order=ORDER_BYTES * num_samples,
+        overhead=_overhead(spec),
     )
+
+
+def _overhead(spec: ModelSpec) -> int:
+    line = max(math.prod(shape[-2:]) for shape in spec.shapes)
+    return OVERHEAD_BYTES + PARAM_BYTES * _LINES * line
 
 
 def _largest(plan: MemoryPlan) -> str:
