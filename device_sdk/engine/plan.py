@@ -15,8 +15,8 @@ from device_sdk.engine.spec import ModelSpec
 from protocol.errors import ConfigError
 from protocol.vectors.layout import PARAM_BYTES
 
-#: Views, small sums, and the few thousand numbers that NumPy buffers in some operations.
-OVERHEAD_BYTES: Final = 1 << 17
+#: Views and small sums, until Python collects them, and what NumPy buffers in some operations.
+OVERHEAD_BYTES: Final = 1 << 18
 #: So many lines of an image or a series, in full width, are made at a time to go over all others.
 _LINES: Final = 10
 #: While the order of a block is drawn, each of its rows costs so much.
