@@ -23,7 +23,14 @@ from device_sdk.adapters.signatures import (
     Y,
     tensor_key,
 )
-from device_sdk.engine import Data, Model, TrainingSettings, changed_slices, parse_spec
+from device_sdk.engine import (
+    Data,
+    Model,
+    TrainingError,
+    TrainingSettings,
+    changed_slices,
+    parse_spec,
+)
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.optimisers import norm_of
 from device_sdk.runtimes import Details, find_runtime
@@ -121,9 +128,12 @@ class SignatureFile:
             (RESTORE, self._restore.get_input_details()),
         ):
             self._check_tensors(word, keys, details)
-        shape = tuple(self._inputs[X]["shape"].tolist()[1:])
-        if shape != model.spec.input:
-            raise ConfigError(f"{self._path}: x is {shape}, the model's {model.spec.input}")
+        targets = model.spec.shapes[-1] if model.spec.loss.dense_targets else ()
+        for key, shape in ((X, model.spec.input), (Y, targets)):
+            if self._sample(key) != shape:
+                raise ConfigError(
+                    f"{self._path}: a sample's {key} is {self._sample(key)}, the plan's {shape}"
+                )
         for key, default in _NOT_OURS.items():
             if getattr(settings, key) != default:
                 raise ConfigError(
@@ -146,15 +156,21 @@ class SignatureFile:
         return layout.flatten({each.name: saved[tensor_key(each.name)] for each in layout.tensors})
 
     def train(self, x: Numbers, y: Targets, rate: float) -> float:
-        """Take a step; return the loss before it."""
-        inputs = {X: x, Y: y}
-        if self.has_rate:
-            inputs[LEARNING_RATE] = np.asarray(rate)
-        given = {
-            key: np.ascontiguousarray(value, self._inputs[key]["dtype"]).reshape(value.shape)
-            for key, value in inputs.items()
+        """Take a step; return the loss before it. Raises TrainingError if the runtime fails."""
+        inputs = {
+            key: each.astype(self._inputs[key]["dtype"]).reshape(len(each), *self._sample(key))
+            for key, each in ((X, x), (Y, y))
         }
-        return float(self._train(**given)[LOSS])
+        if self.has_rate:
+            inputs[LEARNING_RATE] = np.asarray(rate, self._inputs[LEARNING_RATE]["dtype"])
+        try:
+            return float(np.asarray(self._train(**inputs)[LOSS]).item())
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(f"{self._path}: a batch of {len(x)} fails: {error}") from None
+
+    def _sample(self, key: str) -> tuple[int, ...]:
+        """Shape of one sample's part of an input."""
+        return tuple(self._inputs[key]["shape"].tolist()[1:])
 
     def _check_tensors(
         self, word: str, expected: Mapping[str, tuple[int, ...]], details: Mapping[str, Details]

@@ -1,15 +1,20 @@
 """A device whose engine is a ``.tflite`` trains as one with the SDK's own does."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aggregator.export import export
+from aggregator.export import export, training
+from aggregator.export.graph import Value
 from aggregator.export.training import export_training
+from aggregator.export.writer import Signature, write_all
 from device_sdk.adapters.tflite import SignatureTrainer
 from device_sdk.engine import Data, Model, TrainingError, parse_spec
+from device_sdk.engine.data import Block
 from protocol.errors import ConfigError
 from tests.device_sdk.adapters.plans import (
     MLP,
@@ -36,6 +41,20 @@ def test_it_trains_as_the_engine_does(file: Path, name: str) -> None:
     data, settings = samples(), PLAIN[name]
     theirs = trained(SignatureTrainer(file, data=data), settings)
     assert_alike(by_numpy(data, settings), theirs)
+
+
+def test_blocks_made_on_the_fly_are_counted_as_they_pass(file: Path) -> None:
+    x, y = samples()
+
+    def blocks() -> Iterator[Block]:
+        yield x[:25], y[:25]
+        yield x[25:], y[25:]
+
+    trainer = SignatureTrainer(file, data=blocks)
+    assert trainer.num_samples() == 1
+    theirs = trained(trainer, {"epochs": 2})
+    assert trainer.num_samples() == 40
+    assert_alike(by_numpy(blocks, {"epochs": 2}), theirs)
 
 
 @pytest.mark.parametrize("name", ["biases", "last"])
@@ -123,6 +142,56 @@ def test_the_file_of_another_model_is_refused(file: Path) -> None:
     wider = {**MLP, "layers": [{"type": "dense", "units": 9}, *MLP["layers"][1:]]}
     with pytest.raises(ConfigError, match=r"dense_\d_\w+ is \(.*\), not \(.*\)"):
         trained(SignatureTrainer(file, data=samples()), {}, wider)
+
+
+def test_a_file_of_another_loss_is_refused(file: Path) -> None:
+    x, _ = samples()
+    with pytest.raises(ConfigError, match=r"a sample's y is \(\), the plan's \(3,\)"):
+        trained(SignatureTrainer(file, data=(x, x[:, :3])), {}, {**MLP, "loss": "huber"})
+
+
+def signed(folder: Path, *, change: Callable[[Signature], Signature]) -> Path:
+    """A file as another tool might have made it: with another ``train``."""
+    spec = parse_spec(MLP)
+    signatures = [change(training._train(spec)), training._save(spec), training._restore(spec)]
+    file = folder / "foreign.tflite"
+    file.write_bytes(write_all(signatures, ""))
+    return file
+
+
+def with_own_rate(train: Signature) -> Signature:
+    rate = train.inputs["learning_rate"]
+    rate.data = np.array(0.25, np.float32)  # what is known is a constant
+    train.graph.inputs.remove(rate)
+    return replace(train, inputs={key: train.inputs[key] for key in ("x", "y")})
+
+
+def test_a_file_may_step_as_it_was_made_to(tmp_path: Path) -> None:
+    file = signed(tmp_path, change=with_own_rate)
+    theirs = trained(SignatureTrainer(file, data=samples()), {"trainable_last": 1})
+    settings = {"learning_rate": 0.25, "trainable_last": 1}
+    assert_alike(by_numpy(samples(), settings), theirs)
+    with pytest.raises(ConfigError, match="a learning rate, but .* has its own"):
+        trained(SignatureTrainer(file, data=samples()), {"proximal": 0.1})
+
+
+def renamed(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {key.replace("x", "image"): value for key, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda train: replace(train, key="fit"), "no signature 'train' among fit, save, restore"),
+        (lambda train: replace(train, inputs=renamed(train.inputs)), "no input 'x'"),
+        (lambda train: replace(train, outputs={"cost": train.outputs["loss"]}), "no output 'loss'"),
+    ],
+)
+def test_signatures_with_other_names_are_refused(
+    tmp_path: Path, change: Callable[[Signature], Signature], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        SignatureTrainer(signed(tmp_path, change=change), data=samples())
 
 
 def test_a_file_that_can_only_predict_is_refused(tmp_path: Path) -> None:
