@@ -171,7 +171,7 @@ def test_a_file_may_step_as_it_was_made_to(tmp_path: Path) -> None:
     theirs = trained(SignatureTrainer(file, data=samples()), {"trainable_last": 1})
     settings = {"learning_rate": 0.25, "trainable_last": 1}
     assert_alike(by_numpy(samples(), settings), theirs)
-    with pytest.raises(ConfigError, match="a learning rate, but .* has its own"):
+    with pytest.raises(ConfigError, match=r"a learning rate, but .* has its own"):
         trained(SignatureTrainer(file, data=samples()), {"proximal": 0.1})
 
 
