@@ -83,7 +83,7 @@ class _Buffer:
         arriving = self._payload(last)
         size = self._given.size - 1
         params = params_to_bytes(np.zeros(size, np.float32))
-        versions = Versions(fedavg(), size, VersionRecord(0, params, bytes(HASH_BYTES)))
+        versions = Versions(fedavg(), all_of(size), VersionRecord(0, params, bytes(HASH_BYTES)))
         with watch(name):
             signing.check_envelope(self._cohort.roster.members[last].identity, arriving)
             answers[last] = self._read(self._said(last))

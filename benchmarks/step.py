@@ -28,7 +28,7 @@ from aggregator.versions import Versions
 from benchmarks.report import Report, median, ratio_of_medians, spread
 from protocol.messages import LEASE_ID_BYTES
 from protocol.stream import derive
-from protocol.vectors.layout import params_to_bytes
+from protocol.vectors.layout import Layout, Subset, Tensor, params_to_bytes
 from protocol.vectors.packing import SparseDelta
 
 Float32 = npt.NDArray[np.float32]
@@ -87,6 +87,11 @@ def _deltas(size: int, kept: float) -> list[SparseDelta]:
     return deltas
 
 
+def all_of(size: int) -> Subset:
+    """A model of one tensor, all of which is trained."""
+    return Subset(Layout((Tensor("params", (size,)),)), frozenset({"params"}))
+
+
 def _alternate(folder: Path, deltas: Sequence[SparseDelta], rounds: int) -> Times:
     size = deltas[0].size
     first = params_to_bytes(np.zeros(size, np.float32))
@@ -95,7 +100,7 @@ def _alternate(folder: Path, deltas: Sequence[SparseDelta], rounds: int) -> Time
     params = np.zeros(size, np.float32)
     with closing(open_store(folder, "step")) as store:
         store.commit([newest])
-        ours = Ours(Buffer(size), Versions(fedavg(), size, newest), store)
+        ours = Ours(Buffer(size), Versions(fedavg(), all_of(size), newest), store)
         for number in range(rounds):
             ids = _give_leases(store, number)
             _ours(times, deltas, ids, ours)

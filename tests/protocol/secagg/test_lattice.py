@@ -29,7 +29,7 @@ def small_numbers(size: int, label: int, num_added: int = 1) -> Elements:
 
 def gram_schmidt(basis: Elements) -> npt.NDArray[np.float64]:
     """Upper triangular: column i holds row i of the basis in orthonormal coordinates."""
-    return np.linalg.qr(basis.T.astype(np.float64), mode="r")
+    return np.asarray(np.linalg.qr(basis.T.astype(np.float64), mode="r"))
 
 
 def reduce_basis(basis: Elements) -> Elements:
