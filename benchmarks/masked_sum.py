@@ -17,6 +17,7 @@ from aggregator.strategy.fedavg import fedavg
 from aggregator.versions import Versions
 from benchmarks.enrolled import Cohort, enrolled
 from benchmarks.masked_device import Times, Watch
+from benchmarks.step import all_of
 from protocol.codec import encode
 from protocol.messages import HASH_BYTES
 from protocol.secagg import keys as signing
