@@ -26,6 +26,7 @@ from device_sdk.engine.layers.windows import (
     padding_before,
     sides_before_channels,
     sides_of,
+    taps,
 )
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
@@ -70,7 +71,7 @@ class DepthwiseConv2D(Layer):
         )
         few = Buffer(padded, most=block_rows(math.prod(padded)))
         few_spread = Buffer(spread, most=block_rows(math.prod(spread)))
-        return Buffers(forward=(few, lines[0]), backward=(few, few_spread, lines[1]))
+        return Buffers(forward=(few, lines[0]), backward=(few_spread, lines[1]))
 
     def needs_input(self, trained: tuple[bool, ...]) -> bool:
         """For the weight's gradient."""
@@ -99,14 +100,11 @@ class DepthwiseConv2D(Layer):
     def backward(self, frame: Frame, dy: Array, dx: Array | None) -> None:
         """``dweight[entry] = sum of x[shifted] * dy``; ``dx``: dy, spread out, over the window."""
         dweight, dbias = (*frame.gradients, None)[:2]
-        padded, spread, line = frame.backward
+        spread, line = frame.backward
         if dbias is not None:
             sum_channels(dy, dbias)
         if dweight is not None:
-            dweight.fill(0)
-            padded.fill(0)
-            for rows in _parts(len(dy), padded):
-                self._add_products(self._pad(frame.x[rows], padded), dy[rows], dweight)
+            self._sum_products(frame.x, dy, dweight)
         if dx is None:
             return
         spread.fill(0)
@@ -123,20 +121,17 @@ class DepthwiseConv2D(Layer):
             part[:, places[0], places[1]][:, : slopes.shape[1], : slopes.shape[2]] = slopes
             _correlate(part, flipped, line, 1, dx[rows])
 
-    def _add_products(self, x: Array, dy: Array, dweight: Array) -> None:
-        """Add ``x[shifted] * dy``, summed up, to each entry of ``dweight``."""
-        height, width, channels = dy.shape[1:]
-        down, right = self.stride
-        for i, j in np.ndindex(*self.kernel):
-            seen = x[:, i : i + (height - 1) * down + 1 : down]
-            if right > 1:
-                seen = seen[:, :, j : j + (width - 1) * right + 1 : right]
-                dweight[i, j] += np.einsum("nhwc,nhwc->c", seen, dy)
+    def _sum_products(self, x: Array, dy: Array, dweight: Array) -> None:
+        """Write ``x[shifted] * dy``, summed up, to each entry of ``dweight``."""
+        channels = dy.shape[-1]
+        entries = taps(x.shape[1:-1], self.kernel, self.stride, self.padding)
+        for place, (out, into) in zip(dweight.reshape(-1, channels), entries, strict=True):
+            if self.stride[1] > 1:
+                np.einsum("nhwc,nhwc->c", x[into], dy[out], out=place)
                 continue
-            row = seen.reshape(*seen.shape[:2], -1) if seen.flags.c_contiguous else _rows(seen)
-            row = row[..., j * channels : (j + width) * channels]
-            line = np.einsum("nhk,nhk->k", row, _rows(dy))
-            dweight[i, j] += np.add.reduce(line.reshape(width, channels), axis=0)
+            seen, slopes = _rows(x)[_line(into, channels)], _rows(dy)[_line(out, channels)]
+            line = np.einsum("nhk,nhk->k", seen, slopes)
+            np.add.reduce(line.reshape(-1, channels), axis=0, out=place)
 
     def _before(self, input_shape: Shape) -> Shape:
         return padding_before(input_shape[:-1], self.kernel, self.stride, self.padding)
@@ -165,6 +160,12 @@ def _parts(count: int, few: Array) -> Iterator[slice]:
     """Parts of the batch that ``few`` has room for."""
     for start in range(0, count, len(few)):
         yield slice(start, min(start + len(few), count))
+
+
+def _line(index: tuple[slice, ...], channels: int) -> tuple[slice, ...]:
+    """The same places where a line of (width, channels) is one axis."""
+    rows, down, right = index
+    return rows, down, slice(right.start * channels, right.stop * channels)
 
 
 def _rows(array: Array) -> Array:
