@@ -11,9 +11,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine import Data, Fitted, Model, TrainingError, TrainingSettings, changed_slices
+from device_sdk.engine import Data, Fitted, Model, TrainingError, TrainingSettings
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.data import as_blocks
+from device_sdk.engine.subset import changed_subset
 
 # The engine's own, which is to be public: engines that took other batches would not be comparable.
 from device_sdk.engine.training import _batches
@@ -91,7 +92,7 @@ def trained(
     Raises TrainingError for params that are not finite.
     """
     result = assignment.params.copy()
-    for part in changed_slices(model.spec, settings.selection(model.spec)):
+    for part in changed_subset(model.spec, settings.selection(model.spec)).slices:
         result[part] = params[part]
     metrics = {
         "loss": fitted.loss,

@@ -28,11 +28,11 @@ from device_sdk.engine import (
     Model,
     TrainingError,
     TrainingSettings,
-    changed_slices,
     parse_spec,
 )
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.optimisers import norm_of
+from device_sdk.engine.subset import changed_subset
 from device_sdk.runtimes import Details, find_runtime
 from device_sdk.trainer import Assignment, Trained, Trainer
 from protocol.errors import ConfigError
@@ -198,7 +198,7 @@ class _Descent:
         self._file, self._layout = file, model.layout
         self._weight_decay, self._proximal = settings.weight_decay, settings.proximal
         self._frozen = np.ones(base.size, np.bool_)
-        for part in changed_slices(model.spec, settings.selection(model.spec)):
+        for part in changed_subset(model.spec, settings.selection(model.spec)).slices:
             self._frozen[part] = False
         self._base = self.params = base
         self._restore(base)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from device_sdk.engine.errors import TrainingError
     from device_sdk.engine.model import Metrics, Model
     from device_sdk.engine.plan import MemoryPlan, layer_flops, plan_inference, plan_training
-    from device_sdk.engine.selection import changed_slices
     from device_sdk.engine.settings import TrainingSettings
     from device_sdk.engine.spec import ModelSpec, parse_spec
     from device_sdk.engine.training import Fitted, fit
@@ -26,7 +25,6 @@ __all__ = [
     "ModelSpec",
     "TrainingError",
     "TrainingSettings",
-    "changed_slices",
     "fit",
     "layer_flops",
     "load_npz",
@@ -41,7 +39,6 @@ _MODULES: Final = {
     "errors": ("TrainingError",),
     "model": ("Metrics", "Model"),
     "plan": ("MemoryPlan", "layer_flops", "plan_inference", "plan_training"),
-    "selection": ("changed_slices",),
     "settings": ("TrainingSettings",),
     "spec": ("ModelSpec", "parse_spec"),
     "training": ("Fitted", "fit"),

@@ -67,14 +67,6 @@ def trained_slices(spec: ModelSpec, selection: Selection) -> tuple[slice, ...]:
     return _slices(spec, [flag for layer in selection.trained for flag in layer])
 
 
-def changed_slices(spec: ModelSpec, selection: Selection) -> tuple[slice, ...]:
-    """Parts of the flat vector that a training changes, statistics included."""
-    flags = zip(selection.trained, selection.moved, strict=True)
-    return _slices(
-        spec, [a or b for trained, moved in flags for a, b in zip(trained, moved, strict=True)]
-    )
-
-
 def _slices(spec: ModelSpec, flags: list[bool]) -> tuple[slice, ...]:
     found: list[slice] = []
     bounds = spec.layout.bounds.tolist()

@@ -6,7 +6,7 @@ Both sides read it from the same plan, so nothing about it travels with an updat
 from collections.abc import Mapping
 from itertools import chain
 
-from device_sdk.engine.selection import select
+from device_sdk.engine.selection import Selection, select
 from device_sdk.engine.spec import ModelSpec
 from protocol.errors import ConfigError
 from protocol.vectors.layout import Subset
@@ -27,7 +27,11 @@ def trained_subset(spec: ModelSpec, training: Mapping[str, object]) -> Subset:
         raise ConfigError(f"training.trainable_last: 1 or more, not {last!r}")
     if patterns and last:
         raise ConfigError("training: set trainable or trainable_last, not both")
-    chosen = select(spec, patterns, last)
+    return changed_subset(spec, select(spec, patterns, last))
+
+
+def changed_subset(spec: ModelSpec, chosen: Selection) -> Subset:
+    """Return what a training of these tensors changes, statistics included."""
     flags = zip(chain(*chosen.trained), chain(*chosen.moved), strict=True)
     tensors = zip(spec.layout.tensors, flags, strict=True)
     return Subset(spec.layout, frozenset(tensor.name for tensor, each in tensors if any(each)))
