@@ -6,7 +6,6 @@ devices is their arithmetic alone.
 
 import math
 from collections.abc import Callable
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,7 @@ from device_sdk.engine import Data, Fitted, Model, TrainingError, TrainingSettin
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.data import as_blocks
 from device_sdk.engine.subset import changed_subset
-
-# The engine's own, which is to be public: engines that took other batches would not be comparable.
-from device_sdk.engine.training import _batches
+from device_sdk.engine.training import batches
 from device_sdk.trainer import Assignment, Trained
 
 Float32 = npt.NDArray[np.float32]
@@ -47,14 +44,9 @@ class Passes:
         Raises TrainingError for data that does not fit or is missing, and if more steps had to be
         skipped than not.
         """
-        batches = (
-            batch
-            for epoch in range(settings.epochs)
-            for batch in _batches(model, self._blocks, settings.batch_size, assignment.seed, epoch)
-        )
         last_epoch, num_samples, seen = 0, 0, 0
         num_steps, num_skipped, total, counted = 0, 0, 0.0, 0
-        for batch in islice(batches, settings.max_steps):
+        for batch in batches(model, self._blocks, settings, assignment.seed):
             assignment.pause()
             if batch.epoch != last_epoch:
                 last_epoch, seen, total, counted = batch.epoch, 0, 0.0, 0

@@ -43,7 +43,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class Batch:
     """Rows of a block: what one step is made from."""
 
     epoch: int
@@ -78,14 +78,9 @@ def fit(
     plan = plan_training(model.spec, settings, budget_bytes, blocks.largest)
     limit = math.inf if budget_bytes is None else budget_bytes - plan.total + plan.order
     trainer = _Trainer(model, params, settings, rows=plan.rows, seed=seed, base=base)
-    batches = (
-        batch
-        for epoch in range(settings.epochs)
-        for batch in _batches(model, _within(blocks, limit), settings.batch_size, seed, epoch)
-    )
     last_epoch, num_samples, seen = 0, 0, 0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # all results are checked
-        for batch in islice(batches, settings.max_steps):
+        for batch in batches(model, blocks, settings, seed, limit):
             pause()
             if batch.epoch != last_epoch:
                 last_epoch, seen = batch.epoch, 0
@@ -145,7 +140,7 @@ class _Trainer:
         """The loss is that of the last pass."""
         self._total, self._count = 0.0, 0
 
-    def step(self, batch: _Batch) -> None:
+    def step(self, batch: Batch) -> None:
         """Take one step, or skip it."""
         masks = self._loss.masks
         count = self._loss.count(batch.y[batch.rows]) if masks else len(batch.rows)
@@ -172,7 +167,7 @@ class _Trainer:
         loss = self._total / max(1, self._count)
         return Fitted(num_samples, self._num_steps, loss, self._num_skipped)
 
-    def _loss_and_gradient(self, batch: _Batch, count: int) -> float:
+    def _loss_and_gradient(self, batch: Batch, count: int) -> float:
         if self._accumulates:
             self._gradient.fill(0)
         loss = 0.0
@@ -206,9 +201,25 @@ def _within(blocks: Blocks, limit: float) -> Iterator[Block]:
         yield x, y
 
 
-def _batches(
+def batches(
+    model: Model, blocks: Blocks, settings: TrainingSettings, seed: bytes, limit: float = math.inf
+) -> Iterator[Batch]:
+    """All batches of a training, the same for every engine.
+
+    The order of a block may take up to ``limit`` bytes. Raises TrainingError for data that does not
+    fit or is missing.
+    """
+    passes = (
+        batch
+        for epoch in range(settings.epochs)
+        for batch in _pass(model, _within(blocks, limit), settings.batch_size, seed, epoch)
+    )
+    return islice(passes, settings.max_steps)
+
+
+def _pass(
     model: Model, blocks: Iterable[Block], batch_size: int, seed: bytes, epoch: int
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """One pass. Raises TrainingError if there is nothing in it."""
     empty = True
     for index, (x, y) in enumerate(blocks):
@@ -219,7 +230,7 @@ def _batches(
         order = Stream(derive(seed, "order", epoch, index)).permutation(len(x))
         order = order.astype(np.intp, copy=False)
         for start in range(0, len(x), batch_size):
-            yield _Batch(epoch, x, y, order[start : start + batch_size])
+            yield Batch(epoch, x, y, order[start : start + batch_size])
     if empty and epoch:
         raise TrainingError(
             f"no data left for pass {epoch + 1}: data is an iterator, which gives its blocks once; "
