@@ -154,6 +154,8 @@ def _doing(name: str, member: Member, training: Mapping[str, object]) -> Text:
         return Text("")
     if "turned_away" in member.telemetry:
         return Text(f"turned away: {text(member.telemetry, 'turned_away')}", style="red")
+    if "declined" in member.telemetry:
+        return Text(f"does not train: {text(member.telemetry, 'declined')}", style="yellow")
     if name in training:
         return Text("training")
     return Text(text(member.telemetry, "state"))

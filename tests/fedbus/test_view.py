@@ -93,6 +93,15 @@ def test_the_picture_has_accuracy_refusals_and_every_devices_bytes() -> None:
     assert "offline" in next(line for line in text.splitlines() if "device-3" in line)
 
 
+def test_a_device_that_may_not_train_says_why() -> None:
+    view = busy()
+    told = json.dumps({"declined": "not_charging", "state": "idle"}).encode()
+    view.see(TOPICS.state("device-4"), b"online")
+    view.see(TOPICS.telemetry("device-4"), told)
+    row = next(line for line in drawn(view).splitlines() if "device-4" in line)
+    assert "does not train: not_charging" in row
+
+
 def test_more_devices_than_fit_are_counted() -> None:
     view = TaskView(TOPICS)
     for number in range(30):
