@@ -45,6 +45,7 @@ from aggregator.records import (
 from aggregator.scheduling import View
 from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment
+from aggregator.statistics import gain_of, statistics_of
 from aggregator.supports import Supports
 from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions
@@ -72,7 +73,7 @@ from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.layout import params_to_bytes
-from protocol.vectors.packing import max_body_bytes
+from protocol.vectors.packing import RANDK, max_body_bytes
 
 #: What an encoded update holds beside its values.
 UPDATE_OVERHEAD_BYTES: Final = 192
@@ -161,7 +162,8 @@ class Coordinator:
             self._first.append(Store(newest))
         self._publication.restore(snapshot.live_params.items())
         self._publication.restore([(newest.version, newest.params)])
-        return Versions(self.config.strategy.strategy(), self.trained, newest)
+        statistics = statistics_of(self.model.spec, self.trained)
+        return Versions(self.config.strategy.strategy(), self.trained, newest, statistics)
 
     def _secure(
         self, enrolment: Enrolment, snapshot: Snapshot, now: float
@@ -562,7 +564,8 @@ class Coordinator:
             return self._abandon(outcome.ids, outcome.reason)
         devices = self._devices_of(outcome.ids)
         num_devices = len(self._contributors | devices)
-        record = self.versions.step(outcome.mean, outcome.ids, num_devices)
+        gain = self._gain(outcome.ids)
+        record = self.versions.step(outcome.mean, outcome.ids, num_devices, gain=gain)
         if record is None:
             return self._abandon(outcome.ids, refusals.NOT_FINITE)
         self.leases.close(outcome.ids)
@@ -580,6 +583,15 @@ class Coordinator:
             *self._publication.version(record, self._manifest()),
             *self._publication.clear(lambda version: self._is_newest(version) or version in kept),
         ]
+
+    def _gain(self, ids: Iterable[bytes]) -> float:
+        """How far statistics follow the mean of these updates."""
+        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
+        oldest = min((lease.record.version for lease in leases), default=self.version)
+        size = self.trained.layout.size
+        is_enlarged = self.codec.support == RANDK and not self.codec.contractive
+        kept = self.codec.num_kept(size) / size if is_enlarged else 1.0
+        return gain_of(self.version - oldest, kept)
 
     def _devices_of(self, ids: Iterable[bytes]) -> set[str]:
         leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from aggregator.records import VersionRecord
+from aggregator.statistics import Statistics
 from aggregator.strategy import Counted, Float32, Float64, State, Strategy
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.vectors.layout import Subset, params_from_bytes
@@ -13,7 +14,13 @@ from protocol.vectors.layout import Subset, params_from_bytes
 class Versions:
     """Holds the newest version; `step` makes the next one out of it."""
 
-    def __init__(self, strategy: Strategy, trained: Subset, newest: VersionRecord) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        trained: Subset,
+        newest: VersionRecord,
+        statistics: Statistics | None = None,
+    ) -> None:
         """Start from a stored version.
 
         Raises ConfigError if its params are not those of ``trained.whole``: the model was changed
@@ -21,6 +28,7 @@ class Versions:
         """
         self._strategy = strategy
         self._subset = trained
+        self._statistics = statistics
         try:
             self.params: Float32 = params_from_bytes(newest.params, trained.whole.size)
         except RemoteProtocolError as error:
@@ -51,14 +59,23 @@ class Versions:
             self._state = self._strategy.init(self._subset.layout.size)
 
     def step(
-        self, mean_delta: Float64, counted: tuple[bytes, ...], num_devices: int = 0
+        self,
+        mean_delta: Float64,
+        counted: tuple[bytes, ...],
+        num_devices: int = 0,
+        *,
+        gain: float = 1.0,
     ) -> VersionRecord | None:
         """Make the next version, or return None, changing nothing, if it would not be finite.
 
-        ``num_devices`` as in `aggregator.strategy.Counted`.
+        ``num_devices`` as in `aggregator.strategy.Counted`, ``gain`` as in
+        `aggregator.statistics.gain_of`.
         """
         of = Counted(len(counted), num_devices)
         exact, state = self._strategy.apply(self.trained, mean_delta, self._state, of)
+        if self._statistics is not None:
+            gain = 0.0 if self._strategy.calibrated else gain
+            exact = self._statistics.settle(self.trained, mean_delta, exact, gain)
         with np.errstate(over="ignore", invalid="ignore"):
             moved = exact.astype("<f4")
         if not np.isfinite(moved).all():
