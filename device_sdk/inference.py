@@ -32,7 +32,6 @@ class _Newest:
     model: Model
     spec: Mapping[str, object]
     params: Float32
-    version: int
 
     def predict(self, x: npt.ArrayLike) -> Float32:
         return self.model.predict(self.params, x).astype(np.float32, copy=False)
@@ -58,13 +57,7 @@ class Inference:
             model = Model(parse_spec(assignment.model))
         else:
             model = newest.model
-        spec, params, version = assignment.model, assignment.params, assignment.version
-        self._newest = _Newest(model, spec, params, version)
-
-    @property
-    def version(self) -> int | None:
-        """The version that predicts; None: none yet, or the file, which does not say."""
-        return None if self._file is not None or self._newest is None else self._newest.version
+        self._newest = _Newest(model, assignment.model, assignment.params)
 
     def predict(self, x: npt.ArrayLike) -> Float32:
         """Return the model's outputs (logits, before any softmax) for samples ``x``, (n, ...).

@@ -43,7 +43,6 @@ def exported(folder: Path, version: int) -> Path:
 
 def test_before_the_first_lease_there_is_nothing_to_predict_with() -> None:
     asked = Inference(TRAINER)
-    assert asked.version is None
     with pytest.raises(NoModelError, match="first comes with a lease"):
         asked.predict(X)
 
@@ -53,14 +52,12 @@ def test_the_engine_predicts_by_the_params_of_the_last_lease() -> None:
     for version in (1, 2):
         asked.adopt(assignment(version))
         np.testing.assert_array_equal(asked.predict(X), MODEL.predict(params_of(version), X))
-        assert asked.version == version
 
 
 def test_a_file_is_used_in_place_of_the_engine(tmp_path: Path) -> None:
     asked = Inference(TRAINER, exported(tmp_path, 1))
     asked.adopt(assignment(2))
     np.testing.assert_allclose(asked.predict(X), MODEL.predict(params_of(1), X), atol=1e-5)
-    assert asked.version is None
 
 
 def test_without_a_runtime_the_engine_predicts_and_the_log_says_what_to_install(
