@@ -27,7 +27,7 @@ from device_sdk.pacing import Pace
 from device_sdk.power import Board
 from device_sdk.session import CODECS, MASKED_CODECS, Session
 from device_sdk.storage import Storage, StorageError
-from device_sdk.trainer import Assignment, Trainer
+from device_sdk.trainer import Assignment, NumpyTrainer, Trainer
 from device_sdk.training import TrainingThread
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
@@ -94,7 +94,7 @@ class Device:
         self._is_born = self._has_twin = False
         self._loop = Loop()
         self._transport = self._new_transport()
-        self._training = TrainingThread(trainer, self._trained, Pace(config.training.cpu_limit))
+        self._training = self._start_training()
         self._session = self._new_session()
         self._inference = self._load_inference() if config.inference.file else None
         self._newest: Assignment | None = None
@@ -123,9 +123,10 @@ class Device:
     def predict(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the model's outputs for samples ``x``, (n, *input shape). From any thread.
 
-        By the configured ``.tflite`` file if there is one that works, else by the engine and the
-        model of the newest lease. Raises NoModelError before that, TrainingError for samples that
-        do not fit.
+        By the configured ``.tflite`` file if there is one that works, else by the engine, the
+        plan's spec and the params of the newest lease: also where ``NumpyTrainer(model_spec=...)``
+        or a module of one's own is what trains. Raises NoModelError before that, TrainingError for
+        samples that do not fit.
         """
         inference = self._inference = self._inference or self._load_inference()
         if self._newest is not None:
@@ -162,7 +163,13 @@ class Device:
         for result in self._training.results():
             now = time.monotonic()
             if result.trained is None:
-                failed = self._session.failed(result.lease_id, now, abandoned=result.abandoned)
+                failed = self._session.failed(
+                    result.lease_id,
+                    now,
+                    abandoned=result.abandoned,
+                    why=result.failed,
+                    is_plan_unfit=result.is_plan_unfit,
+                )
                 self._perform(failed)
             else:
                 self._perform(self._session.trained(result.lease_id, result.trained, now))
@@ -305,6 +312,15 @@ class Device:
 
     # --- making and remaking -----------------------------------------------------------------
 
+    def _start_training(self) -> TrainingThread:
+        limits = self.config.training
+        budget_bytes = limits.memory_budget_bytes
+        if budget_bytes is not None and not keeps_budget(self._trainer):
+            name = type(self._trainer).__name__
+            _log.warning("memory_budget: only the SDK's own engine keeps it, %s may not", name)
+        pace = Pace(limits.cpu_limit)
+        return TrainingThread(self._trainer, self._trained, pace, memory_budget_bytes=budget_bytes)
+
     def _come(self, now: float) -> None:
         """Begin, or begin again after `_go`."""
         self._come_at = float("inf")
@@ -396,6 +412,8 @@ class Device:
         }
         if self._declined:
             report["declined"] = self._declined
+        if self._session.failure:
+            report["failed"] = self._session.failure
         if self._session.turned_away:
             report["turned_away"] = self._session.turned_away
         payload = json.dumps(report, sort_keys=True).encode()
@@ -425,6 +443,13 @@ def make_trainer(config: DeviceConfig) -> Trainer:
     if not isinstance(trainer, Trainer):
         raise ConfigError(f"trainer {config.trainer!r} is not a device_sdk.Trainer")
     return trainer
+
+
+def keeps_budget(trainer: Trainer) -> bool:
+    """Return whether a trainer is known to stay within an assignment's memory budget."""
+    from device_sdk.features import FeatureTrainer  # noqa: PLC0415 - few devices have a budget
+
+    return isinstance(trainer, NumpyTrainer | FeatureTrainer)
 
 
 def own_keys(config: DeviceConfig) -> "Keys | None":

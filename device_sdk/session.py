@@ -5,6 +5,7 @@ table has no entry is old news (MQTT delivers at least once) and changes nothing
 
 - A newer model does not interrupt training.
 - A device that may not train now asks for no lease; why is counted, each time.
+- Nor does one whose trainer refused the plan, until there is another plan.
 - An update is stored before its first packet leaves, and kept until its receipt or refusal. While
   it has neither, the device asks after it (a check-in that names it) instead of sending it again:
   the answer names the chunks that are missing, if any.
@@ -66,6 +67,8 @@ MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES, CALIBRATED)
 DEFAULT_CHECK_IN_S: Final = 10.0
 #: When the aggregator starts, devices check in spread over this part of their interval.
 START_SPREAD: Final = 0.1
+#: Why training failed is told in no more characters.
+MAX_REASON: Final = 200
 
 Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
@@ -138,6 +141,8 @@ class Session:
         self.online = False
         self.counts: Counter[str] = Counter()
         self.turned_away = ""
+        #: Why the last training failed; empty after one that did not.
+        self.failure = ""
         self._timer_at = math.inf
         self._seed = seed
         self._birth = birth
@@ -371,7 +376,7 @@ class Session:
     def _would_train(self, num_samples: int) -> bool:
         if num_samples == 0:
             return False  # nothing to train on yet
-        reason = self._declines()
+        reason = "unfit_plan" if self._work.is_unfit else self._declines()
         if reason:
             self.counts[f"declined_{reason}"] += 1
         return not reason
@@ -403,8 +408,8 @@ class Session:
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id or self.state is not State.IDLE:
             return []
-        if self._outgoing.is_closed(lease.lease_id):
-            return []  # a late copy: its update has been settled
+        if self._outgoing.is_closed(lease.lease_id) or self._work.is_unfit:
+            return []  # a late copy: its update has been settled, or there will be none
         try:
             codec = parse_codec(lease.codec)
         except ConfigError as error:
@@ -456,16 +461,29 @@ class Session:
 
     # --- the update --------------------------------------------------------------------------
 
-    def failed(self, lease_id: bytes, now: float, *, abandoned: str = "") -> list[Action]:
+    def failed(
+        self,
+        lease_id: bytes,
+        now: float,
+        *,
+        abandoned: str = "",
+        why: str = "",
+        is_plan_unfit: bool = False,
+    ) -> list[Action]:
         """Training ended without a result; the lease is still good for another try, later.
 
-        ``abandoned``: why it was ended on purpose; empty: it failed.
+        ``abandoned``: why it was ended on purpose; empty: it failed, and ``why`` is told to people.
+        ``is_plan_unfit``: another try would fail too; there is none before another plan comes.
         """
         if self.state is not State.TRAINING or self._work.lease.lease_id != lease_id:
             return []
         self._step("failed")
         self._result = None
         self.counts[f"abandoned_{abandoned}" if abandoned else "trainings_failed"] += 1
+        if not abandoned:
+            self.failure = why[:MAX_REASON] or "unknown"
+        if is_plan_unfit:
+            self._work.refuse_plan()
         self._timer_at = now + self._check_in_s * self._jitter()
         return []
 
@@ -473,9 +491,12 @@ class Session:
         """Training ended: what leaves the device is on flash before it leaves."""
         if self.state is not State.TRAINING or self._work.lease.lease_id != lease_id:
             return []
+        if trained.num_skipped:
+            self.counts["skipped_steps"] += trained.num_skipped
         delta = self._work.delta(trained)
         if delta is None:
-            return self.failed(lease_id, now)
+            why = "the delta has another size, or a number that is too large or none"
+            return self.failed(lease_id, now, why=why)
         give_up_at = max(self._work.ends_at, now + RETRY_S)
         self._result = _Result(delta, trained.num_samples, give_up_at)
         return self._report(now)
@@ -491,16 +512,17 @@ class Session:
             pending = self._encode(lease, plan, result)
         except RemoteProtocolError as error:
             self.counts[f"refused_{error.reason}"] += 1
-            return [*actions, *self.failed(lease.lease_id, now)]
+            return [*actions, *self.failed(lease.lease_id, now, why=str(error))]
         if pending is None and now < result.give_up_at:
             self._timer_at = result.give_up_at
             return actions
         if pending is None:
             self.counts["leases_lost"] += 1
-            return [*actions, *self.failed(lease.lease_id, now)]
+            return [*actions, *self.failed(lease.lease_id, now, why="no mask came in time")]
         self._step("trained")
         self._result = None
         self.counts["trainings"] += 1
+        self.failure = ""
         self._retry_s = self._retry_first_s
         self._timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
         return [*actions, *self._outgoing.hold(pending), *self._send(pending, ())]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.engine.arrays import is_finite
 from device_sdk.engine.errors import TrainingError
 from protocol.settings import build
 
@@ -57,19 +58,26 @@ class Trained:
 
     params: npt.NDArray[np.float32]  # flat, in the order of the assignment's
     num_samples: int  # how many different samples it was trained on: not batches, not passes
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # `skipped_steps`, if it is there, is counted in telemetry
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps that were left out since some number in them was not finite."""
+        return int(self.metrics.get("skipped_steps", 0))
 
     def __post_init__(self) -> None:
         if self.params.ndim != 1 or self.params.dtype != np.float32:
             raise TrainingError(
                 f"params must be a flat float32 vector, not {self.params.dtype} {self.params.shape}"
             )
-        if not np.isfinite(self.params).all():
+        if not is_finite(self.params):
             raise TrainingError("params hold NaN or infinity")
         if not isinstance(self.num_samples, int):  # NumPy's integers are none
             object.__setattr__(self, "num_samples", operator.index(self.num_samples))
         if self.num_samples < 1:
             raise TrainingError(f"num_samples must be at least 1, not {self.num_samples}")
+        if self.num_skipped < 0:
+            raise TrainingError(f"skipped_steps must be 0 or more, not {self.num_skipped}")
 
 
 class Trainer(ABC):
@@ -86,7 +94,8 @@ class Trainer(ABC):
     def train(self, assignment: Assignment) -> Trained:
         """Train, for as long as it takes: it runs in a thread of its own.
 
-        Raise TrainingError if there can be no result.
+        Raise TrainingError if there can be no result, ConfigError if this plan can have none here:
+        then it is not tried again. The device's telemetry has the text of either.
         """
 
 

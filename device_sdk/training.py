@@ -8,7 +8,8 @@ from queue import Empty, SimpleQueue
 
 from device_sdk.actions import Train
 from device_sdk.pacing import Abandoned, Pace
-from device_sdk.trainer import Trained, Trainer
+from device_sdk.trainer import Trained, Trainer, TrainingError
+from protocol.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ class Result:
     lease_id: bytes
     trained: Trained | None
     abandoned: str = ""  # why
+    failed: str = ""  # why
+    is_plan_unfit: bool = False  # the same plan would fail again
 
 
 class TrainingThread:
@@ -95,9 +98,17 @@ class TrainingThread:
         except Abandoned as end:
             _log.warning("training of version %d abandoned: %s", train.assignment.version, end)
             return Result(train.lease_id, None, abandoned=str(end))
-        except Exception:  # noqa: BLE001 - a user's trainer may raise anything; the device must go on
+        except ConfigError as error:
+            _log.error("training of version %d refused: %s", train.assignment.version, error)
+            return Result(train.lease_id, None, failed=str(error), is_plan_unfit=True)
+        except Exception as error:  # noqa: BLE001 - a user's trainer may raise anything; the device must go on
             _log.exception("training of version %d failed", train.assignment.version)
-            return Result(train.lease_id, None)
+            return Result(train.lease_id, None, failed=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Return what may leave the device: the text of other errors may hold samples."""
+    return str(error) if isinstance(error, TrainingError) else type(error).__name__
 
 
 def _checked(result: object) -> Trained:

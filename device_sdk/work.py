@@ -27,6 +27,8 @@ class Work:
         self.fetch: Fetch | None = None
         self.ends_at = math.inf
         self._lease: Lease | None = None
+        self._assigned: TrainingPlan | None = None
+        self._unfit: TrainingPlan | None = None
         self._model: tuple[int, bytes, Float32] | None = None
 
     @property
@@ -52,6 +54,15 @@ class Work:
         """Whether the plan and the model that the lease names are here."""
         return self.plan is not None and self._params is not None
 
+    @property
+    def is_unfit(self) -> bool:
+        """Whether this device cannot train by the plan that is here."""
+        return self._unfit is not None and self._unfit == self.plan
+
+    def refuse_plan(self) -> None:
+        """The plan of the last assignment cannot be trained by here, however often it is tried."""
+        self._unfit = self._assigned
+
     def begin(self, lease: Lease, now: float) -> None:
         """Work for a lease; its model is fetched unless it is here."""
         self._lease, self.ends_at = lease, now + lease.ttl_s
@@ -71,6 +82,7 @@ class Work:
         plan, params = self.plan, self._params
         if plan is None or params is None or params.size != plan.trained.whole.size:
             return None
+        self._assigned = plan
         return Assignment(
             params=params,
             version=self.lease.version,

@@ -214,6 +214,68 @@ def test_training_that_is_abandoned_is_counted_by_its_reason_and_tried_again() -
     assert device.session.state is State.REPORTING
 
 
+def test_a_plan_that_cannot_be_trained_by_is_not_tried_again_until_there_is_another() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    why = "memory budget of 5 bytes: this model needs at least 9"
+    device.perform(device.session.failed(lease.lease_id, device.now, why=why, is_plan_unfit=True))
+    assert device.session.failure == why
+    device.said()
+    device.training = None
+    device.hear_plan(start=2)  # the same again
+    device.wait()
+    device.hear_in(lease)
+    device.wait()
+    assert device.said() == []
+    assert device.training is None
+    assert device.session.counts == {"trainings_failed": 1, "declined_unfit_plan": 2}
+    device.hear_plan(start=2, training='{"batch_size": 1}')
+    device.wait()
+    (message,) = device.said()
+    assert isinstance(message, CheckIn)
+    assert device.session.failure == why
+    device.hear_in(lease)
+    device.trains(DELTA)
+    assert device.session.failure == ""
+
+
+def test_a_plan_that_came_during_training_is_not_the_one_that_was_unfit() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    device.hear_plan(training='{"batch_size": 1}')
+    device.perform(device.session.failed(lease.lease_id, device.now, is_plan_unfit=True))
+    device.said()
+    device.wait()
+    assert len(device.said()) == 1
+
+
+def test_why_training_failed_is_told_in_a_few_words() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan()
+    lease = device.lease(zeros())
+    device.hear_in(lease)
+    device.deliver_model(lease, zeros())
+    device.perform(device.session.failed(lease.lease_id, device.now, why="x" * 9999))
+    assert device.session.failure == "x" * 200
+
+
+def test_skipped_steps_are_counted_over_time() -> None:
+    device = Handset()
+    for number in (1, 2):
+        lease = device.reports(DELTA, number=number, skipped=2)
+        device.hear_in(Receipt(lease.lease_id, 2))
+    assert device.session.counts["skipped_steps"] == 4
+
+
 def test_without_samples_it_does_not_ask_for_work() -> None:
     device = Handset(num_samples=0)
     device.connect()

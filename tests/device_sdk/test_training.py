@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from device_sdk.actions import Train
-from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer
+from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 from device_sdk.training import Result, TrainingThread
+from protocol.errors import ConfigError
 
 JOB = Train(bytes(16), Assignment(np.zeros(3, np.float32), 1, {}, {}, bytes(32)))
 
@@ -43,7 +44,39 @@ def fail() -> object:
 
 @pytest.mark.parametrize("does", [fail, lambda: None, lambda: (np.zeros(3), 5)])
 def test_a_trainer_that_fails_is_a_training_without_result(does: Callable[[], object]) -> None:
-    assert run(does) == Result(bytes(16), None)
+    result = run(does)
+    assert result == Result(bytes(16), None, failed=result.failed)
+    assert result.failed
+
+
+def test_of_an_error_that_may_hold_samples_only_the_kind_is_told() -> None:
+    assert run(fail).failed == "KeyError"
+
+
+def no_data() -> object:
+    raise TrainingError("no samples")
+
+
+def no_room() -> object:
+    raise ConfigError("memory budget of 5 bytes: this model needs at least 9")
+
+
+def test_the_text_of_a_training_error_is_told_and_the_plan_may_be_tried_again() -> None:
+    assert run(no_data) == Result(bytes(16), None, failed="no samples")
+
+
+def test_a_plan_that_the_trainer_refuses_is_unfit() -> None:
+    result = run(no_room)
+    assert result.is_plan_unfit
+    assert result.failed == "memory budget of 5 bytes: this model needs at least 9"
+
+
+@pytest.mark.parametrize("told", [-1, float("nan")])
+def test_skipped_steps_are_a_count(told: float) -> None:
+    params = np.ones(3, np.float32)
+    assert run(lambda: Trained(params, 1, {"skipped_steps": told})).trained is None
+    assert Trained(params, 1, {"skipped_steps": 3.0}).num_skipped == 3
+    assert Trained(params, 1, {}).num_skipped == 0
 
 
 @pytest.mark.parametrize(("told", "fails"), [(None, False), (1000, True)])
@@ -61,6 +94,7 @@ def test_the_memory_budget_of_the_device_reaches_its_engine(
     thread.stop(10)
     (result,) = thread.results()
     assert (result.trained is None) == fails
+    assert ("needs at least" in result.failed) == fails
 
 
 def test_a_trainer_may_count_in_numpys_integers() -> None:

@@ -175,12 +175,12 @@ class Handset:
         chunk = ModelChunk(lease.version, 0, params.astype("<f4").tobytes())
         self.hear(self.topics.model(lease.version, 0), chunk)
 
-    def trains(self, delta: Sequence[float]) -> None:
-        """Training ends with this delta."""
+    def trains(self, delta: Sequence[float], *, skipped: int = 0) -> None:
+        """Training ends with this delta, after it has left out some steps."""
         assert self.training is not None, "nothing to train"
         params = self.training.assignment.params + np.asarray(delta, np.float32)
         lease_id, self.training = self.training.lease_id, None
-        trained = Trained(params.astype(np.float32), 5, {})
+        trained = Trained(params.astype(np.float32), 5, {"skipped_steps": skipped})
         self.perform(self.session.trained(lease_id, trained, self.now))
 
     def reports(
@@ -190,6 +190,7 @@ class Handset:
         codec: str = "dense/float32",
         number: int = 1,
         mask_epoch: int = 0,
+        skipped: int = 0,
     ) -> Lease:
         """Go all the way from idle to an update without receipt."""
         params = np.zeros(SIZE, np.float32)
@@ -199,7 +200,7 @@ class Handset:
         lease = self.lease(params, codec=codec, number=number, mask_epoch=mask_epoch)
         self.hear_in(lease)
         self.deliver_model(lease, params)
-        self.trains(delta)
+        self.trains(delta, skipped=skipped)
         return lease
 
     def wait(self) -> None:
