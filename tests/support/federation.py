@@ -175,6 +175,10 @@ class Federation:
         files = [str(self.config_path(name)), str(self.folder / f"{name}.record")]
         self._start(name, "tests.support.run_device", *files, *options)
 
+    def start_own_engine(self, name: str) -> None:
+        """Start a device as its users do, with the SDK's own engine on the data it names."""
+        self._start(name, "device_sdk", "run", "--config", str(self.config_path(name)))
+
     def limit_files(self, name: str, num_bytes: int | None) -> None:
         """Let no file of a running process grow beyond ``num_bytes``; None: lift the limit."""
         soft = resource.RLIM_INFINITY if num_bytes is None else num_bytes
