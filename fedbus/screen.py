@@ -156,6 +156,8 @@ def _doing(name: str, member: Member, training: Mapping[str, object]) -> Text:
         return Text(f"turned away: {text(member.telemetry, 'turned_away')}", style="red")
     if "declined" in member.telemetry:
         return Text(f"does not train: {text(member.telemetry, 'declined')}", style="yellow")
+    if "failed" in member.telemetry:
+        return Text(f"training fails: {text(member.telemetry, 'failed')}", style="yellow")
     if name in training:
         return Text("training")
     return Text(text(member.telemetry, "state"))

@@ -102,6 +102,15 @@ def test_a_device_that_may_not_train_says_why() -> None:
     assert "does not train: not_charging" in row
 
 
+def test_a_device_whose_training_fails_says_why() -> None:
+    view = busy()
+    told = json.dumps({"failed": "memory budget of 5 bytes", "state": "idle"}).encode()
+    view.see(TOPICS.state("device-4"), b"online")
+    view.see(TOPICS.telemetry("device-4"), told)
+    row = next(line for line in drawn(view).splitlines() if "device-4" in line)
+    assert "training fails: memory budget" in row
+
+
 def test_more_devices_than_fit_are_counted() -> None:
     view = TaskView(TOPICS)
     for number in range(30):
