@@ -1,6 +1,5 @@
 """The sample store: what is kept, for how long, and who can read it."""
 
-import os
 import random
 import resource
 import signal
@@ -25,6 +24,7 @@ from device_sdk.storage import StorageError
 from device_sdk.trainer import Assignment, NumpyTrainer
 from protocol.errors import ConfigError
 from tests.support.moments import seeded
+from tests.support.small_disk import small_disk
 
 KEY = sample_key(bytes(range(32)))
 SEED = bytes(range(32))
@@ -398,12 +398,7 @@ def test_an_append_that_fails_loses_nothing_and_the_next_goes_on(
 
 
 def test_a_full_file_system_cannot_stop_what_was_reserved(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system")
-    try:
+    with small_disk(tmp_path, 256):
         with store_in(tmp_path, 1000) as store:
             (tmp_path / "other").write_bytes(bytes((256 << 10) - store.num_bytes - 8192))
             with pytest.raises(StorageError, match="make space"):
@@ -412,5 +407,3 @@ def test_a_full_file_system_cannot_stop_what_was_reserved(tmp_path: Path) -> Non
             store.append(*rows(*numbers))
             assert labels(store) == sorted(numbers[-1000:])
         assert {path.name for path in tmp_path.iterdir()} == {"samples", "other"}
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)

@@ -1,6 +1,5 @@
 """Storage: what was stored is there after a reboot, whole or as it was before."""
 
-import os
 import random
 import resource
 import signal
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from device_sdk.storage import CHECKSUM_BYTES, Storage, StorageError
 from protocol.errors import ConfigError
+from tests.support.small_disk import small_disk
 
 BIG = bytes(range(256)) * 400
 
@@ -160,12 +160,7 @@ def test_a_write_that_does_not_fit_says_so_and_changes_nothing(tmp_path: Path) -
 
 
 def test_a_full_file_system_says_so_and_changes_nothing(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system")
-    try:
+    with small_disk(tmp_path, 128):
         storage = Storage(tmp_path)
         storage.store("pending", b"old")
         storage.store("residual", BIG)
@@ -176,8 +171,6 @@ def test_a_full_file_system_says_so_and_changes_nothing(tmp_path: Path) -> None:
         storage.delete("residual")
         storage.store("pending", BIG[:40_000])
         assert Storage(tmp_path).load()["pending"] == BIG[:40_000]
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def below_a_file(folder: Path) -> Path:
