@@ -93,10 +93,12 @@ def _read(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise ConfigError(f"{name}: no such file, and none of {', '.join(spec_names())}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ConfigError(f"{name}: too large for a model spec")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deep for a model spec") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: {error}") from None
     table = content.get("task", content) if isinstance(content, dict) else {}
     if not isinstance(table, dict):

@@ -122,6 +122,23 @@ def test_a_spec_that_cannot_be_says_where(
     assert why in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("bad.tflite", b"\x1c\x00TFL3\xff\xfe", "utf-8"),
+        ("bad.json", b"[" * 100_000 + b"]" * 100_000, "nested too deep"),
+        ("bad.toml", b"a = " + b"[" * 100_000 + b"]" * 100_000, "bad.toml"),
+    ],
+)
+def test_what_is_no_text_or_nested_too_deep_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, why: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert main(["model", "show", str(path)]) == 2
+    assert why in capsys.readouterr().err
+
+
 def test_a_name_that_nobody_knows_lists_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "show", "resnet"]) == 2
     assert "none of autoencoder, cnn," in capsys.readouterr().err
