@@ -32,7 +32,8 @@ from device_sdk.trainer import Assignment, Trained
 from tests.support import wrong_clock
 
 STEPS: Final = 20
-TRAINED, STORED, RECEIPT, REFUSAL = "trained", "stored", "receipt", "refusal"
+BEGUN, TRAINED, STORED = "begun", "trained", "stored"
+RECEIPT, REFUSAL = "receipt", "refusal"
 Vector = npt.NDArray[np.float32]
 
 
@@ -40,10 +41,12 @@ Vector = npt.NDArray[np.float32]
 class DeviceRecord:
     """What one device has trained and stored, and what it was told about it.
 
+    ``begun`` has the leases that it began to train for.
     ``trained``: lease id -> number of samples and delta, in the open; of a lease that was trained
     for twice, the last time. ``stored``: lease id -> update.
     """
 
+    begun: set[bytes] = field(default_factory=set)
     trained: dict[bytes, tuple[int, Vector]] = field(default_factory=dict)
     stored: dict[bytes, bytes] = field(default_factory=dict)
     receipts: list[bytes] = field(default_factory=list)
@@ -57,7 +60,9 @@ class DeviceRecord:
         if path.exists():
             unpacker.feed(path.read_bytes())
         for what, lease_id, data in unpacker:
-            if what == TRAINED:
+            if what == BEGUN:
+                found.begun.add(lease_id)
+            elif what == TRAINED:
                 num_samples = int.from_bytes(data[:4], "little")
                 found.trained[lease_id] = (num_samples, np.frombuffer(data[4:], "<f4"))
             elif what == STORED:
@@ -132,6 +137,7 @@ class WatchedDevice(Device):
         for action in actions:
             if isinstance(action, Train):
                 self._leases[action.assignment.seed] = action.lease_id
+                os.write(self._record, msgpack.packb([BEGUN, action.lease_id, b""]))
         super()._act_on(kind, actions)
         for action in actions:
             self._note_done(action)
