@@ -106,13 +106,6 @@ class FlatState:
         """Return the module's state, copied."""
         return np.concatenate([place.array(place.tensor).reshape(-1) for place in self.places])
 
-    def gradient(self) -> Float32:
-        """Return the gradients; 0 where there is none."""
-        tensors = [each.tensor for each in self.places]
-        gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
-        pairs = zip(self.places, gradients, strict=True)
-        return np.concatenate([place.array(each).reshape(-1) for place, each in pairs])
-
 
 def _place(tensor: Tensor, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> Place:
     layer, word, key = tensor.name.split(".")

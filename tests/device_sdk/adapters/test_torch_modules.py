@@ -12,7 +12,7 @@ from device_sdk.engine.specs import named_spec, spec_names
 from protocol.errors import ConfigError
 from tests.aggregator.export.models import MODELS, spec_of
 from tests.device_sdk.adapters.plans import numbers
-from tests.support.torch import require_torch
+from tests.support.torch import gradient_of, require_torch
 
 require_torch()
 import torch  # noqa: E402 - only where it is
@@ -105,7 +105,7 @@ def test_loss_and_gradient_are_those_of_the_engine(name: str, rows: int) -> None
     loss.backward()
     ours, gradient = pair.model.loss_and_gradient(pair.params.astype(np.float64), x, y)
     assert ours == pytest.approx(loss.item(), rel=1e-9)
-    assert relative_error(gradient, pair.state.gradient()) < 1e-6
+    assert relative_error(gradient, gradient_of(pair.state)) < 1e-6
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -7,7 +7,7 @@ import pytest
 from device_sdk.engine import Model, parse_spec
 from device_sdk.engine.specs import named_spec, spec_names
 from protocol.stream import Stream
-from tests.support.torch import require_torch
+from tests.support.torch import gradient_of, require_torch
 
 require_torch()
 import torch  # noqa: E402 - only where it is
@@ -49,4 +49,4 @@ def test_every_named_spec_is_torchs_in_float32(name: str) -> None:
     loss.backward()
     our_loss, gradient = model.loss_and_gradient(params, x, y)
     assert our_loss == pytest.approx(loss.item(), rel=1e-5)
-    assert relative_error(gradient, state.gradient()) < 1e-5
+    assert relative_error(gradient, gradient_of(state)) < 1e-5
