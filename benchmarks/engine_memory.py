@@ -7,10 +7,11 @@ the truth is in between. The peak is that of samples, taken all the time while v
 
 import json
 import tempfile
-import time
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,16 @@ TASK: Final = "memory"
 DEVICE: Final = "device-1"
 NUM_SAMPLES: Final = 640
 _SAMPLE_S: Final = 0.005
+
+
+class _Sample(NamedTuple):
+    """Memory of a process tree, in KiB."""
+
+    pss: int
+    rss: int
+    processes: int
+
+
 #: The named specs, and the most that a device may take for each, in MiB.
 REACHES: Final = {"mlp": 48.0, "cnn": 56.0, "gru": 56.0}
 
@@ -57,24 +68,33 @@ def _measure(name: str, versions: int) -> Report:
 
 def _peak(children: list[Child], watcher: Watcher, versions: int, reach: float) -> Report:
     pid = children[-1].process.pid
-    pss, rss = [], []
     manifests = watcher.manifests()
     first = next(manifests).version
-    for manifest in manifests:
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
-            tree = _tree(pid)
-            pss.append(sum(_kib(each, "Pss:") for each in tree))
-            rss.append(sum(_kib(each, "Rss:") for each in tree))
-            time.sleep(_SAMPLE_S)
-        if manifest.version >= first + versions:
-            break
+    end = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        sampling = pool.submit(_samples, pid, end)
+        try:
+            while next(manifests).version < first + versions:
+                pass
+        finally:
+            end.set()
+    samples = sampling.result()
     return {
-        "pss_peak_mib": within(figure(max(pss) / 1024, 3), reach),
-        "rss_peak_mib": figure(max(rss) / 1024, 3),
-        "samples": len(pss),
-        "processes": len(_tree(pid)),
+        "pss_peak_mib": within(figure(max(each.pss for each in samples) / 1024, 3), reach),
+        "rss_peak_mib": figure(max(each.rss for each in samples) / 1024, 3),
+        "samples": len(samples),
+        "processes": max(each.processes for each in samples),
     }
+
+
+def _samples(pid: int, end: threading.Event) -> list[_Sample]:
+    """Look at the process tree all the time, until the end."""
+    found = []
+    while not end.wait(_SAMPLE_S):
+        tree = _tree(pid)
+        pss, rss = (sum(_kib(each, key) for each in tree) for key in ("Pss:", "Rss:"))
+        found.append(_Sample(pss, rss, len(tree)))
+    return found
 
 
 def _tree(pid: int) -> list[int]:
