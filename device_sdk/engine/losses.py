@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -14,6 +14,8 @@ from protocol.errors import ConfigError
 
 #: The label of a sample that does not count.
 MASKED: Final = -1
+#: Outputs that losses work on at a time, so that what they need beside stays small.
+_CHUNK: Final = 1 << 12
 
 
 class Loss(ABC):
@@ -113,7 +115,7 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class _Regression(Loss):
-    """Losses whose targets are numbers in the shape of the outputs: mean over both."""
+    """Losses whose targets are numbers in the shape of the outputs."""
 
     __slots__ = ()
 
@@ -129,23 +131,42 @@ class _Regression(Loss):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class MeanSquaredError(_Regression):
-    """``mean((outputs - targets)^2)`` over samples and outputs."""
+class _OneByOne(_Regression):
+    """Losses of each output by itself: mean over samples and outputs."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def total(self, outputs: Array, targets: Array, slope: Array) -> float:
+        """Sum over some outputs and their targets, all flat; writes the derivative."""
 
     def value(
         self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
     ) -> float:
-        """``mean(e^2)`` with ``e = outputs - targets``; derivative ``2 e / size``."""
-        size = _size(outputs, count)
-        np.subtract(outputs, targets, out=gradient, casting="same_kind")
-        loss = float(np.vdot(gradient, gradient)) / size
-        gradient *= 2 / size
-        return loss
+        """The mean; targets are brought to the outputs' number type a few at a time."""
+        size = outputs.size if count is None else count * math.prod(outputs.shape[1:])
+        z, t, slope = outputs.reshape(-1), targets.reshape(-1), gradient.reshape(-1)
+        total = 0.0
+        for part in _parts(z.size, _CHUNK):
+            total += self.total(z[part], t[part].astype(z.dtype, copy=False), slope[part])
+        slope *= 1 / size
+        return total / size
 
 
 @dataclass(frozen=True, slots=True)
-class Huber(_Regression):
+class MeanSquaredError(_OneByOne):
+    """``mean((outputs - targets)^2)`` over samples and outputs."""
+
+    def total(self, outputs: Array, targets: Array, slope: Array) -> float:
+        """``e^2`` with ``e = outputs - targets``; derivative ``2 e``."""
+        np.subtract(outputs, targets, out=slope)
+        total = float(np.vdot(slope, slope))
+        slope *= 2
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Huber(_OneByOne):
     """Squared near 0, straight beyond ``delta`` (Huber 1964), as PyTorch's HuberLoss.
 
     ``e^2 / 2`` where ``|e| <= delta``, else ``delta (|e| - delta / 2)``.
@@ -157,50 +178,42 @@ class Huber(_Regression):
         if not self.delta > 0:
             raise ConfigError(f"delta must be above 0, not {self.delta}")
 
-    def value(
-        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
-    ) -> float:
+    def total(self, outputs: Array, targets: Array, slope: Array) -> float:
         """With ``c`` the error cut off at +-delta, the loss is ``c (e - c / 2)``, the slope c."""
-        size = _size(outputs, count)
-        error = outputs - targets.astype(outputs.dtype, copy=False)
-        np.clip(error, -self.delta, self.delta, out=gradient)
-        loss = float(np.vdot(gradient, error)) - 0.5 * float(np.vdot(gradient, gradient))
-        gradient *= 1 / size
-        return loss / size
+        error = outputs - targets
+        np.clip(error, -self.delta, self.delta, out=slope)
+        return float(np.vdot(slope, error)) - 0.5 * float(np.vdot(slope, slope))
 
 
 @dataclass(frozen=True, slots=True)
-class BinaryCrossEntropy(_Regression):
+class BinaryCrossEntropy(_OneByOne):
     """``log(1 + exp(z)) - t z`` of logits z; targets t, of the outputs' shape, are 0 to 1."""
 
     def check_targets(self, targets: Targets, output_shape: Shape) -> None:
         """From 0 to 1, in the shape of the outputs; for one output, (n,) will do."""
-        if targets.dtype.kind == "b" or (output_shape == (1,) and targets.ndim == 1):
-            targets = targets.reshape(len(targets), *output_shape).astype(np.float32)
+        if targets.dtype.kind == "b":
+            targets = targets.view(np.uint8)
+        if output_shape == (1,) and targets.ndim == 1:
+            targets = targets[:, np.newaxis]
         _Regression.check_targets(self, targets, output_shape)
         if targets.size and not 0 <= targets.min() <= targets.max() <= 1:
             raise TrainingError(f"y runs from {targets.min()} to {targets.max()}, not in 0..1")
 
-    def value(
-        self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
-    ) -> float:
+    def total(self, outputs: Array, targets: Array, slope: Array) -> float:
         """``max(z, 0) - t z + log(1 + exp(-|z|))``; derivative ``sigmoid(z) - t``."""
-        targets = targets.reshape(outputs.shape)
-        size = _size(outputs, count)
-        np.abs(outputs, out=gradient)
-        np.negative(gradient, out=gradient)
-        np.exp(gradient, out=gradient)
-        np.log1p(gradient, out=gradient)
-        loss = float(gradient.sum())
-        np.maximum(outputs, 0, out=gradient)
-        loss += float(gradient.sum()) - float(np.vdot(outputs, targets.astype(outputs.dtype)))
-        np.multiply(outputs, 0.5, out=gradient)
-        np.tanh(gradient, out=gradient)
-        gradient += 1
-        gradient *= 0.5
-        np.subtract(gradient, targets, out=gradient, casting="same_kind")
-        gradient *= 1 / size
-        return loss / size
+        np.abs(outputs, out=slope)
+        np.negative(slope, out=slope)
+        np.exp(slope, out=slope)
+        np.log1p(slope, out=slope)
+        total = float(slope.sum())
+        np.maximum(outputs, 0, out=slope)
+        total += float(slope.sum()) - float(np.vdot(outputs, targets))
+        np.multiply(outputs, 0.5, out=slope)
+        np.tanh(slope, out=slope)
+        slope += 1
+        slope *= 0.5
+        slope -= targets
+        return total
 
     def num_correct(self, outputs: Array, targets: Targets) -> int:
         """Samples all of whose outputs are on the right side of 0."""
@@ -230,27 +243,35 @@ class Distillation(_Regression):
         self, outputs: Array, targets: Targets, gradient: Array, count: int | None = None
     ) -> float:
         """Mean over samples; derivative ``T (softmax(z / T) - softmax(t / T)) / n``."""
-        temperature, count = self.temperature, len(outputs) if count is None else count
-        np.divide(targets, temperature, out=gradient, casting="same_kind")
-        _log_softmax(gradient)
-        student = outputs / temperature
+        count = len(outputs) if count is None else count
+        total = 0.0
+        for part in _parts(len(outputs), max(1, _CHUNK // outputs.shape[1])):
+            total += self._total(outputs[part], targets[part], gradient[part])
+        gradient *= self.temperature / count
+        return total * self.temperature**2 / count
+
+    def _total(self, outputs: Array, targets: Targets, slope: Array) -> float:
+        """KL of some samples; writes the difference of the two softmaxes."""
+        np.divide(targets, self.temperature, out=slope, casting="same_kind")
+        _log_softmax(slope)
+        student = outputs / self.temperature
         _log_softmax(student)
-        teacher = np.exp(gradient)
-        gradient -= student
-        loss = float(np.vdot(teacher, gradient))
-        np.exp(student, out=gradient)
-        gradient -= teacher
-        gradient *= temperature / count
-        return loss * temperature**2 / count
+        teacher = np.exp(slope)
+        slope -= student
+        total = float(np.vdot(teacher, slope))
+        np.exp(student, out=slope)
+        slope -= teacher
+        return total
 
     def num_correct(self, outputs: Array, targets: Targets) -> int:
         """Samples on whose class teacher and model agree."""
         return int(np.count_nonzero(outputs.argmax(axis=1) == targets.argmax(axis=1)))
 
 
-def _size(outputs: Array, count: int | None) -> int:
-    """Numbers that the mean is over."""
-    return outputs.size if count is None else count * math.prod(outputs.shape[1:])
+def _parts(count: int, step: int) -> Iterator[slice]:
+    """Slices of ``step``, one after the other."""
+    for start in range(0, count, step):
+        yield slice(start, start + step)
 
 
 def _log_softmax(logits: Array) -> None:

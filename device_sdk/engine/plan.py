@@ -116,8 +116,9 @@ def _training(
     arena = lay_out(spec, rows, _FLOAT32, selection, accumulates=accumulates)
     params = PARAM_BYTES * spec.layout.size
     states = settings.new_optimiser().num_states * trained
-    target = 8 * max(1, settings.batch_size if accumulates else rows)
-    target *= int(np.prod(spec.shapes[-1])) if spec.loss.dense_targets else 1
+    # Masks are counted over a whole batch.
+    target = 8 * (settings.batch_size if spec.loss.masks else rows)
+    target *= math.prod(spec.shapes[-1]) if spec.loss.dense_targets else 1
     return MemoryPlan(
         rows=rows,
         params=params,

@@ -9,7 +9,7 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine.arrays import Array, Numbers, Targets
+from device_sdk.engine.arrays import Array, Numbers, Targets, is_finite
 from device_sdk.engine.data import Block, Blocks
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
@@ -88,7 +88,7 @@ def fit(
             trainer.step(batch)
             seen += len(batch.rows)
             num_samples = max(num_samples, seen)
-    if not np.isfinite(params).all():
+    if not is_finite(params):
         raise TrainingError(f"params left the finite range; {_FOUND}")
     return trainer.result(num_samples)
 
@@ -183,7 +183,7 @@ class _Trainer:
 
 def _gather(x: Numbers, rows: npt.NDArray[np.intp], out: Array) -> None:
     """``out[...] = x[rows]``, whatever the number type, without another copy."""
-    if x.dtype == out.dtype:
+    if x.dtype == out.dtype and x.flags.c_contiguous and x.flags.aligned:  # else it copies all
         np.take(cast("Array", x), rows, axis=0, out=out, mode="clip")
         return
     for place, row in zip(out, rows, strict=True):

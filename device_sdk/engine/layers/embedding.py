@@ -21,8 +21,8 @@ from protocol.errors import ConfigError
 from protocol.stream import Stream
 from protocol.vectors.layout import Tensor
 
-#: Rows that are checked at a time.
-_CHECKED: Final = 256
+#: Numbers that are checked at a time.
+_CHECKED: Final = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class Embedding(Layer):
 
     def check_input(self, x: Numbers) -> None:
         """Whole numbers from 0 to vocabulary - 1."""
-        for start in range(0, len(x), _CHECKED):  # it may be mapped, and larger than memory
-            part = x[start : start + _CHECKED]
+        rows = max(1, _CHECKED // math.prod(x.shape[1:]))
+        for start in range(0, len(x), rows):  # it may be mapped, and larger than memory
+            part = x[start : start + rows]
             low, high = part.min(), part.max()
             if not 0 <= low <= high < self.vocabulary:  # NaN fails too
                 raise TrainingError(

@@ -67,9 +67,10 @@ class GRU(Layer):
         line, gates = Buffer((steps, self.units)), Buffer((steps, 3 * self.units))
         states = Buffer((steps + 1, self.units))
         one = Buffer((self.units,))
+        weights = Buffer((max(input_shape[1], self.units), 3 * self.units), most=0)
         return Buffers(
             saved=(Buffer(input_shape), gates, states, line),
-            forward=(Buffer((3 * self.units,)), one),
+            forward=(Buffer((3 * self.units,)), one, weights),
             backward=(gates, line, one, one),
         )
 
@@ -87,15 +88,17 @@ class GRU(Layer):
         weight, recurrent, bias, hidden_bias = map(self._by_gate, frame.params)
         # sigmoid(a) = (1 + tanh(a / 2)) / 2: the weights of r and z take the half, once for all.
         half = np.array([0.5, 0.5, 1], frame.y.dtype)[:, np.newaxis, np.newaxis]
+        weight = np.multiply(weight, half, out=self._by_gate(frame.forward[2][:inputs]))
         np.copyto(xs, frame.x.transpose(1, 0, 2))
         flat = xs.reshape(steps * rows, inputs)
-        np.matmul(flat, weight * half, out=gates.reshape(3, -1, self.units))
+        np.matmul(flat, weight, out=gates.reshape(3, -1, self.units))
         bias = bias * half
         bias[:2] += 0.5 * hidden_bias[:2]
+        np.copyto(products, bias)  # one long line is quick to add to all steps
         lines = gates.reshape(3, steps, rows * self.units)
-        np.add(lines, np.tile(bias, rows), out=lines)
-        recurrent = recurrent * half
+        np.add(lines, products.reshape(3, 1, -1), out=lines)
         hidden_bias = hidden_bias[2]
+        recurrent = np.multiply(recurrent, half, out=self._by_gate(frame.forward[2][: self.units]))
         states[0] = 0
         r, z, n = gates
         rz = gates[:2].transpose(1, 0, 2, 3)
@@ -168,12 +171,12 @@ class GRU(Layer):
         if drecurrent is not None:
             np.matmul(states[:-1].reshape(-1, units).T, flat, out=drecurrent)
         if dhidden_bias is not None:
-            sum_channels(slopes, dhidden_bias)
+            sum_channels(flat, dhidden_bias)
         slopes[:, :, 2 * units :] = n
         if dweight is not None:
             np.matmul(xs.reshape(-1, inputs).T, flat, out=dweight)
         if dbias is not None:
-            sum_channels(slopes, dbias)
+            sum_channels(flat, dbias)
         if dx is not None:
             np.matmul(flat, frame.params[0].T, out=xs.reshape(-1, inputs))
             np.copyto(dx, xs.transpose(1, 0, 2))

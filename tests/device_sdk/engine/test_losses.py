@@ -107,7 +107,7 @@ def test_one_output_takes_labels_without_an_axis() -> None:
 
 
 def test_targets_of_binary_cross_entropy_are_from_zero_to_one() -> None:
-    with pytest.raises(TrainingError, match=r"y runs from 0\.0 to 2\.0"):
+    with pytest.raises(TrainingError, match=r"y runs from 0 to 2"):
         BinaryCrossEntropy().check_targets(np.array([0, 2]), (1,))
 
 
