@@ -8,8 +8,9 @@ import numpy as np
 
 from device_sdk.engine.arena import lay_out
 from device_sdk.engine.arrays import EVAL_BYTES, EVAL_ROWS
+from device_sdk.engine.layers.windows import TAP_BYTES
 from device_sdk.engine.optimisers import CHUNK
-from device_sdk.engine.selection import trained_slices
+from device_sdk.engine.selection import moved_slices, trained_slices
 from device_sdk.engine.settings import TrainingSettings
 from device_sdk.engine.spec import ModelSpec
 from protocol.errors import ConfigError
@@ -36,7 +37,7 @@ class MemoryPlan:
     params: int
     base: int  # the params that the assignment came with
     gradient: int
-    optimiser: int
+    optimiser: int  # what it remembers, and statistics to go back to
     arena: int  # one batch, and all that its passes write
     targets: int
     order: int  # in which the rows of a block are taken
@@ -61,9 +62,10 @@ def plan_training(
 ) -> MemoryPlan:
     """Plan a training; within a budget, with the largest micro-batch that fits.
 
-    ``num_samples`` is the size of the largest block of data. Raises ConfigError, which names the
-    smallest budget that would do.
+    ``num_samples`` is the size of the largest block of data, as far as that is known: no batch is
+    larger. Raises ConfigError, which names the smallest budget that would do.
     """
+    settings = settings.for_samples(num_samples)
     batch = settings.batch_size
     whole = _training(spec, settings, batch, num_samples)
     if budget_bytes is None or whole.total <= budget_bytes:
@@ -116,6 +118,7 @@ def _training(
     arena = lay_out(spec, rows, _FLOAT32, selection, accumulates=accumulates)
     params = PARAM_BYTES * spec.layout.size
     states = settings.new_optimiser().num_states * trained
+    moved = sum(part.stop - part.start for part in moved_slices(spec, selection))
     # Masks are counted over a whole batch.
     target = 8 * (settings.batch_size if spec.loss.masks else rows)
     target *= math.prod(spec.shapes[-1]) if spec.loss.dense_targets else 1
@@ -124,7 +127,7 @@ def _training(
         params=params,
         base=params,
         gradient=PARAM_BYTES * trained,
-        optimiser=PARAM_BYTES * (states + min(CHUNK, trained)),
+        optimiser=PARAM_BYTES * (states + moved + min(CHUNK, trained)),
         arena=arena.num_bytes,
         targets=target,
         order=ORDER_BYTES * num_samples,
@@ -134,7 +137,10 @@ def _training(
 
 def _overhead(spec: ModelSpec) -> int:
     line = max(math.prod(shape[-2:]) for shape in spec.shapes)
-    return OVERHEAD_BYTES + PARAM_BYTES * _LINES * line
+    entries = sum(
+        layer.num_entries(shape) for layer, shape in zip(spec.layers, spec.shapes, strict=False)
+    )
+    return OVERHEAD_BYTES + PARAM_BYTES * _LINES * line + TAP_BYTES * entries
 
 
 def _largest(plan: MemoryPlan) -> str:

@@ -67,6 +67,11 @@ def trained_slices(spec: ModelSpec, selection: Selection) -> tuple[slice, ...]:
     return _slices(spec, [flag for layer in selection.trained for flag in layer])
 
 
+def moved_slices(spec: ModelSpec, selection: Selection) -> tuple[slice, ...]:
+    """Parts of the flat vector that follow the data, neighbours as one."""
+    return _slices(spec, [flag for layer in selection.moved for flag in layer])
+
+
 def _slices(spec: ModelSpec, flags: list[bool]) -> tuple[slice, ...]:
     found: list[slice] = []
     bounds = spec.layout.bounds.tolist()

@@ -1,7 +1,8 @@
 """How to train: the keys of a plan's ``training`` object."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from device_sdk.engine.optimisers import SGD, Adam, Optimiser
@@ -11,6 +12,17 @@ from protocol.errors import ConfigError
 
 _SCHEDULES: Final = ("constant", "step", "cosine")
 _OPTIMISERS: Final = ("sgd", "adam")
+#: The most passes and steps that a training may be asked for.
+_MAX_STEPS: Final = 1_000_000
+_BOUNDS: Final[Mapping[str, tuple[int, float]]] = {
+    "epochs": (1, _MAX_STEPS),
+    "max_steps": (1, _MAX_STEPS),
+    "batch_size": (1, math.inf),
+    "schedule_steps": (1, _MAX_STEPS),
+    "schedule_factor": (0, 1),
+    "warmup_steps": (0, _MAX_STEPS),
+    "trainable_last": (1, math.inf),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +47,7 @@ class TrainingSettings:
     trainable_last: int | None = None  # instead: the last so many layers that have tensors
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "max_steps", "schedule_steps", "trainable_last"):
-            self._check_count(key)
-        # Written so that NaN is refused too.
-        for key in ("learning_rate", "clip_norm", "schedule_factor"):
-            if (value := getattr(self, key)) is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{key} must be above 0, not {value}")
-        for key in ("weight_decay", "proximal", "warmup_steps"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"{key} must be 0 or more, not {getattr(self, key)}")
+        self._check_numbers()
         if self.schedule not in _SCHEDULES:
             raise ConfigError(f"schedule must be {_or(_SCHEDULES)}, not {self.schedule!r}")
         if self.schedule != "constant" and self.schedule_steps is None:
@@ -52,10 +56,21 @@ class TrainingSettings:
             raise ConfigError("set trainable or trainable_last, not both")
         self.new_optimiser()  # checks its own keys
 
-    def _check_count(self, key: str) -> None:
-        value = getattr(self, key)
-        if value is not None and value < 1:
-            raise ConfigError(f"{key} must be at least 1, not {value}")
+    def _check_numbers(self) -> None:
+        for key, (least, most) in _BOUNDS.items():
+            value = getattr(self, key)
+            if value is not None and value < least:
+                words = "0 or more" if least == 0 else f"at least {least}"
+                raise ConfigError(f"{key} must be {words}, not {value}")
+            if value is not None and value > most:
+                raise ConfigError(f"{key} must be at most {most}, not {value}")
+        # Written so that NaN is refused too.
+        for key in ("learning_rate", "clip_norm", "schedule_factor"):
+            if (value := getattr(self, key)) is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{key} must be above 0, not {value}")
+        for key in ("weight_decay", "proximal"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"{key} must be 0 or more, not {getattr(self, key)}")
 
     def new_optimiser(self) -> Optimiser:
         """The optimiser that these settings ask for."""
@@ -78,6 +93,12 @@ class TrainingSettings:
         elif self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, after / span)))
         return rate
+
+    def for_samples(self, largest: int) -> "TrainingSettings":
+        """The same for blocks of at most ``largest`` samples (0: unknown): no batch is larger."""
+        if not 0 < largest < self.batch_size:
+            return self
+        return replace(self, batch_size=largest)
 
     def selection(self, spec: ModelSpec) -> Selection:
         """Which tensors of a model they train. Raises ConfigError if that is none."""

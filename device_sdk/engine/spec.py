@@ -12,7 +12,7 @@ fails when it is read.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 from device_sdk.engine.arrays import Shape
 from device_sdk.engine.layers import LAYERS, Layer
@@ -20,6 +20,9 @@ from device_sdk.engine.losses import LOSSES, Loss
 from protocol.errors import ConfigError
 from protocol.settings import build
 from protocol.vectors.layout import MAX_PARAMS, Layout, Tensor
+
+#: Axes of a sample; NumPy's arrays have 32 at most before its version 2.
+_MAX_RANK: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,8 @@ def _layout(tensors: Sequence[Tensor]) -> Layout:
 
 
 def _bounded(shape: Shape) -> Shape:
+    if len(shape) > _MAX_RANK:
+        raise ConfigError(f"{len(shape)} axes are more than {_MAX_RANK}")
     if math.prod(shape) > MAX_PARAMS:
         raise ConfigError(f"{shape} is more than {MAX_PARAMS} numbers a sample")
     return shape

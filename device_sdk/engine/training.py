@@ -16,7 +16,7 @@ from device_sdk.engine.model import Model
 from device_sdk.engine.network import Network
 from device_sdk.engine.optimisers import Descent, clip_by_norm, norm_of
 from device_sdk.engine.plan import ORDER_BYTES, plan_training
-from device_sdk.engine.selection import trained_slices
+from device_sdk.engine.selection import moved_slices, trained_slices
 from device_sdk.engine.settings import TrainingSettings
 from protocol.stream import Stream, derive
 
@@ -75,6 +75,7 @@ def fit(
     for data that does not fit or is missing, and if more steps had to be skipped than not.
     """
     model.check_params(params)
+    settings = settings.for_samples(blocks.largest or blocks.num_samples or 0)
     plan = plan_training(model.spec, settings, budget_bytes, blocks.largest)
     limit = math.inf if budget_bytes is None else budget_bytes - plan.total + plan.order
     trainer = _Trainer(model, params, settings, rows=plan.rows, seed=seed, base=base)
@@ -109,6 +110,10 @@ class _Trainer:
         spec = model.spec
         selection = settings.selection(spec)
         slices = trained_slices(spec, selection)
+        #: The parts that follow the data, and how they were before a step.
+        self._statistics = [
+            (params[part], params[part].copy()) for part in moved_slices(spec, selection)
+        ]
         self._settings, self._loss, self._rows = settings, spec.loss, rows
         self._accumulates = rows < settings.batch_size
         self._gradient = np.zeros(sum(part.stop - part.start for part in slices), params.dtype)
@@ -133,7 +138,6 @@ class _Trainer:
             base=base,
         )
         self._num_steps = self._num_skipped = 0
-        self._bad = 0.0
         self.begin_pass()
 
     def begin_pass(self) -> None:
@@ -142,13 +146,16 @@ class _Trainer:
 
     def step(self, batch: Batch) -> None:
         """Take one step, or skip it."""
+        for current, before in self._statistics:
+            np.copyto(before, current)
         masks = self._loss.masks
         count = self._loss.count(batch.y[batch.rows]) if masks else len(batch.rows)
         loss = self._loss_and_gradient(batch, count) if count else 0.0
         norm = norm_of(self._gradient) if count else 0.0
         if not count or not math.isfinite(loss) or not math.isfinite(norm):
             self._num_skipped += 1
-            self._bad = loss if count and not math.isfinite(loss) else self._bad
+            for current, before in self._statistics:
+                np.copyto(current, before)
             return
         if self._settings.clip_norm is not None:
             clip_by_norm(self._gradient, self._settings.clip_norm, norm)

@@ -108,6 +108,10 @@ class Layer(ABC):
         """Whether `backward` reads ``x`` when these of its tensors are trained."""
         return False
 
+    def num_entries(self, input_shape: Shape) -> int:  # noqa: ARG002 - it decides elsewhere
+        """Entries of the window that it moves over its input; 0: it has none."""
+        return 0
+
     def flops(self, input_shape: Shape) -> int:
         """Floating-point operations of one forward pass of one sample; a multiply-add is two."""
         return math.prod(self.output_shape(input_shape))

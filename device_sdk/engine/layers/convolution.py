@@ -85,6 +85,10 @@ class _Convolution(Layer):
         """Where the input is the patches."""
         return self._is_pointwise and trained[0]
 
+    def num_entries(self, input_shape: Shape) -> int:  # noqa: ARG002 - any input
+        """All of the window's."""
+        return math.prod(self.kernel)
+
     def flops(self, input_shape: Shape) -> int:
         """A multiply-add for each weight and place."""
         window = 2 * math.prod(self.kernel) * input_shape[-1] + self.bias

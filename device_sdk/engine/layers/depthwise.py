@@ -77,6 +77,10 @@ class DepthwiseConv2D(Layer):
         """For the weight's gradient."""
         return trained[0]
 
+    def num_entries(self, input_shape: Shape) -> int:  # noqa: ARG002 - any input
+        """All of the window's."""
+        return math.prod(self.kernel)
+
     def flops(self, input_shape: Shape) -> int:
         """A multiply-add for each entry of the window and place."""
         return math.prod(self.output_shape(input_shape)) * (2 * math.prod(self.kernel) + self.bias)

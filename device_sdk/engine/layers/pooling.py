@@ -42,11 +42,16 @@ class _Pool(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         """(*sides, channels)."""
         size, stride = self.window(input_shape)
+        check_window(size, stride, self.padding)
         return (*output_sides(input_shape[:-1], size, stride, self.padding), input_shape[-1])
+
+    def num_entries(self, input_shape: Shape) -> int:
+        """All of the window's."""
+        return math.prod(self.window(input_shape)[0])
 
     def flops(self, input_shape: Shape) -> int:
         """One for each number of each window."""
-        return math.prod(self.output_shape(input_shape)) * math.prod(self.window(input_shape)[0])
+        return math.prod(self.output_shape(input_shape)) * self.num_entries(input_shape)
 
     def _taps(self, x: Array) -> tuple[Tap, ...]:
         size, stride = self.window(x.shape[1:])

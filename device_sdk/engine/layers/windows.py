@@ -1,8 +1,10 @@
 """Windows that move over one or two axes: where each of their entries reads and writes."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Final
 
 from device_sdk.engine.arrays import Shape
 from protocol.errors import ConfigError
@@ -11,11 +13,21 @@ from protocol.errors import ConfigError
 #: Both are indices of (n, *sides, channels); an entry beyond the border takes part in fewer.
 Tap = tuple[tuple[slice, ...], tuple[slice, ...]]
 
+#: Entries of a window: each takes a step of its own, and some memory.
+MAX_ENTRIES: Final = 1 << 12
+#: What Python keeps of an entry.
+TAP_BYTES: Final = 512
+
 
 def check_window(kernel: Shape, stride: Shape, padding: str) -> None:
-    """Raise ConfigError unless all sides are at least 1 and the padding has a name."""
+    """Raise ConfigError unless all sides are at least 1, in bounds, and the padding has a name."""
     if min(*kernel, *stride) < 1:
         raise ConfigError(f"a window and its stride are at least 1 wide, not {kernel}, {stride}")
+    if math.prod(kernel) > MAX_ENTRIES or max(stride) > MAX_ENTRIES:
+        raise ConfigError(
+            f"a window has at most {MAX_ENTRIES} entries, and a stride that is no wider, "
+            f"not {kernel}, {stride}; to pool all there is, use global_avg_pool"
+        )
     if padding not in ("valid", "same"):
         raise ConfigError(f'padding must be "valid" or "same", not {padding!r}')
 

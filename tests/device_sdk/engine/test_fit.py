@@ -7,7 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from device_sdk.engine import Fitted, Model, TrainingError, TrainingSettings, fit, parse_spec
+from device_sdk.engine import (
+    Fitted,
+    Model,
+    TrainingError,
+    TrainingSettings,
+    fit,
+    parse_spec,
+    plan_training,
+)
 from device_sdk.engine.data import Data, as_blocks
 from protocol.errors import ConfigError
 from protocol.stream import Stream, derive
@@ -108,6 +116,11 @@ def test_every_optimiser_learns(keys: dict[str, Any]) -> None:
         ({"proximal": -1.0}, "proximal must be 0 or more"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0"),
         ({"trainable_last": 0}, "trainable_last must be at least 1"),
+        ({"epochs": 10**15}, "epochs must be at most 1000000"),
+        ({"max_steps": 10**15}, "max_steps must be at most 1000000"),
+        ({"schedule_steps": 10**400}, "schedule_steps must be at most 1000000"),
+        ({"warmup_steps": 10**400}, "warmup_steps must be at most 1000000"),
+        ({"schedule_factor": 1e10}, "schedule_factor must be at most 1, not"),
         ({"trainable_last": 1, "trainable": ("*",)}, "not both"),
     ],
 )
@@ -171,6 +184,29 @@ def test_running_statistics_follow_the_data() -> None:
     static = [{"type": "batch_norm", "static": True}, {"type": "dense", "units": 3}]
     params, _ = train((X, Y), Model(parse_spec({**LINEAR, "layers": static})))
     assert params[8:16].tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("target", [1e18, math.nan], ids=["gradient", "loss"])
+@pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
+def test_statistics_do_not_follow_what_is_skipped(*, target: float, in_parts: bool) -> None:
+    dense = {"type": "dense", "units": 3}
+    layers = [{"type": "batch_norm"}, dense, dense]
+    spec = parse_spec({"input": [4], "layers": layers, "loss": "mean_squared_error"})
+    model, settings = Model(spec), TrainingSettings(batch_size=40, learning_rate=1e-15)
+    budget = plan_training(spec, settings).total - 500 if in_parts else None
+    assert (plan_training(spec, settings, budget).rows < 40) == in_parts
+    good, bad = np.zeros((40, 3)), np.zeros((40, 3))
+    bad[Stream(derive(SEED, "order", 0, 1)).permutation(40)[-1]] = target
+    start = model.init(SEED)
+    start[-12:-3] *= 1e6  # which makes a gradient that is too large to square
+    results = []
+    for blocks in ([(X, good)], [(X, good), (X * 2 + 1, bad)]):
+        params = start.copy()
+        data = as_blocks(iter(blocks))
+        fitted = fit(model, params, data, settings, SEED, budget_bytes=budget)
+        assert (fitted.num_steps, fitted.num_skipped) == (1, len(blocks) - 1)
+        results.append(params.tolist())
+    assert results[0] == results[1] != start.tolist()
 
 
 def test_dropout_depends_on_the_seed_alone() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tracemalloc
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_sdk.engine import Model, TrainingError, parse_spec
+from device_sdk.engine import Model, TrainingError, TrainingSettings, parse_spec, plan_training
 from device_sdk.engine.arrays import EVAL_ROWS
+from device_sdk.engine.layers.windows import TAP_BYTES, taps
 from protocol.errors import ConfigError
 from protocol.stream import Stream
 
@@ -272,3 +274,60 @@ def test_params_of_another_model_are_refused(size: int) -> None:
     model = Model(parse_spec(MLP))
     with pytest.raises(TrainingError, match="the model has 2410 params"):
         model.predict(np.zeros(size, dtype=np.float32), np.zeros((1, 64)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"type": "max_pool", "size": 700, "padding": "same"},
+        {"type": "avg_pool", "size": [20_000, 20_000], "padding": "same"},
+        {"type": "conv2d", "filters": 1, "kernel": [1, 4097], "padding": "same"},
+        {"type": "depthwise_conv2d", "kernel": 65, "padding": "same"},
+        {"type": "conv2d", "filters": 1, "kernel": 3, "stride": 10**30},
+        {"type": "max_pool", "size": 2, "stride": 10**30},
+    ],
+)
+def test_a_window_that_would_cost_more_than_it_sees_is_refused(layer: dict[str, object]) -> None:
+    layers = [layer, {"type": "flatten"}, {"type": "dense", "units": 10}]
+    with pytest.raises(ConfigError, match=r"model\.layers\[0\] .*a window has at most 4096"):
+        parse_spec({**MLP, "input": [8, 8, 1], "layers": layers})
+
+
+def test_what_python_keeps_of_windows_is_planned() -> None:
+    taps.cache_clear()
+    tracemalloc.start()
+    for sides in (3, 8, 64):
+        taps((8, 8), (sides, sides), (1, 1), "same")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < TAP_BYTES * (9 + 64 + 4096)
+    small, large = (
+        plan_training(
+            parse_spec(
+                {
+                    "input": [8, 8, 1],
+                    "layers": [
+                        {"type": "max_pool", "size": size, "stride": 1, "padding": "same"},
+                        {"type": "flatten"},
+                        {"type": "dense", "units": 10},
+                    ],
+                    "loss": "softmax_cross_entropy",
+                }
+            ),
+            TrainingSettings(),
+        )
+        for size in (1, 64)
+    )
+    assert large.overhead - small.overhead == TAP_BYTES * 4095
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": [1] * 70},
+        {"input": [2], "layers": [{"type": "reshape", "shape": [2] + [1] * 8}]},
+    ],
+)
+def test_shapes_have_a_few_axes(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="axes are more than 8"):
+        parse_spec({**MLP, **change})

@@ -2,7 +2,7 @@
 
 import re
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from device_sdk.engine import (
     plan_inference,
     plan_training,
 )
-from device_sdk.engine.data import as_blocks
+from device_sdk.engine.data import Block, as_blocks
 from device_sdk.trainer import Assignment, NumpyTrainer
 from protocol.errors import ConfigError
 from protocol.stream import Stream
@@ -147,6 +147,32 @@ def test_the_trainer_keeps_a_budget(tmp_path: Path) -> None:
     too_small = NumpyTrainer(data=(mapped, y), memory_budget_bytes=least - 1)
     with pytest.raises(ConfigError, match=f"needs at least {least}"):
         too_small.train(assignment)
+
+
+def test_a_batch_is_no_larger_than_the_data() -> None:
+    model = Model(parse_spec(CNN))
+    data, results = samples(CNN), []
+    for batch_size in (ROWS, 1_000_000, 10**12):
+        settings = TrainingSettings(batch_size=batch_size, epochs=2)
+        plan = plan_training(model.spec, settings, num_samples=ROWS)
+        assert plan == plan_training(model.spec, settings, plan.total, ROWS)
+        assert (plan.rows, plan.targets) == (ROWS, 8 * ROWS)
+        params = model.init(SEED)
+        fit(model, params, as_blocks(data), settings, SEED, budget_bytes=plan.total)
+        results.append(params.tobytes())
+    assert len(set(results)) == 1
+
+
+def test_a_batch_is_no_larger_than_a_store_that_tells_its_size() -> None:
+    class Store:
+        num_samples = ROWS
+
+        def __iter__(self) -> Iterator[Block]:
+            yield samples(CNN)
+
+    model, settings = Model(parse_spec(CNN)), TrainingSettings(batch_size=10**12)
+    fitted = fit(model, model.init(SEED), as_blocks(Store()), settings, SEED)
+    assert (fitted.num_steps, fitted.num_samples) == (1, ROWS)
 
 
 def test_parts_are_named_and_add_up() -> None:
