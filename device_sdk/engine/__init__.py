@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from device_sdk.engine.plan import MemoryPlan, layer_flops, plan_inference, plan_training
     from device_sdk.engine.settings import TrainingSettings
     from device_sdk.engine.spec import ModelSpec, parse_spec
+    from device_sdk.engine.statistics import measure_statistics
     from device_sdk.engine.training import Fitted, fit
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "layer_flops",
     "load_npz",
     "load_samples",
+    "measure_statistics",
     "parse_spec",
     "plan_inference",
     "plan_training",
@@ -41,6 +43,7 @@ _MODULES: Final = {
     "plan": ("MemoryPlan", "layer_flops", "plan_inference", "plan_training"),
     "settings": ("TrainingSettings",),
     "spec": ("ModelSpec", "parse_spec"),
+    "statistics": ("measure_statistics",),
     "training": ("Fitted", "fit"),
 }
 

@@ -1,5 +1,6 @@
 """A model at work: bound to one flat params vector, with the arrays of its passes planned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -84,10 +85,13 @@ class Network:
 
         `inputs` is used up.
         """
-        for layer, frame in zip(self._spec.layers, self._frames, strict=True):
-            if not layer.is_view:
-                layer.forward(frame)
+        self._run(self._spec.layers)
         return self._frames[-1].y
+
+    def before(self, layer: int) -> Array:
+        """What a layer takes for what is in `inputs`, (n, *its input shape); else as `forward`."""
+        self._run(self._spec.layers[:layer])
+        return self._frames[layer].x
 
     def loss_and_gradient(self, y: Targets, count: int | None = None) -> float:
         """Loss of what is in `inputs`; its derivative by the trained params is in ``gradient``.
@@ -105,6 +109,12 @@ class Network:
         for layer, frame, statistics in zip(self._spec.layers, self._frames, moved, strict=True):
             if any(statistics):
                 layer.settle(frame)
+
+    def _run(self, layers: Sequence[Layer]) -> None:
+        """The first layers forward."""
+        for layer, frame in zip(layers, self._frames, strict=False):
+            if not layer.is_view:
+                layer.forward(frame)
 
     def _bind(self, rows: int) -> None:
         """Make the views for so many rows."""

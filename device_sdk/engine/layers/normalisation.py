@@ -30,9 +30,9 @@ class BatchNorm(Layer):
 
     Ioffe and Szegedy 2015. In training, mean and variance are those of the (micro-)batch, and the
     running ones move by ``momentum`` towards them (variance: the unbiased one, as in PyTorch).
-    ``static``: they do not move, as in HeteroFL (Diao et al. 2021, section 3), where the
-    aggregator works them out in the end. Where none of the layer's tensors is trained, and
-    outside of training, the running ones are used.
+    ``static``: they do not move, as in HeteroFL (Diao et al. 2021, section 3): before such a model
+    predicts, they are to be measured (`device_sdk.engine.statistics.measure_statistics`). Where
+    none of the layer's tensors is trained, and outside of training, the running ones are used.
     """
 
     momentum: float = 0.1
