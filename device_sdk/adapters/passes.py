@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine import Data, Fitted, Model, TrainingError, TrainingSettings
+from device_sdk.engine import Data, Fitted, Model, TrainingSettings
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.data import as_blocks
 from device_sdk.engine.subset import changed_subset
+from device_sdk.engine.tally import Tally
 from device_sdk.engine.training import batches
 from device_sdk.trainer import Assignment, Trained
 
@@ -44,32 +45,17 @@ class Passes:
         Raises TrainingError for data that does not fit or is missing, and if more steps had to be
         skipped than not.
         """
-        last_epoch, num_samples, seen = 0, 0, 0
-        num_steps, num_skipped, total, counted = 0, 0, 0.0, 0
+        tally = Tally()
         for batch in batches(model, self._blocks, settings, assignment.seed):
             assignment.pause()
-            if batch.epoch != last_epoch:
-                last_epoch, seen, total, counted = batch.epoch, 0, 0.0, 0
             y = batch.y[batch.rows]
-            seen += len(y)
-            num_samples = max(num_samples, seen)
+            tally.see(batch.epoch, len(y))
             count = model.spec.loss.count(y)
-            rate = settings.rate(num_steps)
-            loss = step(batch.x[batch.rows], y, rate) if count else math.nan
-            if not math.isfinite(loss):
-                num_skipped += 1
-                continue
-            num_steps += 1
-            total += loss * count
-            counted += count
-        if num_skipped > num_steps:
-            raise TrainingError(
-                f"{num_skipped} of {num_skipped + num_steps} steps had no finite loss and "
-                f"gradient, or no sample that counts; lower learning_rate or set clip_norm, and "
-                f"check that the data is finite and scaled to about 1"
-            )
-        self._seen = num_samples
-        return Fitted(num_samples, num_steps, total / max(1, counted), num_skipped)
+            rate = settings.rate(tally.num_steps)
+            tally.step(step(batch.x[batch.rows], y, rate) if count else math.nan, count)
+        fitted = tally.result()
+        self._seen = fitted.num_samples
+        return fitted
 
 
 def trained(

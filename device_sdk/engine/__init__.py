@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from device_sdk.engine.settings import TrainingSettings
     from device_sdk.engine.spec import ModelSpec, parse_spec
     from device_sdk.engine.statistics import measure_statistics
-    from device_sdk.engine.training import Fitted, fit
+    from device_sdk.engine.tally import Fitted
+    from device_sdk.engine.training import fit
 
 __all__ = [
     "Data",
@@ -44,7 +45,8 @@ _MODULES: Final = {
     "settings": ("TrainingSettings",),
     "spec": ("ModelSpec", "parse_spec"),
     "statistics": ("measure_statistics",),
-    "training": ("Fitted", "fit"),
+    "tally": ("Fitted",),
+    "training": ("fit",),
 }
 
 

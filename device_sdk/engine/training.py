@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,28 +18,10 @@ from device_sdk.engine.optimisers import Descent, clip_by_norm, norm_of
 from device_sdk.engine.plan import ORDER_BYTES, plan_training
 from device_sdk.engine.selection import moved_slices, trained_slices
 from device_sdk.engine.settings import TrainingSettings
+from device_sdk.engine.tally import REMEDY, Fitted, Tally
 from protocol.stream import Stream, derive
 
 __all__ = ["Fitted", "TrainingSettings", "fit"]
-
-_FOUND: Final = (
-    "lower learning_rate or set clip_norm, and check that the data has neither NaN nor infinity "
-    "and is scaled to about 1"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What `fit` did. ``loss`` is the mean over the last pass, each batch before its step.
-
-    ``num_skipped``: steps not taken, because their loss or gradient was not finite, or because
-    none of their samples counted.
-    """
-
-    num_samples: int  # distinct samples: those of one pass, however many passes there were
-    num_steps: int
-    loss: float
-    num_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +61,20 @@ def fit(
     plan = plan_training(model.spec, settings, budget_bytes, blocks.largest)
     limit = math.inf if budget_bytes is None else budget_bytes - plan.total + plan.order
     trainer = _Trainer(model, params, settings, rows=plan.rows, seed=seed, base=base)
-    last_epoch, num_samples, seen = 0, 0, 0
+    tally, masks = Tally(), model.spec.loss.masks
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # all results are checked
         for batch in batches(model, blocks, settings, seed, limit):
             pause()
-            if batch.epoch != last_epoch:
-                last_epoch, seen = batch.epoch, 0
-                trainer.begin_pass()
-            trainer.step(batch)
-            seen += len(batch.rows)
-            num_samples = max(num_samples, seen)
+            tally.see(batch.epoch, len(batch.rows))
+            count = model.spec.loss.count(batch.y[batch.rows]) if masks else len(batch.rows)
+            tally.step(trainer.step(batch, count, settings.rate(tally.num_steps)), count)
     if not is_finite(params):
-        raise TrainingError(f"params left the finite range; {_FOUND}")
-    return trainer.result(num_samples)
+        raise TrainingError(f"params left the finite range; {REMEDY}")
+    return tally.result()
 
 
 class _Trainer:
-    """The network, the optimiser, and what they have done so far."""
+    """The network and the optimiser."""
 
     def __init__(
         self,
@@ -114,7 +93,7 @@ class _Trainer:
         self._statistics = [
             (params[part], params[part].copy()) for part in moved_slices(spec, selection)
         ]
-        self._settings, self._loss, self._rows = settings, spec.loss, rows
+        self._settings, self._rows = settings, rows
         self._accumulates = rows < settings.batch_size
         self._gradient = np.zeros(sum(part.stop - part.start for part in slices), params.dtype)
         self._network = Network(
@@ -137,42 +116,24 @@ class _Trainer:
             proximal=settings.proximal,
             base=base,
         )
-        self._num_steps = self._num_skipped = 0
-        self.begin_pass()
 
-    def begin_pass(self) -> None:
-        """The loss is that of the last pass."""
-        self._total, self._count = 0.0, 0
+    def step(self, batch: Batch, count: int, rate: float) -> float:
+        """Take a step; ``count`` of its samples count. Returns the mean loss before it.
 
-    def step(self, batch: Batch) -> None:
-        """Take one step, or skip it."""
+        NaN: the step was not taken.
+        """
         for current, before in self._statistics:
             np.copyto(before, current)
-        masks = self._loss.masks
-        count = self._loss.count(batch.y[batch.rows]) if masks else len(batch.rows)
-        loss = self._loss_and_gradient(batch, count) if count else 0.0
-        norm = norm_of(self._gradient) if count else 0.0
-        if not count or not math.isfinite(loss) or not math.isfinite(norm):
-            self._num_skipped += 1
+        loss = self._loss_and_gradient(batch, count) if count else math.nan
+        norm = norm_of(self._gradient) if math.isfinite(loss) else math.nan
+        if not math.isfinite(norm):
             for current, before in self._statistics:
                 np.copyto(current, before)
-            return
+            return math.nan
         if self._settings.clip_norm is not None:
             clip_by_norm(self._gradient, self._settings.clip_norm, norm)
-        self._descent.step(self._settings.rate(self._num_steps))
-        self._num_steps += 1
-        self._count += count
-        self._total += loss * count
-
-    def result(self, num_samples: int) -> Fitted:
-        """What was done. Raises TrainingError if that is not enough to be of use."""
-        if self._num_skipped > self._num_steps:
-            raise TrainingError(
-                f"{self._num_skipped} of {self._num_skipped + self._num_steps} steps had no finite "
-                f"loss and gradient, or no sample that counts; {_FOUND}"
-            )
-        loss = self._total / max(1, self._count)
-        return Fitted(num_samples, self._num_steps, loss, self._num_skipped)
+        self._descent.step(rate)
+        return loss
 
     def _loss_and_gradient(self, batch: Batch, count: int) -> float:
         if self._accumulates:
