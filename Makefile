@@ -29,7 +29,7 @@ test: .venv/dev ## everything that is checked
 	$(MAKE) check
 	$(BIN)/pytest -q -n 2 -m 'slow and not broker'
 	scripts/test-tflite
-	$(BIN)/pytest -q -m broker
+	$(BIN)/pytest -q -n 2 -m broker
 
 test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. Five minutes, the first time fifteen
 	scripts/test-arm
