@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.strategy import Float32
-from device_sdk.engine.data import load_npz
+from device_sdk.engine.data import as_blocks, load_npz
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
+from device_sdk.engine.statistics import measure_statistics, needs_statistics
 
 
 class Evaluator:
@@ -18,6 +19,7 @@ class Evaluator:
         """Load ``x`` and ``y``. Raises ConfigError, which says what is wrong with the file."""
         self._model = model
         self._x, self._y = load_npz(file)
+        self._blocks = as_blocks((self._x, self._y))
         self._done = done
         self._wanted: tuple[int, Float32] | None = None
         self._report: Mapping[str, Any] = {}
@@ -51,6 +53,8 @@ class Evaluator:
 
     def _evaluated(self, version: int, params: Float32) -> Mapping[str, Any]:
         try:
+            if needs_statistics(self._model.spec):
+                params = measure_statistics(self._model, params, self._blocks)
             metrics = self._model.evaluate(params, self._x, self._y)
         except TrainingError as error:  # the model has diverged, or does not fit the data
             return {"evaluated_version": version, "error": str(error)}

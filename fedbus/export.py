@@ -11,6 +11,8 @@ import typer
 from aggregator.config import load_config
 from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, parse_spec
+from device_sdk.engine.data import as_blocks
+from device_sdk.engine.statistics import measure_statistics, needs_statistics
 from device_sdk.runtimes import RuntimeMissingError, TfliteModel, find_runtime
 from fedbus.download import download
 from fedbus.listener import Unreachable, reader_settings
@@ -78,8 +80,8 @@ def export(
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Write a task's newest model as a .tflite file, for TensorFlow Lite and LiteRT."""
-    if int8 != (calibration is not None):
-        raise ConfigError("--int8 and --calibration go together: ranges come from real samples")
+    if int8 and calibration is None:
+        raise ConfigError("--int8 needs --calibration: ranges come from real samples")
     if training and int8:
         raise ConfigError("--training and --int8: integers cannot be trained")
     samples = None if calibration is None else read_samples(calibration)
@@ -95,12 +97,14 @@ def export(
         typer.echo(f"{to}: trains task {task}'s model, without any params, {len(data)} bytes")
         return
     description = f"fedbus task {task}, version {newest.version}"
-    data = _converted(model, newest, samples, description, float_borders=borders == "float32")
+    params = _measured(model, newest.params, samples)
+    ranges = samples if int8 else None
+    data = _converted(model, params, ranges, description, float_borders=borders == "float32")
     _write(to, data)
     inside = "int8" if int8 else "float32"
     typer.echo(f"{to}: {description}, {inside}, {len(data)} bytes")
     if samples is not None:
-        typer.echo(_trial(data, model, newest.params, samples))
+        typer.echo(_trial(data, model, params, samples))
 
 
 def read_samples(path: Path) -> npt.NDArray[np.generic]:
@@ -120,9 +124,26 @@ def read_samples(path: Path) -> npt.NDArray[np.generic]:
     return chosen
 
 
+def _measured(
+    model: Model, params: npt.NDArray[np.float32], samples: npt.NDArray[np.generic] | None
+) -> npt.NDArray[np.float32]:
+    """Return params that predict: with the statistics that static batch_norm leaves to the end."""
+    if not needs_statistics(model.spec):
+        return params
+    if samples is None:
+        raise ConfigError(
+            "the model has a static batch_norm, whose statistics are measured: give --calibration"
+        )
+    try:
+        blocks = as_blocks((samples, np.zeros(len(samples))))
+        return measure_statistics(model, params, blocks).astype(np.float32, copy=False)
+    except TrainingError as error:
+        raise ConfigError(f"--calibration: {error}") from None
+
+
 def _converted(
     model: Model,
-    newest: NewestModel,
+    params: npt.NDArray[np.float32],
     samples: npt.NDArray[np.generic] | None,
     description: str,
     *,
@@ -136,9 +157,7 @@ def _converted(
     if samples is not None:
         calibration = exporter.Calibration(samples, float_borders=float_borders)
     try:
-        return exporter.export(
-            model, newest.params, calibration=calibration, description=description
-        )
+        return exporter.export(model, params, calibration=calibration, description=description)
     except TrainingError as error:
         raise ConfigError(f"--calibration: {error}") from None
 

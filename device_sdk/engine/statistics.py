@@ -12,10 +12,16 @@ from device_sdk.engine.layers.normalisation import BatchNorm
 from device_sdk.engine.model import Model
 from device_sdk.engine.network import Network, views
 from device_sdk.engine.plan import inference_rows
+from device_sdk.engine.spec import ModelSpec
 
-__all__ = ["measure_statistics"]
+__all__ = ["measure_statistics", "needs_statistics"]
 
 _Float64 = npt.NDArray[np.float64]
+
+
+def needs_statistics(spec: ModelSpec) -> bool:
+    """Whether such a model predicts only after `measure_statistics`."""
+    return any(isinstance(layer, BatchNorm) and layer.static for layer in spec.layers)
 
 
 def measure_statistics(model: Model, params: Array, blocks: Blocks) -> Array:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ from aggregator.records import VersionRecord
 from aggregator.store import open_store
 from device_sdk.adapters.tflite import SignatureTrainer
 from device_sdk.engine import Model, parse_spec
+from device_sdk.engine.data import as_blocks
+from device_sdk.engine.statistics import measure_statistics
 from device_sdk.runtimes import find_runtime
 from device_sdk.trainer import Assignment
 from fedbus.__main__ import main
@@ -136,18 +138,24 @@ def test_garbage_is_refused_and_nothing_else(topic: str, payload: bytes) -> None
 # --- the command, on a store -----------------------------------------------------------------
 
 
-@pytest.fixture(name="config")
-def _config(tmp_path: Path) -> Path:
-    """An aggregator's configuration beside a store with version 7."""
+def store_of(
+    tmp_path: Path, params: npt.NDArray[np.float32], change: Callable[[str], str] = str
+) -> Path:
+    """Return an aggregator's configuration beside a store with version 7."""
     text = sample("fed.toml").replace('scheme = "seedmask"', 'scheme = "none"')
     state = tmp_path / "state"
     file = tmp_path / "fed.toml"
-    file.write_text(text.replace('"aggregator-state"', f'"{state}"'), encoding="utf-8")
-    data = params_to_bytes(params_of(7))
+    file.write_text(change(text).replace('"aggregator-state"', f'"{state}"'), encoding="utf-8")
+    data = params_to_bytes(params)
     store = open_store(state, TASK)
     store.commit([VersionRecord(7, data, hashlib.sha256(data).digest())])
     store.close()
     return file
+
+
+@pytest.fixture(name="config")
+def _config(tmp_path: Path) -> Path:
+    return store_of(tmp_path, params_of(7))
 
 
 def calibration_of(folder: Path, x: npt.NDArray[np.generic] = X) -> Path:
@@ -190,6 +198,28 @@ def test_an_int8_file_is_smaller_and_has_been_tried(
     assert np.dtype(interpreter.get_input_details()[0]["dtype"]).name == borders
 
 
+def test_static_statistics_are_measured_for_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    norm = {"type": "batch_norm", "static": True}
+    spec = {
+        **SPEC,
+        "layers": [{"type": "dense", "units": 32}, norm, {"type": "dense", "units": 10}],
+    }
+    model = Model(parse_spec(spec))
+    params = model.init(bytes(32))
+    layers = '{ type = "batch_norm", static = true }'
+    config = store_of(tmp_path, params, lambda text: text.replace('{ type = "relu" }', layers))
+    assert export(config) == 2
+    assert "static batch_norm" in capsys.readouterr().err
+    assert export(config, "--calibration", str(calibration_of(tmp_path))) == 0
+    rows = np.linspace(0, len(X) - 1, 500).astype(int)
+    ready = measure_statistics(model, params, as_blocks((X[rows], np.zeros(500))))
+    outputs = find_runtime().load(config.with_name("model.tflite")).predict(X)
+    np.testing.assert_allclose(outputs, model.predict(ready, X), atol=1e-4)
+    assert not np.allclose(outputs, model.predict(params, X), atol=1e-2)
+
+
 def test_a_file_for_training_is_the_engine_of_a_device(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,7 +245,7 @@ def test_samples_are_taken_from_all_of_the_file(config: Path, tmp_path: Path) ->
     ("options", "says"),
     [
         (["--int8"], "--calibration"),
-        (["--calibration", "some.npz"], "--int8"),
+        (["--calibration", "gone.npz"], "gone.npz"),
         (["--int8", "--calibration", "gone.npz"], "gone.npz"),
         (["--task", "other"], "of task digits"),
         (["--to", "no/such/folder/model.tflite"], "--to no/such/folder/model.tflite"),
