@@ -5,7 +5,7 @@ caller's.
 """
 
 import dataclasses
-import math
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -61,8 +61,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - TOML h
     if get_origin(hint) is tuple:
         items = _check(value, list, where)
         return tuple(_convert(get_args(hint)[0], item, where) for item in items)
-    if hint is float and type(value) in (int, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: expected a finite number, not {value!r}")
+    # Written so that NaN is refused, and a whole number that no float can hold.
+    if hint is float and type(value) in (int, float) and not abs(value) <= sys.float_info.max:
+        raise ConfigError(f"{where}: expected a number that is finite and below 1e308")
     if hint is float and type(value) is int:
         return float(value)
     return _check(value, get_origin(hint) or hint, where)

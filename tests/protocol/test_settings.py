@@ -1,5 +1,6 @@
 """Tables become checked settings, or an error that names the key."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,9 @@ def test_a_full_table_becomes_the_dataclass() -> None:
         ({"name": "a", "nam": 1}, r"nam: unknown key; did you mean 'name'"),
         ({"name": "a", "on": 1}, r"on: expected true or false"),
         ({"name": "a", "ratio": "x"}, r"ratio: expected a number"),
+        ({"name": "a", "ratio": math.inf}, r"ratio: expected a number that is finite"),
+        ({"name": "a", "ratio": math.nan}, r"ratio: expected a number that is finite"),
+        ({"name": "a", "ratio": 10**400}, r"ratio: expected a number that is finite"),
         ({"name": "a", "limit": True}, r"limit: expected a whole number"),
         ({"name": "a", "words": "b"}, r"words: expected a list"),
         ({"name": "a", "words": [1]}, r"words: expected text"),
