@@ -252,7 +252,7 @@ def test_a_model_of_the_users_own_replaces_the_plans() -> None:
         ({"batch_size": -1}, "training: batch_size must be at least 1"),
         ({"max_steps": 0}, "training: max_steps must be at least 1"),
         ({"clip_norm": 0.0}, "training: clip_norm must be above 0"),
-        ({"clip_norm": math.nan}, "training.clip_norm: expected a finite number"),
+        ({"clip_norm": math.nan}, "training.clip_norm: expected a number that is finite"),
         ({"learning_rate": -0.1}, "training: learning_rate must be above 0"),
         ({"momentum": 1}, "training: momentum must be in"),
         ({"weight_decay": -1}, "training: weight_decay must be 0 or more"),
