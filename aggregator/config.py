@@ -5,8 +5,10 @@
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
@@ -42,6 +44,10 @@ class AggregatorConfig:
             raise ConfigError(f"monitor_s must be from 0.05 to 86400, not {self.monitor_s}")
 
 
+#: Tables of the task that stand at the top of the file: they are about devices, not the model.
+FLEET_TABLES: Final = ("fairness", "bandwidth", "selection")
+
+
 def load_config(path: Path) -> AggregatorConfig:
     """Read a TOML file. Raises ConfigError that names the file and the key."""
     try:
@@ -51,12 +57,30 @@ def load_config(path: Path) -> AggregatorConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
-        config = build(AggregatorConfig, table)
+        config = build(AggregatorConfig, _with_fleet(table))
         config.task.check()
         config.secure.check(config.task)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {_as_written(str(error))}") from None
     return config
+
+
+def _with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tables as `AggregatorConfig` has them."""
+    if not isinstance(table.get("task"), dict):
+        return table
+    for name in FLEET_TABLES:
+        if name in table["task"]:
+            raise ConfigError(f"task.{name}: [{name}] stands at the top of the file")
+    rest = {name: given for name, given in table.items() if name not in FLEET_TABLES}
+    fleet = {name: table[name] for name in FLEET_TABLES if name in table}
+    return {**rest, "task": {**table["task"], **fleet}}
+
+
+def _as_written(problem: str) -> str:
+    for name in FLEET_TABLES:
+        problem = problem.replace(f"task.{name}", name)
+    return problem
 
 
 def load_enrolment(config: AggregatorConfig) -> Enrolment | None:

@@ -29,12 +29,13 @@ from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
 from aggregator.fleet import Fleet
+from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
 from aggregator.pairwise import PairwiseBuffers
+from aggregator.participation import Participation
 from aggregator.publication import Publication
 from aggregator.records import (
     CounterRecord,
-    DocumentRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
@@ -73,12 +74,8 @@ from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.layout import params_to_bytes
-from protocol.vectors.packing import RANDK, max_body_bytes
+from protocol.vectors.packing import RANDK
 
-#: What an encoded update holds beside its values.
-UPDATE_OVERHEAD_BYTES: Final = 192
-#: No scheme takes more for a masked number.
-MASKED_BYTES: Final = 4
 #: How long after a connect retained chunks are looked through for left-over ones.
 SWEEP_S: Final = 30.0
 #: The one partition that this process serves.
@@ -87,8 +84,6 @@ PARTITION: Final = 0
 TURNED_AWAY_S: Final = 3600
 #: Leases are closed for these before any update has come, so the update that comes is counted then.
 CLOSED_UNSEEN: Final = frozenset({refusals.TOO_STALE, refusals.SUPERSEDED})
-#: The document that names the devices whose updates were counted in this epoch.
-CONTRIBUTORS: Final = "contributors"
 #: How many alerts are kept to be shown.
 MAX_ALERTS: Final = 20
 
@@ -135,16 +130,14 @@ class Coordinator:
         self.buffers: Buffers = (
             PlainBuffers(config, self.trained.layout) if self.secure is None else self.secure
         )
-        self._budget_bytes = UPDATE_OVERHEAD_BYTES + self._max_body_bytes()
-        self._epochs = "-" if self.secure is None else self.secure.cohorts.epochs
-        self._contributors: set[str] = set()
-        self._recall_contributors(snapshot)
+        self._granting = Granting(config, self.fleet, self.codec, self.trained.layout)
+        epochs = "-" if self.secure is None else self.secure.cohorts.epochs
+        self._participation = Participation(
+            snapshot.documents, epochs, is_noted=self.codec.calibrated
+        )
+        if self._participation.is_outdated:
+            self.versions.forget()
         self._load_leases(snapshot, now)
-
-    def _max_body_bytes(self) -> int:
-        if self.codec.masked:
-            return MASKED_BYTES * (self.codec.num_kept(self.trained.layout.size) + 1)
-        return max_body_bytes(self.codec, self.trained.layout)
 
     @property
     def version(self) -> int:
@@ -302,7 +295,9 @@ class Coordinator:
     def timer(self, now: float) -> list[Action]:
         """Time passed: leases run out, chunks are asked for, buffers close."""
         actions: list[Action] = []
-        self.counts["leases_expired"] += len(self.leases.expire(now))
+        expired = self.leases.expire(now)
+        self.counts["leases_expired"] += len(expired)
+        self._granting.expired(expired)
         for lease_id, partial in self.partials.to_ask_for(now):
             missing = ChunksMissing(lease_id, tuple(partial.assembly.missing()))
             actions.append(self._publication.to_device(partial.device, missing))
@@ -390,15 +385,14 @@ class Coordinator:
 
     def _grant(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for _ in range(self._scheduling.num_grants(self.view(now))):
-            waiting = self.fleet.next()
-            record = LeaseRecord(
-                self._new_lease_id(), waiting.device, self.version, str(self.codec)
-            )
+        count = self._scheduling.num_grants(self.view(now))
+        for grant in self._granting.grants(count, now):
+            device, install_id = grant.waiting.device, grant.waiting.check_in.install_id
+            record = LeaseRecord(self._new_lease_id(), device, self.version, str(grant.codec))
             lease = self.leases.open(record, now + self.config.lease_ttl_s)
+            lease.upload_after_s = grant.upload_after_s
             self.counts["leases_given"] += 1
-            message = self._lease_message(lease, waiting.check_in.install_id, now)
-            actions += [Store(record), message]
+            actions += [Store(record), self._lease_message(lease, install_id, now)]
         if actions and self.config.mode == "rounds":
             self.buffers.open(now)
         return actions
@@ -419,10 +413,11 @@ class Coordinator:
             len(model.params),
             self._publication.num_chunks(len(model.params)),
             lease.record.codec,
-            self._budget_bytes,
+            self._granting.budget_bytes(lease.record.codec),
             partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
             mask_epoch=0 if self.secure is None else self.secure.epoch(lease.record.device),
+            upload_after_s=lease.upload_after_s,
         )
         return self._publication.to_device(lease.record.device, message)
 
@@ -452,12 +447,14 @@ class Coordinator:
             self.counts["duplicates"] += 1
             return []
         try:
-            update = self.partials.add(device, chunk, self._budget_bytes, now)
+            budget_bytes = self._granting.budget_bytes(lease.record.codec)
+            update = self.partials.add(device, chunk, budget_bytes, now)
             if update is None:
                 return []
             self.buffers.take(lease, update, self.version, now)
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)
+        self._granting.arrived(lease, len(update), now)
         return [*self._journal(lease, update), *self._advance(now)]
 
     def _journal(self, lease: Lease, data: bytes) -> list[Action]:
@@ -563,7 +560,7 @@ class Coordinator:
         if outcome.mean is None:
             return self._abandon(outcome.ids, outcome.reason)
         devices = self._devices_of(outcome.ids)
-        num_devices = len(self._contributors | devices)
+        num_devices = self._participation.num_devices(devices)
         gain = self._gain(outcome.ids)
         record = self.versions.step(outcome.mean, outcome.ids, num_devices, gain=gain)
         if record is None:
@@ -577,7 +574,7 @@ class Coordinator:
             secured = self.secure.stepped(self.version, self.versions.trained, now)
         return [
             Store(record),
-            *self._contributed(devices),
+            *self._participation.counted(devices),
             *[action for lease in open_ for action in self._forget(lease, refusals.TOO_STALE)],
             *secured,
             *self._publication.version(record, self._manifest()),
@@ -597,26 +594,9 @@ class Coordinator:
         leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
         return {lease.record.device for lease in leases}
 
-    def _contributed(self, devices: set[str]) -> list[Action]:
-        """Note whose updates are counted in this epoch: calibrated steps go by their number."""
-        if not self.codec.calibrated or devices <= self._contributors:
-            return []
-        self._contributors |= devices
-        names = [self._epochs, *sorted(self._contributors)]
-        return [Store(DocumentRecord(CONTRIBUTORS, " ".join(names).encode()))]
-
-    def _recall_contributors(self, snapshot: Snapshot) -> None:
-        epochs, *names = snapshot.documents.get(CONTRIBUTORS, b"-").decode().split()
-        if epochs == self._epochs:
-            self._contributors = set(names)
-        else:
-            self.versions.forget()
-
     def _notice_epoch(self, secure: SecureBuffers | PairwiseBuffers) -> None:
         """With their epoch, devices forget what was counted of them: so do calibrated steps."""
-        if self._epochs != secure.cohorts.epochs:
-            self._epochs = secure.cohorts.epochs
-            self._contributors = set()
+        if self._participation.renewed(secure.cohorts.epochs):
             self.versions.forget()
 
     def _abandon(self, ids: Iterable[bytes], reason: str) -> list[Action]:

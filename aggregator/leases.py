@@ -18,6 +18,7 @@ class Lease:
     record: LeaseRecord
     expires_at: float
     state: LeaseState = LeaseState.OPEN
+    upload_after_s: int = 0
 
     @property
     def lease_id(self) -> bytes:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aggregator.bandwidth import BandwidthConfig
+from aggregator.fairness import FairnessConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
+from aggregator.scheduling.selection import SelectionConfig
 from aggregator.strategy import Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
 from aggregator.strategy.calibrated import calibrated
@@ -110,6 +113,9 @@ class TaskConfig:
     rounds: Rounds = field(default_factory=Rounds)
     staleness: StalenessConfig = field(default_factory=StalenessConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    bandwidth: BandwidthConfig = field(default_factory=BandwidthConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     normalise: str = "weights"
     weigh_by_samples: bool = True
     samples_cap: int = 1_000_000

@@ -19,13 +19,14 @@ import nacl.utils
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.adapters.choice import trainer_for
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.health import board_serial, hardware_class, health
 from device_sdk.pacing import Pace
 from device_sdk.power import Board
-from device_sdk.session import CODECS, MASKED_CODECS, Session
+from device_sdk.session import Session
 from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import Assignment, NumpyTrainer, Trainer
 from device_sdk.training import TrainingThread

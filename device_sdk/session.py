@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Store, Train
 from device_sdk.fetch import RETRY_S
 from device_sdk.outgoing import Outgoing, pieces
@@ -53,16 +54,12 @@ from protocol.messages import (
 )
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
-from protocol.vectors.packing import CALIBRATED, PLAN, SCHEMES, parse_codec
+from protocol.vectors.packing import parse_codec
 
 if TYPE_CHECKING:
     from device_sdk.identity import Keys
     from device_sdk.secagg import Member, ToMember
 
-#: What this SDK can encode; a check-in says so.
-CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8", CALIBRATED)
-#: And what it can in a secure task, where it says nothing in the open.
-MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES, CALIBRATED)
 #: Without a plan yet, how often to say that one is here.
 DEFAULT_CHECK_IN_S: Final = 10.0
 #: When the aggregator starts, devices check in spread over this part of their interval.

@@ -4,8 +4,10 @@ A binary message is one msgpack array, the envelope::
 
     [wire version, kind, task, sender, counter, body, key id, signature]
 
-and ``body`` holds the message's own array, fields in the order of its class. Whatever the bytes,
-decoding returns a message or raises RemoteProtocolError, never anything else.
+and ``body`` holds the message's own array, fields in the order of its class. Those at the end that
+were added to the protocol later (`protocol.messages.ADDED`) are left out as long as they hold their
+defaults, so that older programs read what says nothing new. Whatever the bytes, decoding returns a
+message or raises RemoteProtocolError, never anything else.
 """
 
 import itertools
@@ -26,7 +28,7 @@ import msgpack
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import KINDS, SIGNATURE_BYTES, WIRE_VERSION, Envelope, Limit, Update
+from protocol.messages import ADDED, KINDS, SIGNATURE_BYTES, WIRE_VERSION, Envelope, Limit, Update
 
 if TYPE_CHECKING:
     from protocol.secagg.messages import AnyMessage, MaskedUpdate
@@ -67,6 +69,8 @@ class _Layout:
         hints = get_type_hints(cls, include_extras=True)
         self.cls = cls
         self.fields = tuple(_field(field.name, hints[field.name]) for field in fields(cls))
+        self.defaults = [field.default for field in fields(cls) if field.metadata == ADDED]
+        self._num_needed = len(self.fields) - len(self.defaults)
         self.names = [field.name for field in self.fields]
         self._lists = [at for at, field in enumerate(self.fields) if field.item is not None]
 
@@ -76,8 +80,9 @@ class _Layout:
 
     def check(self, values: Any) -> list[Any]:  # noqa: ANN401
         """Return what the message is built from. Raises RemoteProtocolError."""
-        if type(values) is not list or len(values) != len(self.fields):
+        if type(values) is not list or not self._num_needed <= len(values) <= len(self.fields):
             raise self._malformed(f"{len(self.fields)} fields expected")
+        values += self.defaults[len(values) - self._num_needed :]
         self._check(values, self.fields)
         for at in self._lists:
             items, item = values[at], self.fields[at].item
@@ -85,6 +90,15 @@ class _Layout:
             values[at] = tuple(items)
         checked: list[Any] = values
         return checked
+
+    def shortened(self, values: list[Any]) -> list[Any]:
+        """Return the values without those at the end that say nothing new."""
+        end = len(values)
+        for default in reversed(self.defaults):
+            if values[end - 1] != default:
+                break
+            end -= 1
+        return values[:end]
 
     def _check(self, values: list[Any], takers: Iterable[Any]) -> None:
         # One loop without calls: every message of every device comes through here.
@@ -141,7 +155,7 @@ def pack(value: object) -> bytes:
         layout.read(raw)
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"a message outside its limits: {error.detail}") from None
-    packed: bytes = msgpack.packb(raw)
+    packed: bytes = msgpack.packb(layout.shortened(raw) if layout.defaults else raw)
     return packed
 
 

@@ -37,6 +37,9 @@ class Limit:
     high: int
 
 
+#: Metadata of a field at the end of a class that was in use without it; see `protocol.codec`.
+ADDED: Final = {"added": True}
+
 LeaseId = Annotated[bytes, Limit(LEASE_ID_BYTES, LEASE_ID_BYTES)]
 MaybeLeaseId = Annotated[bytes, Limit(0, LEASE_ID_BYTES)]
 InstallId = Annotated[bytes, Limit(INSTALL_ID_BYTES, INSTALL_ID_BYTES)]
@@ -94,7 +97,8 @@ class CheckIn:
 class Lease:
     """The right to train one version once. The lease id is the update's id.
 
-    ``install_id`` names the installation it is for: a cloned device reads the same topic.
+    ``install_id`` names the installation it is for: a cloned device reads the same topic. The
+    update is not to be sent sooner than ``upload_after_s`` after the lease came.
     """
 
     lease_id: LeaseId
@@ -109,6 +113,7 @@ class Lease:
     ttl_s: Seconds
     width_permille: Permille = 1000
     mask_epoch: Version = 0
+    upload_after_s: Seconds = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)

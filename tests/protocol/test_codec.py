@@ -192,6 +192,16 @@ def test_a_refusal_names_the_field() -> None:
         decode(bad, ALL, task="t", sender="s")
 
 
+def test_a_field_that_was_added_is_left_out_while_it_says_nothing() -> None:
+    lease = Lease(bytes(16), bytes(16), 3, bytes(32), 40, 1, "dense/float32", 100, 0, 60)
+    before = msgpack.packb(msgpack.unpackb(pack(lease))[:12])
+    assert pack(lease) == before
+    assert unpack(before, Lease) == lease
+    later = replace(lease, upload_after_s=7)
+    assert len(msgpack.unpackb(pack(later))) == 13
+    assert unpack(pack(later), Lease) == later
+
+
 def test_true_is_no_number() -> None:
     envelope = open_envelope(encode(Receipt(bytes(16), 1), task="t", sender="s", counter=1))
     bad = seal(replace(envelope, body=msgpack.packb([bytes(16), True])))

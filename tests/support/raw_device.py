@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.session import CODECS
+from device_sdk.abilities import CODECS
 from protocol.chunks import checksum, cut
 from protocol.codec import decode, encode, encode_update
 from protocol.messages import (
