@@ -64,8 +64,8 @@ class Result:
 
     ``ended`` is ``duration``, ``target``, ``updates`` (as many as were asked for), ``interrupted``
     or ``failed``; ``refused`` counts refusals by reason; ``lost`` and ``counted_twice`` are updates
-    that should not exist: both 0. ``wall_s`` and ``peak_rss_bytes`` are the only figures that differ
-    from run to run. ``model_hash`` (hex) is of the last version: same seed, same bytes.
+    that should not exist: both 0. Only ``wall_s`` and ``peak_rss_bytes`` differ from run to run;
+    ``model_hash`` (hex) is of the last version: same seed, same bytes.
     """
 
     scenario: str
