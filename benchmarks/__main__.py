@@ -20,6 +20,7 @@ MODULES: Final = {
     "learning": "benchmarks.learning",
     "secagg": "benchmarks.secagg",
     "engine": "benchmarks.engine",
+    "fleets": "benchmarks.fleets",
 }
 
 

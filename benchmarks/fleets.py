@@ -1,0 +1,30 @@
+"""``fleets``: fair to slow devices, frugal with bytes, thousands of clients, a hundred thousand.
+
+- methods: the default against FedBuff with staleness weights where slow devices hold other data;
+  FedBuff against FedAvg that waits, under heavy-tailed speeds.
+- bytes: up and down together to an accuracy, against dense float32 both ways.
+- selection: Hungarian selection and slots against random selection on lossy links.
+- scale: simulated devices without training, real protocol bytes, time per event.
+- load: real clients of one process on a real broker.
+- real: the simulator's virtual run against real processes and a real broker.
+"""
+
+import importlib
+import json
+import sys
+from typing import Final
+
+from benchmarks.report import Report
+
+PARTS: Final = ("methods", "bytes", "selection", "scale", "load", "real")
+
+
+def measure(*, quick: bool) -> Report:
+    """Measure all parts, one after the other; each is said on stderr as soon as it is known."""
+    report: Report = {}
+    for part in PARTS:
+        module = importlib.import_module(f"benchmarks.fleet_{part}")
+        found: Report = module.measure(quick=quick)
+        report[part] = found
+        print(f"fleets {part}: {json.dumps(found)}", file=sys.stderr, flush=True)
+    return report
