@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from aggregator.config import AggregatorConfig
+from aggregator.config import FLEET_TABLES, AggregatorConfig
 from aggregator.task_config import _STRATEGIES
 from device_sdk.config import DeviceConfig
 from device_sdk.engine.layers import LAYERS
@@ -42,7 +42,10 @@ def settings(cls: Any, name: str) -> dict[str, Any]:
     return found
 
 
-AGGREGATORS = settings(AggregatorConfig, "fed.toml")
+AGGREGATORS = {
+    name.removeprefix("task.") if name.removeprefix("task.") in FLEET_TABLES else name: cls
+    for name, cls in settings(AggregatorConfig, "fed.toml").items()
+}
 SETTINGS = {
     **AGGREGATORS,
     **{
