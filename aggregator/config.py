@@ -57,15 +57,15 @@ def load_config(path: Path) -> AggregatorConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
-        config = build(AggregatorConfig, _with_fleet(table))
+        config = build(AggregatorConfig, with_fleet(table))
         config.task.check()
         config.secure.check(config.task)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {_as_written(str(error))}") from None
+        raise ConfigError(f"{path}: {as_written(str(error))}") from None
     return config
 
 
-def _with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the tables as `AggregatorConfig` has them."""
     if not isinstance(table.get("task"), dict):
         return table
@@ -77,7 +77,8 @@ def _with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "task": {**table["task"], **fleet}}
 
 
-def _as_written(problem: str) -> str:
+def as_written(problem: str) -> str:
+    """Return an error's text with the tables' names as they stand in the file."""
     for name in FLEET_TABLES:
         problem = problem.replace(f"task.{name}", name)
     return problem

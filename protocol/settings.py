@@ -60,7 +60,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - TOML h
         return build(hint, _check(value, dict, where), where)  # type: ignore[arg-type] # a class here
     if get_origin(hint) is tuple:
         items = _check(value, list, where)
-        return tuple(_convert(get_args(hint)[0], item, where) for item in items)
+        kind = get_args(hint)[0]
+        return tuple(_convert(kind, item, f"{where}[{at}]") for at, item in enumerate(items))
     # Written so that NaN is refused, and a whole number that no float can hold.
     if hint is float and type(value) in (int, float) and not abs(value) <= sys.float_info.max:
         raise ConfigError(f"{where}: expected a number that is finite and below 1e308")
