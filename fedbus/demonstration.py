@@ -61,12 +61,12 @@ def demonstrate(
     SIGINT, SIGTERM and SIGHUP end it in good order. Raises BrokerError if there is no broker.
     """
     began = time.monotonic()
-    with _interrupts() as interrupts, running_federation(folder, recipe, data, parts) as federation:
+    with interrupts() as seen, running_federation(folder, recipe, data, parts) as federation:
         _introduce(federation, data, console)
         with _listener(federation) as listener:
             run = _Run(listener, federation, console, target, began)
             with run.shown():
-                while not run.over(timeout_s, interrupted=bool(interrupts)):
+                while not run.over(timeout_s, interrupted=bool(seen)):
                     listener.listen(REFRESH_S)
         return run.outcome
 
@@ -194,7 +194,7 @@ class _Run:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """Collect the signals that ask us to leave; so no clean-up is cut short by one."""
     seen: list[int] = []
 

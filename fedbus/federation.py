@@ -38,7 +38,8 @@ CHECK_IN_S: Final = 2
 #: A device's keys, in its own folder.
 KEYS: Final = "keys.json"
 
-_Tables = dict[str, Mapping[str, object]]
+#: Tables of a TOML file, by name.
+Tables = dict[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def _write_aggregator(
     folder.mkdir(mode=0o700)
     num_devices = len(parts.devices)
     least = _least(recipe.scheme, num_devices)
-    tables: _Tables = {
+    tables: Tables = {
         "": {"state_dir": str(folder / "state"), "monitor_s": 0.5},
         "task": {
             "task": TASK,
@@ -179,7 +180,7 @@ def _write_aggregator(
             "key_file": str(folder / "key"),
         },
     }
-    return _write(folder / "fed.toml", tables)
+    return write_tables(folder / "fed.toml", tables)
 
 
 def _least(scheme: str, num_devices: int) -> int:
@@ -192,7 +193,7 @@ def _least(scheme: str, num_devices: int) -> int:
 
 def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part: Part) -> Path:
     folder.mkdir(mode=0o700)
-    tables: _Tables = {
+    tables: Tables = {
         "": {"task": TASK, "device": name, "state_dir": str(folder / "state")},
         "data": {"file": _save(folder / "data.npz", part)},
         "telemetry": {"interval_s": TELEMETRY_S},
@@ -200,7 +201,7 @@ def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part:
     }
     if recipe.secure:
         tables["secure"] = {"keys": str(folder / KEYS)}
-    return _write(folder / "device.toml", tables)
+    return write_tables(folder / "device.toml", tables)
 
 
 def _broker_table(folder: Path, broker: Broker, account: str) -> Mapping[str, object]:
@@ -226,7 +227,8 @@ def _save(path: Path, part: Part) -> str:
     return str(path)
 
 
-def _write(path: Path, tables: _Tables) -> Path:
+def write_tables(path: Path, tables: Tables) -> Path:
+    """Write a TOML file with these tables, "" being the top, and return where it is."""
     lines = []
     for name, table in tables.items():
         lines += [f"[{name}]"] if name else []
