@@ -1,5 +1,6 @@
 """A device's shell in virtual time: the production session, a dictionary for storage."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from simulator.broker import Broker
 from simulator.power import Power, PowerLost
 from simulator.queue import EventQueue, Scheduled
 from simulator.transport import MemoryTransport
-from transport import BrokerSettings, Connected, Disconnected, Event, Message, Will
+from transport import BrokerSettings, Connected, Counters, Disconnected, Event, Message, Will
 
 #: As in `device_sdk.device`: after a write that failed, the session begins anew this much later.
 STORAGE_RETRY_S = 10.0
@@ -49,8 +50,12 @@ class SimulatedDevice:
         keys: Keys | None = None,
         stock: int = 2,
         max_share_bytes: int = 4 << 20,
+        counters: Counters | None = None,
     ) -> None:
         self.name = name
+        #: What went over its connections, all of them: others may share it.
+        self.counters = Counters() if counters is None else counters
+        self._counts_before: Counter[str] = Counter()
         self.storage = storage
         self.session: Session | None = None
         self.closed: Callable[[Pending, bool], None] = lambda _pending, _counted: None
@@ -74,6 +79,11 @@ class SimulatedDevice:
         self._timer: Scheduled | None = None
 
     @property
+    def counts(self) -> Counter[str]:
+        """What all its sessions counted, the present one included."""
+        return self._counts_before + (Counter() if self.session is None else self.session.counts)
+
+    @property
     def running(self) -> bool:
         """It has power."""
         return self.transport is not None
@@ -89,7 +99,9 @@ class SimulatedDevice:
             client_id=f"{self._topics.task}-{self.name}",
             will=Will(self._topics.state(self.name), b"offline"),
         )
-        self.transport = MemoryTransport(self._broker, self._queue, settings, self._turn_soon)
+        self.transport = MemoryTransport(
+            self._broker, self._queue, settings, self._turn_soon, self.counters
+        )
         self._begin()
         self.transport.connect()
 
@@ -125,6 +137,7 @@ class SimulatedDevice:
             self._queue.after(self._down_s, self.start)
 
     def _forget(self) -> None:
+        self._counts_before = self.counts
         self.transport = None
         self.session = None
         self._set_timer()
@@ -199,6 +212,7 @@ class SimulatedDevice:
         except PowerLost:
             self._die()
         except _StorageError:
+            self._counts_before = self.counts
             self.session = None  # memory is ahead of the medium
             self._queue.after(STORAGE_RETRY_S, partial(self._begin_anew, self.transport))
         self._set_timer()

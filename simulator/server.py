@@ -1,5 +1,6 @@
 """The aggregator's shell in virtual time: the production coordinator, a store in memory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,9 +50,16 @@ class SimulatedServer:
         self._seed = seed
         self._turn_s = turn_s
         self._num_starts = 0
+        self._counts_before: Counter[str] = Counter()
         self._power = Power()
         self._timer: Scheduled | None = None
         self._down_s = STORE_RETRY_S
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all its coordinators counted, the present one included."""
+        present = Counter() if self.coordinator is None else self.coordinator.counts
+        return self._counts_before + present
 
     def lay_down(self, signed: SignedRoster) -> None:
         """Let the operator add a roster to its folder; it is looked at now, and at every start."""
@@ -95,6 +103,8 @@ class SimulatedServer:
         if self.transport is None:
             return
         self.transport.vanish()
+        self._counts_before = self.counts
+        self._counts_before["starts"] = 0  # stored, and counted on from
         self.transport = None
         self.coordinator = None
         self._set_timer()

@@ -21,6 +21,7 @@ class MemoryTransport:
 
     Of the settings it heeds the client id, ``clean_start``, the will, ``max_packet_bytes`` and the
     back-off, which doubles without jitter. A publish is at the broker at once, so none ever waits.
+    ``counters`` may be those of others, too: they then count for all together.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class MemoryTransport:
         queue: EventQueue,
         settings: BrokerSettings,
         wake: Callable[[], None] = lambda: None,
+        counters: Counters | None = None,
     ) -> None:
-        self.counters = Counters()
+        self.counters = Counters() if counters is None else counters
         self.connected = False
         self._broker = broker
         self._queue = queue

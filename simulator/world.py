@@ -12,6 +12,7 @@ from simulator.broker import Broker
 from simulator.device import SimulatedDevice
 from simulator.queue import EventQueue
 from simulator.server import SimulatedServer
+from transport import Counters
 
 
 class World:
@@ -57,10 +58,11 @@ class World:
         keys: Keys | None = None,
         stock: int = 2,
         max_share_bytes: int = 4 << 20,
+        counters: Counters | None = None,
     ) -> SimulatedDevice:
         """Let a new device join; ``storage`` is its own or what it brings along.
 
-        ``keys``: of a secure task.
+        ``keys``: of a secure task. ``counters`` may be shared: they count for all who do.
         """
         device = SimulatedDevice(
             name,
@@ -76,6 +78,7 @@ class World:
             keys=keys,
             stock=stock,
             max_share_bytes=max_share_bytes,
+            counters=counters,
         )
         self.devices[name] = device
         device.start()
