@@ -3,8 +3,9 @@
 from typing import Final
 
 from protocol.vectors.packing import CALIBRATED, PLAN, SCHEMES
+from protocol.vectors.values import DTYPES
 
 #: What it can encode.
-CODECS: Final = ("dense", "topk", "randk", "float32", "float16", "int8", CALIBRATED)
+CODECS: Final = ("dense", "topk", "randk", *DTYPES, CALIBRATED)
 #: And what it can in a secure task, where it says nothing in the open.
 MASKED_CODECS: Final = ("dense", "randk", PLAN, *SCHEMES, CALIBRATED)

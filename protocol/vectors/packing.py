@@ -7,9 +7,10 @@ the number type, as in ``plan-0.1/seedmask``; such bodies are none of this file'
 without gaps:
 
 1. the values that travel, by ascending index: float32 or float16 (IEEE, little-endian), or levels
-   of one byte, -127 to 127;
+   (`protocol.vectors.levels`);
 2. with top-k: their indices (`protocol.vectors.sparse`);
-3. with int8: a float32 scale for each tensor that has any of the values, in the layout's order.
+3. with int8: a float32 scale for each tensor that has any of the values, in the layout's order;
+   with int4 and ternary: one for each 256 of a tensor's values, the last for those that are left.
 
 The value at an index is the number itself, or level times scale in float32. ``decode(encode(x))``
 is the codec's C(x) to the last bit, so that a device computes its residual as ``p - C(p)``.
@@ -17,14 +18,15 @@ is the codec's C(x) to the last bit, so that a device computes its residual as `
 - top-k is *contractive*: what is not sent stays on the device as residual and is added to the next
   delta; numbers are rounded to the nearest, so no coordinate ends up further from x than from 0.
 - dense and rand-k are *unbiased* and keep no residual: rand-k multiplies by size / kept
-  (as float32), int8 is rounded stochastically. (float16 rounds to the nearest: its error is below
-  1/2,000 of a number, or below 3e-8 where that is more.)
+  (as float32), levels are rounded stochastically. (float16 rounds to the nearest: its error is
+  below 1/2,000 of a number, or below 3e-8 where that is more.)
 - Calibrated, every codec is contractive: what is not sent of a difference is in the next one.
   rand-k enlarges nothing then. Enlarged, what is counted would overshoot the delta by size / kept
   - 1 times their distance, the next difference be larger by as much, and so on without end.
 
-Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 2016; int8, QSGD;
-contractive compression of differences, EF21 (Richtarik et al. 2021).
+Sources: top-k with error feedback, Stich et al. 2018; rand-k, Konecny et al. 2016; levels, QSGD
+(Alistarh et al. 2017); three of them under top-k, Sattler et al. 2019; contractive compression of
+differences, EF21 (Richtarik et al. 2021).
 """
 
 import math
@@ -40,6 +42,17 @@ from protocol import refusals
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.vectors import quantise, sparse
 from protocol.vectors.layout import Layout, check_vector
+from protocol.vectors.levels import INT4, TERNARY
+from protocol.vectors.values import (
+    DTYPES,
+    Counts,
+    Values,
+    decode_values,
+    encode_values,
+    max_scale_bytes,
+    num_bytes,
+    wrong_length,
+)
 
 DENSE: Final = "dense"
 TOPK: Final = "topk"
@@ -47,13 +60,8 @@ RANDK: Final = "randk"
 #: The coordinates that the aggregator publishes (`protocol.messages.Support`): masked codecs only.
 PLAN: Final = "plan"
 
-FLOAT32: Final = "float32"
-FLOAT16: Final = "float16"
-INT8: Final = "int8"
-
-SCALE_BYTES: Final = 4
-#: Number type -> bytes of a value.
-VALUE_BYTES: Final[dict[str, int]] = {FLOAT32: 4, FLOAT16: 2, INT8: 1}
+#: Number types that came with a tighter coding of indices (`sparse.encode_indices`).
+FINE: Final = frozenset({INT4, TERNARY})
 #: What masks instead: the schemes of `protocol.secagg`.
 SCHEMES: Final = ("seedmask", "lightsecagg", "pairwise")
 CALIBRATED: Final = "calibrated"
@@ -66,9 +74,6 @@ _SPELLING: Final = re.compile(
     rf"(?P<calibrated>/{CALIBRATED})?"
 )
 _MAX_SPELLING: Final = 64
-
-Values = npt.NDArray[np.float32]
-Counts = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ class CodecSpec:
     def __post_init__(self) -> None:
         if self.support not in (DENSE, TOPK, RANDK, PLAN):
             raise ConfigError(f"codec: support {self.support!r} is not dense, topk, randk or plan")
-        if self.dtype not in VALUE_BYTES and not self.masked:
-            known = ", ".join((*VALUE_BYTES, *SCHEMES))
+        if self.dtype not in DTYPES and not self.masked:
+            known = ", ".join((*DTYPES, *SCHEMES))
             raise ConfigError(f"codec: type {self.dtype!r} is none of {known}")
         if self.support == (TOPK if self.masked else PLAN):
             raise ConfigError(
@@ -190,7 +195,7 @@ def encode(
 ) -> bytes:
     """The body for a float32 vector of the layout's size.
 
-    ``rounding_seed`` (secret, fresh for every update) is used by unbiased int8, ``support_seed``
+    ``rounding_seed`` (secret, fresh for every update) is used by unbiased levels, ``support_seed``
     (known to both sides) by rand-k. Raises LocalProtocolError for another shape or type, for NaN
     and infinity, for a masked codec, and where a number would exceed `quantise.LARGEST` (rand-k
     enlarges them).
@@ -206,14 +211,9 @@ def encode(
             values = values * np.float32(layout.size / values.size)
     if np.abs(values).max() > quantise.LARGEST:
         raise LocalProtocolError(f"a delta above {quantise.LARGEST} has diverged")
-    if spec.dtype != INT8:
-        return _float_bytes(values, spec.dtype) + _index_bytes(indices, spec, layout)
-    counts = _counts(layout, indices)
-    scales = quantise.int8_scales(values, counts)
     seed = None if spec.contractive else rounding_seed
-    levels = quantise.to_int8(values, scales, counts, seed)
-    coded = _index_bytes(indices, spec, layout)
-    return levels.tobytes() + coded + scales.astype("<f4", copy=False).tobytes()
+    coded = encode_values(values, spec.dtype, _counts(layout, indices), seed)
+    return coded.values + _index_bytes(indices, spec, layout) + coded.scales
 
 
 def decode(body: bytes, spec: CodecSpec, layout: Layout, *, support_seed: bytes) -> SparseDelta:
@@ -226,19 +226,18 @@ def decode(body: bytes, spec: CodecSpec, layout: Layout, *, support_seed: bytes)
     if spec.masked:
         raise RemoteProtocolError(refusals.WRONG_CODEC, f"{spec}: its bodies are masked")
     kept = spec.num_kept(layout.size)
-    end = kept * VALUE_BYTES[spec.dtype]
+    end = num_bytes(spec.dtype, kept)
     if len(body) < end:
-        raise _wrong_length(body, f"{kept} values")
+        raise wrong_length(body, f"{kept} values")
     indices: sparse.Indices | None = None
     if spec.support == TOPK:
-        indices, num_bytes = sparse.split_indices(body[end:], layout.size, kept)
-        end += num_bytes
+        indices, length = sparse.split_indices(
+            body[end:], layout.size, kept, fine=spec.dtype in FINE
+        )
+        end += length
     elif spec.support == RANDK:
         indices = sparse.rand_k(support_seed, layout.size, kept)
-    if spec.dtype == INT8:
-        values = _int8_values(body, end, kept, _counts(layout, indices))
-    else:
-        values = _float_values(body, end, kept, spec.dtype)
+    values = decode_values(body, end, spec.dtype, _counts(layout, indices), kept)
     return SparseDelta(indices, values, layout.size)
 
 
@@ -249,10 +248,10 @@ def max_body_bytes(spec: CodecSpec, layout: Layout) -> int:
     """
     _check_open(spec)
     kept = spec.num_kept(layout.size)
-    values = kept * VALUE_BYTES[spec.dtype]
-    indices = sparse.max_indices_bytes(layout.size, kept) if spec.support == TOPK else 0
-    scales = SCALE_BYTES * min(kept, len(layout.tensors)) if spec.dtype == INT8 else 0
-    return values + indices + scales
+    sent = num_bytes(spec.dtype, kept) + max_scale_bytes(spec.dtype, kept, len(layout.tensors))
+    if spec.support != TOPK:
+        return sent
+    return sent + sparse.max_indices_bytes(layout.size, kept, fine=spec.dtype in FINE)
 
 
 def _check_open(spec: CodecSpec) -> None:
@@ -272,7 +271,7 @@ def _support(delta: Values, spec: CodecSpec, support_seed: bytes) -> sparse.Indi
 def _index_bytes(indices: sparse.Indices | None, spec: CodecSpec, layout: Layout) -> bytes:
     if indices is None or spec.support == RANDK:
         return b""
-    return sparse.encode_indices(indices, layout.size)
+    return sparse.encode_indices(indices, layout.size, fine=spec.dtype in FINE)
 
 
 def _counts(layout: Layout, indices: sparse.Indices | None) -> Counts:
@@ -282,37 +281,3 @@ def _counts(layout: Layout, indices: sparse.Indices | None) -> Counts:
     ends = indices.searchsorted(layout.bounds)
     counts = ends[1:] - ends[:-1]
     return counts[counts > 0]
-
-
-def _float_bytes(values: Values, dtype: str) -> bytes:
-    if dtype == FLOAT16:
-        return quantise.to_float16(values).astype("<f2", copy=False).tobytes()
-    return values.astype("<f4", copy=False).tobytes()
-
-
-def _float_values(body: bytes, end: int, kept: int, dtype: str) -> Values:
-    if len(body) != end:
-        raise _wrong_length(body, f"{kept} {dtype}")
-    stored = "<f2" if dtype == FLOAT16 else "<f4"
-    values = np.frombuffer(body, stored, kept).astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        raise RemoteProtocolError(refusals.NOT_FINITE, "among the values")
-    return values
-
-
-def _int8_values(body: bytes, end: int, kept: int, counts: Counts) -> Values:
-    if len(body) != end + SCALE_BYTES * counts.size:
-        raise _wrong_length(body, f"{kept} levels with {counts.size} scales")
-    scales = np.frombuffer(body, "<f4", offset=end).astype(np.float32, copy=False)
-    numbers = scales.tolist()  # a few: NumPy would take longer to begin
-    if not all(map(math.isfinite, numbers)):
-        raise RemoteProtocolError(refusals.NOT_FINITE, "among the scales")
-    if min(numbers) < 0 or max(numbers) > quantise.MAX_SCALE:
-        raise RemoteProtocolError(refusals.MALFORMED, "a scale that is negative or too large")
-    if body.find(b"\x80", 0, kept) >= 0:
-        raise RemoteProtocolError(refusals.MALFORMED, "level -128")
-    return quantise.from_int8(np.frombuffer(body, np.int8, kept), scales, counts)
-
-
-def _wrong_length(body: bytes, wanted: str) -> RemoteProtocolError:
-    return RemoteProtocolError(refusals.WRONG_SHAPE, f"{len(body)} bytes do not hold {wanted}")

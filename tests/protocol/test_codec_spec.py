@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from protocol import refusals
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.vectors.layout import Layout, Tensor
+from protocol.vectors.levels import INT8
 from protocol.vectors.packing import (
     DENSE,
-    INT8,
     PLAN,
     RANDK,
     SCHEMES,
@@ -24,12 +24,13 @@ from protocol.vectors.packing import (
     max_body_bytes,
     parse_codec,
 )
+from protocol.vectors.values import DTYPES
 
 open_specs = st.builds(
     CodecSpec,
     st.sampled_from((TOPK, RANDK)),
     st.floats(1e-9, 1),
-    st.sampled_from(("float32", "float16", "int8")),
+    st.sampled_from(DTYPES),
     st.booleans(),
 )
 masked_specs = st.builds(
@@ -50,6 +51,8 @@ specs = st.one_of(open_specs, masked_specs)
         "dense/int8",
         "topk-0.01/int8",
         "randk-0.05/float16",
+        "topk-0.05/int4",
+        "dense/ternary",
         "dense/seedmask",
         "randk-0.1/lightsecagg",
         "plan-0.1/pairwise",
@@ -83,7 +86,7 @@ def test_parse_inverts_str(spec: CodecSpec) -> None:
         ("topk-1.5/int8", "fraction 1.5"),
         ("randk-0.0000000001/int8", "fraction 1e-10"),
         ("best-0.01/int8", "'best'"),
-        ("topk-0.01/int4", "'int4'"),
+        ("topk-0.01/int2", "'int2'"),
         ("dense/int8/", "write it like"),
         ("dense/int8/later", "write it like"),
         ("dense/int8/calibrated/calibrated", "write it like"),
@@ -124,6 +127,8 @@ def test_the_kept_count_has_no_float_surprises() -> None:
         ("randk-0.1/int8", False),
         ("randk-0.1/seedmask", False),
         ("dense/int8", False),
+        ("dense/ternary", False),
+        ("topk-0.1/ternary", True),
         ("dense/seedmask", False),
         ("randk-0.1/int8/calibrated", True),
         ("dense/seedmask/calibrated", True),

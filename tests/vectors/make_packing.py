@@ -7,7 +7,7 @@ it must change nothing: a change here means that devices in the field can no lon
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ Entry = dict[str, object]
 
 def text() -> str:
     """What the file has to hold."""
-    return json.dumps([*_good(), *_bad()], indent=1) + "\n"
+    return json.dumps([*_good(), *_bad(), *_coarse_good(), *_coarse_bad()], indent=1) + "\n"
 
 
 def _input(codec: str, layout: Layout) -> Entry:
@@ -69,6 +69,39 @@ def _good() -> Iterator[Entry]:
     yield _good_entry("topk-0.5/float32", "ties", TINY, np.ones(TINY.size, np.float32))
 
 
+def _coarse_good() -> Iterator[Entry]:
+    tiny = np.array([1, -2.5, 0, 0.125, -0.0625, 3, 1e-3, -70_000], np.float32)
+    wide = Stream(derive(ROUNDING, "delta")).uniform(WIDE.size) - np.float32(0.5)
+    for dtype in ("int4", "ternary"):
+        for support in ("dense", "topk-0.25", "randk-0.5"):
+            yield _good_entry(f"{support}/{dtype}", "two tensors", TINY, tiny)
+        yield _good_entry(f"dense/{dtype}", "scales of blocks", WIDE, wide)
+        yield _good_entry(f"topk-0.05/{dtype}", "fitted buckets", WIDE, wide)
+        yield _good_entry(f"topk-0.9/{dtype}", "a bitmap, scales of blocks", WIDE, wide)
+        yield _good_entry(f"dense/{dtype}/calibrated", "two tensors", TINY, tiny)
+
+
+def _coarse_bad() -> Iterator[Entry]:
+    scale = "0000803f"
+    cases = (
+        ("dense/int4", "scale missing", "00" * 4 + scale, refusals.WRONG_SHAPE),
+        ("dense/int4", "level -8", "80" + "00" * 3 + scale * 2, refusals.MALFORMED),
+        ("dense/int4", "level -8 in the low half", "08" + "00" * 3 + scale * 2, refusals.MALFORMED),
+        ("dense/int4", "scale infinite", "00" * 4 + scale + "0000807f", refusals.NOT_FINITE),
+        ("dense/int4", "scale above 2**124", "00" * 4 + scale + "0100807d", refusals.MALFORMED),
+        ("topk-0.3/int4", "a level after the last", "1111" + "0007" + scale, refusals.MALFORMED),
+        ("dense/ternary", "byte 243", "f300" + scale * 2, refusals.MALFORMED),
+        ("dense/ternary", "a level after the last", "001b" + scale * 2, refusals.MALFORMED),
+        ("dense/ternary", "scale above 2**126", "0000" + scale + "0100807e", refusals.MALFORMED),
+        ("topk-0.25/int8", "fitted buckets are not for int8",
+         "7f81" + "03" + "0d" + "01" + scale * 2, refusals.MALFORMED),
+        ("topk-0.25/int4", "fitted buckets cut off", "11" + "03", refusals.MALFORMED),
+        ("topk-0.25/int4", "bits after the low ones", "11" + "03" + "1d" + "05" + scale * 2,
+         refusals.MALFORMED),
+    )  # fmt: skip
+    yield from _refused(cases)
+
+
 def _bad() -> Iterator[Entry]:
     scale = "0502013c"
     cases = (
@@ -94,6 +127,10 @@ def _bad() -> Iterator[Entry]:
          "7f81" + "0003" + scale * 2, refusals.WRONG_SHAPE),
         ("randk-0.25/float16", "a number too many", "00" * 6, refusals.WRONG_SHAPE),
     )  # fmt: skip
+    yield from _refused(cases)
+
+
+def _refused(cases: Iterable[tuple[str, str, str, str]]) -> Iterator[Entry]:
     for codec, comment, body, reason in cases:
         yield {
             "name": f"{codec}, {comment}",
