@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from protocol import refusals
@@ -21,6 +22,7 @@ class TrainingPlan:
     check_in_s: float
 
 
+@lru_cache(maxsize=2)  # thousands of sessions in one process share what they are all told
 def read_plan(plan: Plan) -> TrainingPlan:
     """Return what a plan says. Raises RemoteProtocolError (``malformed``)."""
     from device_sdk.engine.spec import parse_spec  # noqa: PLC0415 - importing the SDK is quick
