@@ -37,7 +37,9 @@ class Granting:
         """Take up to so many of the devices that wait."""
         for _ in range(count):
             waiting = self._fleet.next()
-            yield Grant(waiting, self._choose(waiting), 0)
+            codec = self._choose(waiting)
+            if codec is not None:  # else it asks again
+                yield Grant(waiting, codec, 0)
 
     def budget_bytes(self, codec: str) -> int:
         """Return how large an update may be whose lease names this codec."""
@@ -55,7 +57,7 @@ class Granting:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _choose(self, waiting: Waiting) -> CodecSpec:
+    def _choose(self, waiting: Waiting) -> CodecSpec | None:
         if self._codec.masked:
             return self._codec
         words = frozenset(waiting.check_in.codecs)
