@@ -1,0 +1,207 @@
+"""What is measured while a world runs: points of the curves, counts by class, and the audit."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator.records import (
+    JournalRecord,
+    LeaseRecord,
+    Record,
+    RefusalRecord,
+    VersionRecord,
+)
+from device_sdk.pending import Pending
+from protocol.codec import decode
+from protocol.errors import RemoteProtocolError
+from protocol.messages import CheckIn
+from simulator.evaluating import Evaluator, Scores
+from simulator.fleet import Fleet
+from simulator.result import ClassResult, Note, Point
+
+#: So many notes are kept: a reader of more reads none.
+MAX_NOTES = 200
+
+
+class _Leased(NamedTuple):
+    place: int  # of the class
+    device: str
+    version: int
+
+
+class _Tally:
+    """Counts of one class."""
+
+    def __init__(self) -> None:
+        self.check_ins = 0
+        self.leases = 0
+        self.updates_counted = 0
+        self.staleness: Counter[int] = Counter()
+
+
+class Meter:
+    """Watches a fleet from its beginning. ``points`` grow with the versions."""
+
+    def __init__(self, fleet: Fleet, evaluator: Evaluator, evaluate_every: int) -> None:
+        self.points: list[Point] = []
+        self.notes: list[Note] = []
+        self.num_updates = 0
+        self.version = -1
+        self._fleet = fleet
+        self._world = fleet.world
+        self._evaluator = evaluator
+        self._every = evaluate_every
+        self._newest: VersionRecord | None = None
+        self._place_of = {
+            member.name: fleet.scenario.classes.index(member.of)
+            for member in fleet.trainers.members
+        }
+        self._tallies = [_Tally() for _ in fleet.scenario.classes]
+        self._per_device: Counter[str] = Counter()
+        self._open: dict[bytes, _Leased] = {}
+        self._journalled: set[bytes] = set()
+        self._settled: set[bytes] = set()
+        self._receipts: set[bytes] = set()
+        self._outboxes = {self._world.topics.out(name): name for name in self._place_of}
+        self._is_secure = fleet.scenario.secure.enabled
+        fleet.note, fleet.closed = self.note, self._closed
+        self._world.server.store.watch = self._committed
+        self._world.broker.watch = self._published
+        self._take_first()
+
+    def note(self, text: str) -> None:
+        """Remember what a reader of the curves should know."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(Note(at_s=self._world.now, text=text))
+
+    def _take_first(self) -> None:
+        newest = self._world.server.store.snapshot().version
+        if newest is not None:
+            self._version(newest)
+
+    # --- while it runs -----------------------------------------------------------------------
+
+    def _published(self, topic: str, payload: bytes) -> None:
+        name = self._outboxes.get(topic)
+        if name is None or (self._is_secure and not self._is_check_in(name, payload)):
+            return
+        self._tallies[self._place_of[name]].check_ins += 1
+
+    def _is_check_in(self, name: str, payload: bytes) -> bool:
+        try:
+            decode(payload, (CheckIn,), task=self._world.topics.task, sender=name)
+        except RemoteProtocolError:
+            return False
+        return True
+
+    def _closed(self, pending: Pending, counted: bool) -> None:  # noqa: FBT001 - the device's hook
+        if counted:
+            self._receipts.add(pending.lease_id)
+
+    def _committed(self, records: Sequence[Record]) -> None:
+        for record in records:
+            match record:
+                case LeaseRecord():
+                    self._leased(record)
+                case JournalRecord():
+                    self._journalled.add(record.lease_id)
+                case RefusalRecord():
+                    self._settled.add(record.lease_id)
+                    self._open.pop(record.lease_id, None)
+                case VersionRecord():
+                    self._version(record)
+
+    def _leased(self, record: LeaseRecord) -> None:
+        place = self._place_of[record.device]
+        self._tallies[place].leases += 1
+        self._open[record.lease_id] = _Leased(place, record.device, record.version)
+
+    def _version(self, record: VersionRecord) -> None:
+        lateness = [self._count(lease_id, record.version) for lease_id in record.counted]
+        self.num_updates += len(record.counted)
+        self.version, self._newest = record.version, record
+        if record.version % self._every == 0:
+            self._point(record, float(np.mean(lateness)) if lateness else 0.0)
+
+    def _count(self, lease_id: bytes, version: int) -> int:
+        """Count an update; return its staleness in versions."""
+        self._settled.add(lease_id)
+        leased = self._open.pop(lease_id)
+        staleness = version - 1 - leased.version
+        tally = self._tallies[leased.place]
+        tally.updates_counted += 1
+        tally.staleness[staleness] += 1
+        self._per_device[leased.device] += 1
+        return staleness
+
+    def _point(self, record: VersionRecord, staleness: float) -> None:
+        now = self._world.now
+        params = np.frombuffer(record.params, "<f4").astype(np.float32, copy=False)
+        scores: Scores = self._evaluator.evaluate(params, now)
+        self.points.append(
+            Point(
+                version=record.version,
+                at_s=now,
+                accuracy=scores.accuracy,
+                loss=scores.loss,
+                group_accuracy=scores.by_group,
+                bytes_up=sum(each.bytes_up for each in self._fleet.traffic.values()),
+                bytes_down=sum(each.bytes_down for each in self._fleet.traffic.values()),
+                num_updates=self.num_updates,
+                staleness=round(staleness, 6),
+            )
+        )
+
+    # --- at the end --------------------------------------------------------------------------
+
+    @property
+    def model_hash(self) -> str:
+        """The newest version's hash in hex."""
+        return "" if self._newest is None else self._newest.model_hash.hex()
+
+    def classes(self) -> tuple[ClassResult, ...]:
+        """Return what the devices of each class did."""
+        scenario = self._fleet.scenario
+        declined: list[Counter[str]] = [Counter() for _ in scenario.classes]
+        for device in self._fleet.devices:
+            for key, count in device.counts.items():
+                if key.startswith("declined_"):
+                    declined[self._place_of[device.name]][key.removeprefix("declined_")] += count
+        updates: list[list[int]] = [[] for _ in scenario.classes]
+        for name, place in self._place_of.items():
+            updates[place].append(self._per_device[name])
+        found = []
+        for place, (each, count) in enumerate(zip(scenario.classes, scenario.counts, strict=True)):
+            tally, traffic = self._tallies[place], self._fleet.traffic[each.name]
+            found.append(
+                ClassResult(
+                    name=each.name,
+                    num_devices=count,
+                    is_slow=each.slow,
+                    check_ins=tally.check_ins,
+                    leases=tally.leases,
+                    updates_counted=tally.updates_counted,
+                    updates_per_device=tuple(sorted(updates[place])),
+                    staleness=dict(sorted(tally.staleness.items())),
+                    bytes_up=traffic.bytes_up,
+                    bytes_down=traffic.bytes_down,
+                    reconnects=max(0, traffic.connected - count),
+                    declined=dict(sorted(declined[place].items())),
+                )
+            )
+        return tuple(found)
+
+    def audit(self) -> tuple[int, int]:
+        """Return (updates lost, updates counted twice): both 0, whatever happened.
+
+        Lost is one that a device holds a receipt for and no version counted, and one that was
+        journalled and is neither waiting in the journal nor counted nor refused.
+        """
+        store = self._world.server.store
+        counted = [lease_id for _, lease_id in store.counted_ids()]
+        waiting = {entry.lease_id for entry in store.snapshot().journal}
+        unsettled = self._journalled - self._settled - waiting
+        unbacked = self._receipts - set(counted)
+        return len(unsettled | unbacked), len(counted) - len(set(counted))

@@ -1,0 +1,171 @@
+"""One run of a scenario: virtual time passes until its end, its target, or a person's Ctrl-C.
+
+Same scenario, same seed: the same `Result`, but for how long it took.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.evaluating import Evaluator
+from simulator.fleet import Elsewhere, Fleet
+from simulator.measure import Meter
+from simulator.result import Result
+from simulator.scenario import Scenario
+from simulator.trainers import Here, Trainers
+
+#: After so many events a run asks whether it shall go on.
+EVENTS_A_TURN: Final = 200
+#: Progress is told no more often, in seconds: it counts who is online.
+TELL_S: Final = 0.25
+LOCAL: Final = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is; ``of_s`` is when it ends at the latest. ``accuracy`` is the newest."""
+
+    scenario: str
+    seed: int
+    at_s: float
+    of_s: float
+    version: int
+    num_updates: int
+    num_events: int
+    num_online: int
+    num_devices: int
+    bytes_up: int
+    bytes_down: int
+    accuracy: float | None = None
+    group_accuracy: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def _quiet(_progress: Progress) -> None:
+    """Nobody watches."""
+
+
+def _go_on() -> bool:
+    return False
+
+
+def run(
+    scenario: Scenario,
+    seed: int,
+    *,
+    progress: Callable[[Progress], None] = _quiet,
+    stop: Callable[[], bool] = _go_on,
+    engine: str = LOCAL,
+    elsewhere: Elsewhere = Here,
+) -> Result:
+    """Run a scenario. ``stop`` is asked now and then whether to end here: what ran is reported.
+
+    ``progress`` is told every `TELL_S` seconds, and at the end. ``engine`` is a word for the result
+    only; ``elsewhere`` says where devices train. Raises ConfigError if the scenario
+    cannot be set up with this seed.
+    """
+    began = time.monotonic()
+    running = _Run(scenario, seed, elsewhere)
+    ended = running.go(progress, stop)
+    return running.result(ended, engine, time.monotonic() - began)
+
+
+class _Run:
+    """A fleet and its meter."""
+
+    def __init__(self, scenario: Scenario, seed: int, elsewhere: Elsewhere) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        trainers = Trainers(scenario, seed)
+        self._fleet = Fleet(scenario, seed, trainers, elsewhere)
+        self._queue = self._fleet.world.queue
+        self._meter = Meter(self._fleet, Evaluator(scenario, trainers), scenario.evaluate_every)
+        self._num_events = 0
+        self._tell_at = 0.0
+
+    def go(self, progress: Callable[[Progress], None], stop: Callable[[], bool]) -> str:
+        """Let time pass; return why it ended."""
+        queue, until = self._queue, self._scenario.duration_s
+        while queue.next_at() <= until:
+            queue.step()
+            self._num_events += 1
+            if reached := self._reached():
+                return reached
+            if self._num_events % EVENTS_A_TURN == 0:
+                self._tell(progress)
+                if stop():
+                    return "interrupted"
+        queue.run_until(until)
+        progress(self._progress())
+        return "duration"
+
+    def _tell(self, progress: Callable[[Progress], None]) -> None:
+        """Say how far it is, but not much more often than anybody reads it."""
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_S
+            progress(self._progress())
+
+    def _reached(self) -> str:
+        """Return which goal is reached, or nothing."""
+        scenario, meter = self._scenario, self._meter
+        if scenario.updates and meter.num_updates >= scenario.updates:
+            return "updates"
+        accuracy = meter.points[-1].accuracy if meter.points else None
+        if scenario.target and accuracy is not None and accuracy >= scenario.target:
+            return "target"
+        return ""
+
+    def _progress(self) -> Progress:
+        meter, traffic = self._meter, self._fleet.traffic.values()
+        newest = meter.points[-1] if meter.points else None
+        return Progress(
+            scenario=self._scenario.name,
+            seed=self._seed,
+            at_s=self._queue.now,
+            of_s=self._scenario.duration_s,
+            version=meter.version,
+            num_updates=meter.num_updates,
+            num_events=self._num_events,
+            num_online=sum(device.running for device in self._fleet.devices),
+            num_devices=self._scenario.num_devices,
+            bytes_up=sum(each.bytes_up for each in traffic),
+            bytes_down=sum(each.bytes_down for each in traffic),
+            accuracy=None if newest is None else newest.accuracy,
+            group_accuracy={} if newest is None else newest.group_accuracy,
+            notes=tuple(note.text for note in meter.notes[-3:]),
+        )
+
+    def result(self, ended: str, engine: str, wall_s: float) -> Result:
+        """Return all that was measured."""
+        scenario, meter, server = self._scenario, self._meter, self._fleet.world.server
+        lost, counted_twice = meter.audit()
+        counts = {key: count for key, count in sorted(server.counts.items()) if count}
+        return Result(
+            scenario=scenario.name,
+            about=scenario.about,
+            seed=self._seed,
+            engine=engine,
+            ended=ended,
+            virtual_s=self._queue.now,
+            wall_s=wall_s,
+            num_events=self._num_events,
+            classes=meter.classes(),
+            points=tuple(meter.points),
+            model_hash=meter.model_hash,
+            target=scenario.target or None,
+            refused={
+                key.removeprefix("refused_"): count
+                for key, count in counts.items()
+                if key.startswith("refused_")
+            },
+            counters={
+                key: count for key, count in counts.items() if not key.startswith("refused_")
+            },
+            notes=tuple(meter.notes),
+            lost=lost,
+            counted_twice=counted_twice,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
