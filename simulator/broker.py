@@ -1,73 +1,52 @@
 """An MQTT broker in memory: retained messages, wills, sessions, at least once, and its faults.
 
-A publish reaches the broker at once; from there each subscriber's copy is a `Flight` that lands
-later in virtual time. `Broker.route` decides how long it takes, and so can lose, double, delay or
-reorder copies; the same can be done to single flights under way.
+A publish reaches each subscriber as a `Flight` that lands later in virtual time: over the client's
+own link, or after the broker's latency. `Broker.route` can decide instead how long it takes, and so
+lose, double, delay or reorder copies; the same can be done to single flights under way. With
+`BrokerLimits` it holds no more for a client than a real broker does, and drops the rest in silence.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Protocol
 
-from simulator.queue import EventQueue, Scheduled
+from simulator.broker_limits import BrokerLimits
+from simulator.broker_session import Client, Flight, Session
+from simulator.packets import packet_bytes
+from simulator.queue import EventQueue
+from simulator.retained import Retained
+from simulator.subscriptions import Subscriptions
 from transport import Message, Will
 
 #: (client id, message) -> seconds until each copy lands: one number normally, none to lose it.
 Route = Callable[[str, Message], Sequence[float]]
 
 
-class Link(Protocol):
-    """The broker's end of a connection: what a client takes from it."""
-
-    def land(self, message: Message) -> None:
-        """Take a message."""
-
-    def broken(self, reason: str, *, taken_over: bool) -> None:
-        """The connection is gone."""
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A message under way from the broker to one client."""
-
-    client_id: str
-    message: Message
-    landing: Scheduled
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    """What the broker knows of one client; ``link`` is None while it is not connected."""
-
-    client_id: str
-    link: Link | None = None
-    clean: bool = False
-    will: Will | None = None
-    filters: dict[str, None] = field(default_factory=dict)
-    unacknowledged: dict[int, Message] = field(default_factory=dict)
-    flights: dict[Flight, None] = field(default_factory=dict)
-
-
 class Broker:
     """All that is between clients. ``max_packet_bytes`` is what it tells each of them.
 
-    While not ``available`` nobody can connect. ``watch`` is told of every publish.
+    While not ``available`` nobody can connect. ``watch`` is told of every publish. Without
+    ``limits`` it holds whatever there is; ``dropped`` counts what it did not.
     """
 
     def __init__(
-        self, queue: EventQueue, *, latency_s: float = 0.05, max_packet_bytes: int = 1 << 16
+        self,
+        queue: EventQueue,
+        *,
+        latency_s: float = 0.05,
+        max_packet_bytes: int = 1 << 16,
+        limits: BrokerLimits | None = None,
     ) -> None:
         self.max_packet_bytes = max_packet_bytes
+        self.limits = limits or BrokerLimits()
         self.available = True
-        self.retained: dict[str, bytes] = {}
-        self._constant = (latency_s,)
-        self.route: Route = lambda _client_id, _message: self._constant
+        self.dropped = 0
+        self.retained = Retained()
+        self.route: Route | None = None
         self.watch: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self._latency_s = latency_s
         self._queue = queue
-        self._sessions: dict[str, _Session] = {}
-        self._exact: dict[str, dict[str, None]] = {}
-        self._wild: dict[str, dict[str, None]] = {}
+        self._sessions: dict[str, Session] = {}
+        self._subscriptions = Subscriptions()
         self._num_tokens = 0
 
     @property
@@ -75,23 +54,45 @@ class Broker:
         """All messages under way, by client."""
         return [flight for session in self._sessions.values() for flight in session.flights]
 
+    def has_session(self, client_id: str) -> bool:
+        """Whether there is a session that its client may come back to."""
+        session = self._sessions.get(client_id)
+        return session is not None and not self._has_expired(session)
+
+    def serves(self, client_id: str, client: Client) -> bool:
+        """Whether this very client is connected, and not one that came after it."""
+        session = self._sessions.get(client_id)
+        return session is not None and session.client is client
+
     # --- for clients -------------------------------------------------------------------------
 
-    def open(self, client_id: str, link: Link, *, clean: bool, will: Will | None) -> bool:
+    def open(
+        self,
+        client_id: str,
+        client: Client,
+        *,
+        clean: bool,
+        will: Will | None,
+        receive_maximum: int = 0,
+        session_expiry_s: float = math.inf,
+    ) -> bool:
         """Accept a connection; return whether there was a session. An older one is broken off."""
         session = self._sessions.get(client_id)
-        if session is not None and session.link is not None:
+        if session is not None and session.client is not None:
             self.lose(client_id, "taken over", taken_over=True)
             session = self._sessions.get(client_id)
-        if session is not None and clean:
+        if session is not None and (clean or self._has_expired(session)):
             self._forget(session)
             session = None
         present = session is not None
-        session = session or self._sessions.setdefault(client_id, _Session(client_id))
-        session.link, session.clean, session.will = link, clean, will
-        again, session.unacknowledged = session.unacknowledged, {}
-        for old in again.values():  # new tokens: what acknowledges the old ones comes too late
-            self._send(session, old.topic, old.payload, 1, retain=old.retain)
+        session = session or self._sessions.setdefault(client_id, Session(client_id))
+        session.client, session.clean, session.will = client, clean, will
+        session.expiry_s = min(session_expiry_s, self.limits.session_expiry_s)
+        most = self.limits.max_inflight_messages
+        session.window = min(most, receive_maximum or most) or math.inf
+        again, session.waiting, session.num_waiting_bytes = session.waiting or (), None, 0
+        for old in again:  # new tokens: what acknowledges the old ones comes too late
+            self._take(session, self._message(old.topic, old.payload, retain=old.retain))
         return present
 
     def leave(self, client_id: str) -> None:
@@ -99,20 +100,18 @@ class Broker:
         session = self._sessions.get(client_id)
         if session is None:
             return
-        session.link = session.will = None
-        for flight in list(session.flights):
-            self._end(flight)
+        session.end(self._queue.now)
         if session.clean:
             self._forget(session)
 
     def lose(self, client_id: str, reason: str, *, taken_over: bool = False) -> None:
         """A connection breaks: the client's will is published."""
         session = self._sessions.get(client_id)
-        if session is None or session.link is None:
+        if session is None or session.client is None:
             return
-        link, will = session.link, session.will
+        client, will = session.client, session.will
         self.leave(client_id)
-        link.broken(reason, taken_over=taken_over)
+        client.broken(reason, taken_over=taken_over)
         if will is not None:
             self.publish(will.topic, will.payload, qos=will.qos, retain=will.retain)
 
@@ -123,47 +122,49 @@ class Broker:
             self.retained[topic] = payload
         elif retain:
             self.retained.pop(topic, None)
-        for client_id in self._subscribers(topic):
-            self._send(self._sessions[client_id], topic, payload, qos, retain=False)
+        for client_id in self._subscriptions.of(topic):
+            self._send(self._sessions[client_id], topic, payload, qos)
 
     def subscribe(self, client_id: str, topic_filter: str) -> None:
         """Add a subscription, and send what is retained for it (again)."""
         session = self._sessions[client_id]
         session.filters[topic_filter] = None
-        self._clients_by(topic_filter).setdefault(topic_filter, {})[client_id] = None
-        for topic in [topic for topic in self.retained if matches(topic_filter, topic)]:
-            self._send(session, topic, self.retained[topic], 1, retain=True)
+        self._subscriptions.add(client_id, topic_filter)
+        for topic in self.retained.taken(topic_filter):
+            self._take(session, self._message(topic, self.retained[topic], retain=True))
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
         """End a subscription."""
         self._sessions[client_id].filters.pop(topic_filter, None)
-        clients = self._clients_by(topic_filter)
-        subscribed = clients.get(topic_filter, {})
-        subscribed.pop(client_id, None)
-        if not subscribed:
-            clients.pop(topic_filter, None)
+        self._subscriptions.remove(client_id, topic_filter)
 
     def acknowledge(self, client_id: str, token: int) -> None:
         """Forget a message that has arrived."""
         session = self._sessions.get(client_id)
-        if session is not None:
-            session.unacknowledged.pop(token, None)
+        if session is None:
+            return
+        session.unacknowledged.pop(token, None)
+        while session.waiting and (message := session.next_waiting()) is not None:
+            session.unacknowledged[message.token] = message
+            self._launch(session, message)
 
     # --- faults ------------------------------------------------------------------------------
 
-    def restart(self, *, forget: bool, down_s: float) -> None:
+    def restart(self, *, down_s: float, forget: bool | None = None) -> None:
         """Go down for ``down_s`` seconds; all connections break.
 
         ``forget``: sessions, their messages and everything retained are lost, as without
-        persistence. Wills are not published: the broker did not see anybody go.
+        persistence; None: as the limits have it. Wills are not published: the broker did not see
+        anybody go.
         """
+        forget = not self.limits.persistence if forget is None else forget
         self.available = False
         self._queue.after(down_s, self._come_back)
         for session in list(self._sessions.values()):
-            link = session.link
+            client = session.client
             self.leave(session.client_id)
-            if link is not None:
-                link.broken("the broker went away", taken_over=False)
+            if client is not None:
+                client.broken("the broker went away", taken_over=False)
             if forget:
                 self._forget(session)
         if forget:
@@ -171,7 +172,7 @@ class Broker:
 
     def drop(self, flight: Flight) -> None:
         """Lose a message as stock brokers do: in silence, for good."""
-        self._end(flight)
+        flight.end()
         self.acknowledge(flight.client_id, flight.message.token)
 
     def duplicate(self, flight: Flight, delay_s: float) -> None:
@@ -182,7 +183,7 @@ class Broker:
     def delay(self, flight: Flight, delay_s: float) -> None:
         """Let a message arrive later, and so after others."""
         self.duplicate(flight, delay_s)
-        self._end(flight)
+        flight.end()
 
     def land(self, flight: Flight) -> None:
         """Let a message arrive now, and so before others."""
@@ -193,61 +194,53 @@ class Broker:
     def _come_back(self) -> None:
         self.available = True
 
-    def _subscribers(self, topic: str) -> list[str]:
-        found = dict(self._exact.get(topic, {}))
-        for topic_filter, clients in self._wild.items():
-            if matches(topic_filter, topic):
-                found |= clients
-        return list(found)
+    def _has_expired(self, session: Session) -> bool:
+        away_s = self._queue.now - session.left_at
+        return session.client is None and away_s >= session.expiry_s
 
-    def _clients_by(self, topic_filter: str) -> dict[str, dict[str, None]]:
-        """Return the table that a filter belongs to: client ids by filter."""
-        return self._wild if "+" in topic_filter or "#" in topic_filter else self._exact
-
-    def _send(
-        self, session: _Session, topic: str, payload: bytes, qos: int, *, retain: bool
-    ) -> None:
-        if session.link is None and not qos:
-            return
+    def _message(self, topic: str, payload: bytes, *, retain: bool) -> Message:
         self._num_tokens += 1
-        message = Message(topic, payload, retain, self._num_tokens if qos else 0)
-        if qos:
-            session.unacknowledged[message.token] = message
-        if session.link is not None:
-            self._launch(session, message)
+        return Message(topic, payload, retain, self._num_tokens)
 
-    def _launch(self, session: _Session, message: Message) -> None:
-        delays = self.route(session.client_id, message)
+    def _send(self, session: Session, topic: str, payload: bytes, qos: int) -> None:
+        if session.client is None and self._has_expired(session):
+            self._forget(session)
+        elif qos:
+            self._take(session, self._message(topic, payload, retain=False))
+        elif session.client is not None:
+            self._num_tokens += 1
+            self._launch(session, Message(topic, payload, retain=False, token=0))
+
+    def _take(self, session: Session, message: Message) -> None:
+        """Send a message with QoS 1 now, later, or never."""
+        if session.client is not None and len(session.unacknowledged) < session.window:
+            session.unacknowledged[message.token] = message
+            self._launch(session, message)
+        elif self.limits.has_room(session.num_waiting, session.num_waiting_bytes):
+            session.put_off(message)
+        else:
+            self.dropped += 1
+
+    def _launch(self, session: Session, message: Message) -> None:
+        link = None if session.client is None else session.client.link
+        if self.route is not None:
+            delays = self.route(session.client_id, message)
+        else:
+            delays = (self._latency_s if link is None else 0.0,)
         for delay_s in delays:
-            self._launch_at(session, message, self._queue.now + delay_s)
+            at = self._queue.now + delay_s
+            if link is not None:
+                at = link.down(packet_bytes(message.topic, message.payload, message.token), at)
+            self._launch_at(session, message, at)
         if not delays:
             session.unacknowledged.pop(message.token, None)
 
-    def _launch_at(self, session: _Session, message: Message, at: float) -> None:
-        def land() -> None:
-            del session.flights[flight]
-            if session.link is not None:
-                session.link.land(message)
-
-        flight = Flight(session.client_id, message, self._queue.at(at, land))
+    def _launch_at(self, session: Session, message: Message, at: float) -> None:
+        flight = Flight(session, message)
+        flight.landing = self._queue.at(at, flight.land)
         session.flights[flight] = None
 
-    def _end(self, flight: Flight) -> None:
-        flight.landing.cancel()
-        self._sessions[flight.client_id].flights.pop(flight, None)
-
-    def _forget(self, session: _Session) -> None:
+    def _forget(self, session: Session) -> None:
         for topic_filter in list(session.filters):
             self.unsubscribe(session.client_id, topic_filter)
         self._sessions.pop(session.client_id, None)
-
-
-@lru_cache(maxsize=1 << 16)
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a filter takes a topic: ``+`` is any one level, ``#`` all that follow."""
-    pattern, levels = topic_filter.split("/"), topic.split("/")
-    if pattern[-1] == "#":
-        pattern, levels = pattern[:-1], levels[: len(pattern) - 1]
-    if len(pattern) != len(levels):
-        return False
-    return all(wanted in ("+", level) for wanted, level in zip(pattern, levels, strict=True))

@@ -1,5 +1,6 @@
 """A device's shell in virtual time: the production session, a dictionary for storage."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,11 +13,25 @@ from device_sdk.trainer import Assignment, Trained, Trainer, TrainingError
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.stream import derive
 from protocol.topics import Topics
+from simulator.availability import Availability
 from simulator.broker import Broker
+from simulator.draws import Draws
+from simulator.links import Link, LinkProfile
 from simulator.power import Power, PowerLost
 from simulator.queue import EventQueue, Scheduled
+from simulator.remote import TrainRemote
+from simulator.retries import jittered
 from simulator.transport import MemoryTransport
-from transport import BrokerSettings, Connected, Counters, Disconnected, Event, Message, Will
+from transport import (
+    BrokerSettings,
+    Connected,
+    Counters,
+    Disconnected,
+    Event,
+    Message,
+    QueueFullError,
+    Will,
+)
 
 #: As in `device_sdk.device`: after a write that failed, the session begins anew this much later.
 STORAGE_RETRY_S = 10.0
@@ -32,7 +47,45 @@ class SimulatedDevice:
     ``storage`` outlives `lose_power`. ``closed`` is told of each update that got its receipt (True)
     or a refusal (False), before that is stored. ``retry_first_s``, ``retry_cap_s``, ``keys`` (of a
     secure task), ``stock`` and ``max_share_bytes`` are the session's.
+
+    With a ``link`` everything takes its time both ways, with an ``availability`` it is there at its
+    hours (`follow_hours`) and goes early when ``updates_per_wake`` updates have their receipts (0:
+    never). With either, it comes back to a broker with the product's jitter. ``remote`` trains in
+    place of ``trainer``.
     """
+
+    __slots__ = (
+        "_availability",
+        "_broker",
+        "_counts_before",
+        "_down_s",
+        "_drops",
+        "_duration",
+        "_fails_next_write",
+        "_keys",
+        "_link",
+        "_max_share_bytes",
+        "_num_starts",
+        "_power",
+        "_queue",
+        "_remote",
+        "_retry_cap_s",
+        "_retry_first_s",
+        "_seed",
+        "_stock",
+        "_timer",
+        "_topics",
+        "_trainer",
+        "_updates_per_wake",
+        "closed",
+        "counters",
+        "install_id",
+        "name",
+        "num_not_sent",
+        "session",
+        "storage",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -51,6 +104,10 @@ class SimulatedDevice:
         stock: int = 2,
         max_share_bytes: int = 4 << 20,
         counters: Counters | None = None,
+        link: LinkProfile | None = None,
+        availability: Availability | None = None,
+        updates_per_wake: int = 0,
+        remote: TrainRemote | None = None,
     ) -> None:
         self.name = name
         #: What went over its connections, all of them: others may share it.
@@ -72,6 +129,13 @@ class SimulatedDevice:
         self._keys = keys
         self._stock = stock
         self._max_share_bytes = max_share_bytes
+        self._link = None if link is None else Link(link, derive(seed, "link"))
+        self._availability = availability
+        self._drops = Draws(derive(seed, "drops"))
+        self._updates_per_wake = updates_per_wake
+        self._remote = remote
+        #: Publishes that found their queue full, as on a device whose link is too slow.
+        self.num_not_sent = 0
         self._num_starts = 0
         self._down_s: float | None = None
         self._fails_next_write = False
@@ -91,19 +155,37 @@ class SimulatedDevice:
     # --- power -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Switch it on; nothing if it is on."""
-        if self.transport is not None:
+        """Switch it on; nothing if it is on, or not at its hours."""
+        if self.transport is not None or not self._is_awake():
             return
         self._power.restore()
         settings = BrokerSettings(
             client_id=f"{self._topics.task}-{self.name}",
             will=Will(self._topics.state(self.name), b"offline"),
         )
+        retries = None
+        if self._link is not None or self._availability is not None:
+            retries = jittered(settings, derive(self._seed, "retries", self._num_starts))
         self.transport = MemoryTransport(
-            self._broker, self._queue, settings, self._turn_soon, self.counters
+            self._broker,
+            self._queue,
+            settings,
+            self._turn_soon,
+            self.counters,
+            link=self._link,
+            retries=retries,
         )
         self._begin()
         self.transport.connect()
+
+    def follow_hours(self) -> None:
+        """Start if it is time, then go and come as its availability says."""
+        self.start()
+        if self._availability is None:
+            return
+        change = self._availability.next_change(self._queue.now)
+        if change.at < math.inf:
+            self._queue.at(change.at, partial(self._change, is_on=change.is_on))
 
     def lose_power(self, *, after: int = 0, down_s: float | None = None) -> None:
         """Cut its power: now, or when it has written or published ``after`` more times.
@@ -127,6 +209,29 @@ class SimulatedDevice:
     def fail_next_write(self) -> None:
         """Let the next write to storage fail."""
         self._fails_next_write = True
+
+    def _change(self, *, is_on: bool) -> None:
+        if not is_on and self._drops.next() < self._share_of_drops():
+            self.lose_power()
+        elif not is_on:
+            self.leave()
+        self.follow_hours()
+
+    def _share_of_drops(self) -> float:
+        return 0.0 if self._availability is None else self._availability.drops
+
+    def _is_awake(self) -> bool:
+        if self._availability is None:
+            return True
+        return not self._availability.next_change(self._queue.now).is_on
+
+    def _has_done_enough(self) -> bool:
+        if not self._updates_per_wake or self.session is None:
+            return False
+        return self.session.counts["receipts"] >= self._updates_per_wake
+
+    def _declines(self) -> str:
+        return "rested" if self._has_done_enough() else ""
 
     def _die(self) -> None:
         if self.transport is None:
@@ -161,6 +266,7 @@ class SimulatedDevice:
             seed=derive(self._seed, "start", self._num_starts),
             birth={"boot": self._num_starts, "sdk": "simulated"},
             num_samples=self._trainer.num_samples,
+            declines=self._declines,
             retry_first_s=self._retry_first_s,
             retry_cap_s=self._retry_cap_s,
             keys=self._keys,
@@ -184,6 +290,8 @@ class SimulatedDevice:
             self._perform(self._decide(event))
             if isinstance(event, Message) and self.transport is transport:
                 transport.acknowledge(event)
+        if self._has_done_enough():
+            self.leave()
 
     def _decide(self, event: Event) -> Sequence[Action]:
         if self.session is None:
@@ -229,14 +337,23 @@ class SimulatedDevice:
                 self.storage.pop(key, None)
             case Publish(topic, payload, retain, qos):
                 self._power.use()
-                self.transport.publish(topic, payload, qos=qos, retain=retain)
+                self._publish(self.transport, topic, payload, qos=qos, retain=retain)
             case Subscribe(filters):
                 self.transport.subscribe(filters)
             case Unsubscribe(filters):
                 self.transport.unsubscribe(filters)
             case Train():
                 delay_s = self._duration(action.assignment)
-                self._queue.after(delay_s, partial(self._trained, action, self.transport))
+                handle = self._submit(action.assignment)
+                self._queue.after(delay_s, partial(self._trained, action, self.transport, handle))
+
+    def _publish(
+        self, transport: MemoryTransport, topic: str, payload: bytes, *, qos: int, retain: bool
+    ) -> None:
+        try:
+            transport.publish(topic, payload, qos=qos, retain=retain)
+        except QueueFullError:  # as on a device: it is said again later
+            self.num_not_sent += 1
 
     def _write(self) -> None:
         self._power.use()
@@ -244,11 +361,15 @@ class SimulatedDevice:
             self._fails_next_write = False
             raise _StorageError
 
-    def _trained(self, train: Train, transport: MemoryTransport) -> None:
+    def _submit(self, assignment: Assignment) -> object:
+        return None if self._remote is None else self._remote.submit(self.name, assignment)
+
+    def _trained(self, train: Train, transport: MemoryTransport, handle: object) -> None:
         """Training ended; its result is lost if there was no power meanwhile."""
         if self.session is None or self.transport is not transport:
             return
-        trained = self.train(train.assignment)
+        remote = self._remote
+        trained = self.train(train.assignment) if remote is None else remote.result(handle)
         now = self._queue.now
         if trained is None:
             self._perform(self.session.failed(train.lease_id, now))

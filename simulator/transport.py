@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+from protocol.actions import Publish
 from simulator.broker import Broker
+from simulator.links import Link
+from simulator.packets import packet_bytes
 from simulator.queue import EventQueue, Scheduled
+from simulator.retries import Doubling, Retries
+from simulator.wire import DirectWire, LinkedWire, Wire
 from transport import (
     BrokerSettings,
     Connected,
@@ -19,10 +24,27 @@ from transport import (
 class MemoryTransport:
     """One client. ``wake`` is called when events wait to be taken, once until they are.
 
-    Of the settings it heeds the client id, ``clean_start``, the will, ``max_packet_bytes`` and the
-    back-off, which doubles without jitter. A publish is at the broker at once, so none ever waits.
-    ``counters`` may be those of others, too: they then count for all together.
+    Of the settings it heeds the client id, ``clean_start``, the will, ``max_packet_bytes``, how
+    long a session lasts, and the back-off, which doubles without jitter unless there are
+    ``retries``. Without a ``link`` a publish is at the broker at once, so none ever waits; with one
+    the time-outs, ``keepalive_s`` and ``max_queued`` count too. ``counters`` may be those of
+    others, too: they then count for all together.
     """
+
+    __slots__ = (
+        "_attempt",
+        "_broker",
+        "_events",
+        "_filters",
+        "_is_trying",
+        "_queue",
+        "_retries",
+        "_settings",
+        "_wake",
+        "_wire",
+        "connected",
+        "counters",
+    )
 
     def __init__(
         self,
@@ -31,6 +53,9 @@ class MemoryTransport:
         settings: BrokerSettings,
         wake: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
+        *,
+        link: Link | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self.counters = Counters() if counters is None else counters
         self.connected = False
@@ -38,10 +63,21 @@ class MemoryTransport:
         self._queue = queue
         self._settings = settings
         self._wake = wake
+        self._retries = retries or Doubling(settings)
+        self._wire: Wire = (
+            DirectWire(broker, settings)
+            if link is None
+            else LinkedWire(broker, queue, settings, link)
+        )
         self._events: list[Event] = []
         self._filters: dict[str, None] = {}
         self._attempt: Scheduled | None = None
-        self._backoff_s = settings.backoff_first_s
+        self._is_trying = False
+
+    @property
+    def link(self) -> Link | None:
+        """What is between it and the broker."""
+        return self._wire.link
 
     @property
     def max_packet_bytes(self) -> int:
@@ -69,16 +105,16 @@ class MemoryTransport:
         if not self.connected:
             self.counters.dropped_offline += 1
             return
+        self._wire.publish(Publish(topic, payload, retain, qos))
         self.counters.published += 1
         self.counters.bytes_up += size
-        self._broker.publish(topic, payload, qos=qos, retain=retain)
 
     def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:  # noqa: ARG002 - always 1
         """Subscribe now or when connected."""
         for topic_filter in filters:
             self._filters[topic_filter] = None
             if self.connected:
-                self._broker.subscribe(self._settings.client_id, topic_filter)
+                self._wire.subscribe(topic_filter)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End subscriptions."""
@@ -87,81 +123,90 @@ class MemoryTransport:
                 continue
             del self._filters[topic_filter]
             if self.connected:
-                self._broker.unsubscribe(self._settings.client_id, topic_filter)
+                self._wire.unsubscribe(topic_filter)
 
     def acknowledge(self, message: Message) -> None:
         """Let the broker forget a message of the present connection."""
         if self.connected and message.token:
-            self._broker.acknowledge(self._settings.client_id, message.token)
+            self._wire.acknowledge(message.token)
 
     def events(self) -> list[Event]:
         """Take everything that happened since the last call, in order."""
         events, self._events = self._events, []
         return events
 
-    def close(self, timeout_s: float = 2.0) -> None:  # noqa: ARG002 - nothing ever waits
+    def close(self, timeout_s: float = 2.0) -> None:  # noqa: ARG002 - what is under way arrives
         """Say goodbye."""
         self._stop()
         if self.connected:
             self.connected = False
-            self._broker.leave(self._settings.client_id)
+            self._wire.close()
 
     def vanish(self) -> None:
         """Be gone without a word, as without power: the broker publishes the will."""
         self._stop()
         if self.connected:
             self.connected = False
-            self._broker.lose(self._settings.client_id, "vanished")
+            self._wire.vanish()
 
     # --- the broker's end ----------------------------------------------------------------------
 
     def land(self, message: Message) -> None:
         """A message arrived."""
+        if not self.connected:
+            return  # and the broker will send it again
         self.counters.received += 1
         self.counters.bytes_down += packet_bytes(message.topic, message.payload, message.token)
         self._happened(message)
 
     def broken(self, reason: str, *, taken_over: bool) -> None:
         """The connection is gone; come back later."""
+        self._wire.lost()
+        if self._is_trying:
+            self.rejected(reason)
         if not self.connected:
             return
         self.connected = False
         self._happened(Disconnected(reason, taken_over))
-        self._retry()
+        self._try_after(self._retries.ended(self._queue.now, taken_over=taken_over))
+
+    def accepted(self, *, session_present: bool) -> None:
+        """The broker took us."""
+        if not self._is_trying:
+            return
+        self._is_trying = False
+        self._retries.accepted(self._queue.now)
+        self.connected = True
+        self.counters.connected += 1
+        self._happened(Connected("5", session_present, self.max_packet_bytes))
+        for topic_filter in self._filters:
+            self._wire.subscribe(topic_filter)
+
+    def rejected(self, reason: str) -> None:
+        """It did not, or it did not answer; try again later."""
+        if not self._is_trying:
+            return
+        self._is_trying = False
+        self._happened(Refused(reason, permanent=False))
+        self._try_after(self._retries.failed())
 
     # --- inside --------------------------------------------------------------------------------
 
     def _try(self) -> None:
-        if not self._broker.available:
-            self._happened(Refused("nobody there", permanent=False))
-            self._retry()
-            return
-        settings = self._settings
-        self._backoff_s = settings.backoff_first_s
-        self.connected = True
-        self.counters.connected += 1
-        present = self._broker.open(
-            settings.client_id, self, clean=settings.clean_start, will=settings.will
-        )
-        self._happened(Connected("5", present, self.max_packet_bytes))
-        for topic_filter in self._filters:
-            self._broker.subscribe(settings.client_id, topic_filter)
+        self._is_trying = True
+        self._wire.connect(self)
 
-    def _retry(self) -> None:
-        self._attempt = self._queue.after(self._backoff_s, self._try)
-        self._backoff_s = min(2 * self._backoff_s, self._settings.backoff_cap_s)
+    def _try_after(self, delay_s: float) -> None:
+        self._attempt = self._queue.after(delay_s, self._try)
 
     def _stop(self) -> None:
         if self._attempt is not None:
             self._attempt.cancel()
+        if self._is_trying:
+            self._is_trying = False
+            self._wire.vanish()
 
     def _happened(self, event: Event) -> None:
         self._events.append(event)
         if len(self._events) == 1:
             self._wake()
-
-
-def packet_bytes(topic: str, payload: bytes, qos: int) -> int:
-    """Return the size of a PUBLISH packet of MQTT 5 without properties."""
-    rest = 2 + len(topic.encode()) + (2 if qos else 0) + 1 + len(payload)
-    return 1 + max(1, -(-rest.bit_length() // 7)) + rest

@@ -8,9 +8,13 @@ from device_sdk.identity import Keys
 from device_sdk.trainer import Assignment, Trainer
 from protocol.stream import derive
 from protocol.topics import Topics
+from simulator.availability import Availability
 from simulator.broker import Broker
+from simulator.broker_limits import BrokerLimits
 from simulator.device import SimulatedDevice
+from simulator.links import LinkProfile
 from simulator.queue import EventQueue
+from simulator.remote import TrainRemote
 from simulator.server import SimulatedServer
 from transport import Counters
 
@@ -18,8 +22,10 @@ from transport import Counters
 class World:
     """One task in virtual time; ``seed`` (32 bytes) decides all that is drawn.
 
-    The aggregator starts with it. `run_for` and `run_until` let time pass; ``broker.route`` and the
-    devices' durations say how long things take. With an ``enrolment`` updates are masked.
+    The aggregator starts with it. `run_for` and `run_until` let time pass; links, ``broker.route``
+    and the devices' durations say how long things take. With an ``enrolment`` updates are masked.
+    The broker holds what its ``limits`` allow, everything without. ``train`` does the trainings of
+    all devices, in place of their own trainers.
     """
 
     def __init__(
@@ -30,9 +36,14 @@ class World:
         latency_s: float = 0.05,
         max_packet_bytes: int = 1 << 16,
         enrolment: Enrolment | None = None,
+        limits: BrokerLimits | None = None,
+        train: TrainRemote | None = None,
     ) -> None:
         self.queue = EventQueue()
-        self.broker = Broker(self.queue, latency_s=latency_s, max_packet_bytes=max_packet_bytes)
+        self.broker = Broker(
+            self.queue, latency_s=latency_s, max_packet_bytes=max_packet_bytes, limits=limits
+        )
+        self._train = train
         self.topics = Topics(config.prefix, config.task)
         self.devices: dict[str, SimulatedDevice] = {}
         self._seed = seed
@@ -59,10 +70,15 @@ class World:
         stock: int = 2,
         max_share_bytes: int = 4 << 20,
         counters: Counters | None = None,
+        link: LinkProfile | None = None,
+        availability: Availability | None = None,
+        updates_per_wake: int = 0,
     ) -> SimulatedDevice:
         """Let a new device join; ``storage`` is its own or what it brings along.
 
-        ``keys``: of a secure task. ``counters`` may be shared: they count for all who do.
+        ``keys``: of a secure task. ``counters`` may be shared: they count for all who do. Without a
+        ``link`` what it says is at the broker at once; without an ``availability`` it is always
+        there. See `SimulatedDevice`.
         """
         device = SimulatedDevice(
             name,
@@ -79,9 +95,13 @@ class World:
             stock=stock,
             max_share_bytes=max_share_bytes,
             counters=counters,
+            link=link,
+            availability=availability,
+            updates_per_wake=updates_per_wake,
+            remote=self._train,
         )
         self.devices[name] = device
-        device.start()
+        device.follow_hours()
         return device
 
     def run_for(self, seconds: float) -> None:
