@@ -157,7 +157,7 @@ def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         "secure_delete = OFF",
-        "cache_size = -65536",
+        "cache_size = -2048",  # what is hot is new: more would only grow with the history
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
