@@ -1,0 +1,133 @@
+"""Curves on axes: each with its seeds faintly behind it and the band that their mean lies in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from simulator.report import palette, wording
+from simulator.report.bands import Band, Curve, band
+from simulator.result import Note
+
+_MAX_FAINT: Final = 12  # seeds that are drawn one by one, behind their mean
+_BEGINNING: Final = 0.08  # of a curve, which may lie below the axes
+_MAX_NOTES: Final = 9
+_WIDE_LEGEND: Final = 44  # letters that fit on one line
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What belongs together: one curve a seed, by one name, in one colour and line style."""
+
+    name: str
+    curves: Sequence[Curve]
+    colour: str
+    index: int
+
+
+def draw_over_time(
+    figure: Figure, lines: Sequence[Line], *, target: float | None, notes: Sequence[Note], what: str
+) -> Axes:
+    """Draw lines whose x is virtual seconds, in the unit that suits them, with numbered notes."""
+    ends = [float(curve.x[-1]) for line in lines for curve in line.curves if len(curve.x)]
+    divisor, unit = wording.time_unit(max(ends, default=0.0))
+    axes = figure.subplots()
+    draw_lines(axes, [_scaled(line, divisor) for line in lines], target)
+    for number, note in enumerate(notes[:_MAX_NOTES], start=1):
+        _draw_note(axes, number, note.at_s / divisor)
+    axes.set(xlabel=f"virtual time ({unit})", ylabel=what)
+    axes.set_xlim(0, max(ends, default=divisor) / divisor)
+    return axes
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line], target: float | None = None) -> None:
+    """Draw every line's seeds, band and mean; the height from what comes after the beginning."""
+    heights: list[float] = [] if target is None else [target]
+    for line in lines:
+        mean = band(line.curves)
+        for curve in line.curves[:_MAX_FAINT] if len(line.curves) > 1 else ():
+            axes.step(curve.x, curve.y, where="post", color=line.colour, alpha=0.25, linewidth=0.6)
+        if mean is not None:
+            _draw_mean(axes, line, mean)
+            skipped = int(len(mean.x) * _BEGINNING)
+            heights += [*mean.low[skipped:], *mean.high[skipped:]]
+    if target is not None:
+        axes.axhline(target, color=palette.FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"target {target:g}",
+            (1, target),
+            xytext=(-2, 3),
+            ha="right",
+            fontsize=7.5,
+            color=palette.FAINT,
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+        )
+    if heights:
+        _fit_height(axes, min(heights), max(heights))
+    add_legend(axes, len(lines))
+
+
+def add_legend(axes: Axes, num: int) -> None:
+    """Put the names above the axes, where they hide nothing; one name needs none."""
+    handles, labels = axes.get_legend_handles_labels()
+    if num < 2 or not handles:  # noqa: PLR2004 - one is no choice
+        return
+    widest = max(len(label) for label in labels) + 6
+    axes.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1, 1, 0.1),
+        borderaxespad=0.2,
+        ncols=max(1, min(num, _WIDE_LEGEND // widest)),
+        handlelength=2.4,
+        columnspacing=1.4,
+    )
+
+
+def label_of(name: str) -> str:
+    """Return a label that a legend does not take for a private one."""
+    clean = wording.shown(name)
+    return f" {clean}" if clean.startswith("_") else clean
+
+
+def _draw_mean(axes: Axes, line: Line, mean: Band) -> None:
+    if len(line.curves) > 1:
+        axes.fill_between(
+            mean.x, mean.low, mean.high, step="post", color=line.colour, alpha=0.18, linewidth=0
+        )
+    axes.step(
+        mean.x,
+        mean.mean,
+        where="post",
+        color=line.colour,
+        linestyle=palette.dashes(line.index),
+        label=label_of(line.name),
+    )
+
+
+def _draw_note(axes: Axes, number: int, at: float) -> None:
+    axes.axvline(at, color=palette.FAINT, linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.annotate(
+        str(number),
+        (at, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(2.5, 3),
+        textcoords="offset points",
+        fontsize=7.5,
+        color=palette.FAINT,
+    )
+
+
+def _fit_height(axes: Axes, lowest: float, highest: float) -> None:
+    margin = 0.06 * (highest - lowest) or 0.05
+    axes.set_ylim(lowest - margin, highest + margin)
+
+
+def _scaled(line: Line, divisor: float) -> Line:
+    curves = [Curve(np.asarray(curve.x / divisor), curve.y) for curve in line.curves]
+    return Line(line.name, curves, line.colour, line.index)
