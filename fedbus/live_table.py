@@ -1,0 +1,139 @@
+"""Simulations under way, as a picture for the terminal. Pure: values in, renderables out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedbus.screen import accuracy_text, human_bytes
+from simulator.report import cells
+from simulator.report.runs import Report
+from simulator.report.wording import duration, shown, whole
+from simulator.result import Result
+from simulator.run import Progress
+from simulator.scenario import Scenario
+
+_BAR_WIDTH: Final = 40
+_VERDICT: Final = {"better": "green", "worse": "red", "": ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Which run of how many goes on, how far it is, and how fast (events in a second of ours)."""
+
+    number: int
+    of: int
+    progress: Progress
+    scenario: Scenario
+    events_per_s: float
+
+    @property
+    def title(self) -> str:
+        """Which run this is."""
+        which = f"{shown(self.progress.scenario)} · seed {self.progress.seed}"
+        return which if self.of == 1 else f"{which} · run {self.number} of {self.of}"
+
+
+def picture(stage: Stage) -> RenderableType:
+    """Return the whole picture: the run above, its device classes below."""
+    parts: list[RenderableType] = [_run(stage), _classes(stage)]
+    parts += [Text(shown(note), style="yellow") for note in stage.progress.notes]
+    title = f"fedbus simulate · {stage.title}"
+    return Panel(Group(*parts), title=title, title_align="left", box=ROUNDED, padding=(0, 1))
+
+
+def line(stage: Stage) -> str:
+    """Return the same in a line, for where there is no terminal."""
+    now = stage.progress
+    learned = "" if stage.scenario.dry else f"  accuracy {accuracy_text(now.accuracy)}"
+    return (
+        f"{stage.title}  {duration(now.at_s)} of {duration(now.of_s)}  version {now.version}"
+        f"{learned}  {whole(now.num_updates)} updates  {whole(stage.events_per_s)} events/s"
+        f"  {whole(now.num_online)} of {whole(now.num_devices)} online"
+    )
+
+
+def ended(result: Result) -> str:
+    """Return in a line how a run ended."""
+    reached = [point.accuracy for point in result.points if point.accuracy is not None]
+    learned = f"accuracy {reached[-1]:.3f}, " if reached else ""
+    return (
+        f"{shown(result.scenario)}, seed {result.seed}: {learned}"
+        f"{duration(result.virtual_s)} in {duration(result.wall_s)} ({shown(result.ended)})"
+    )
+
+
+def summary(report: Report) -> RenderableType:
+    """Return the report's figures as a table: a column for each scenario, and differences."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", style="dim", no_wrap=True)
+    for runs in report.runs:
+        table.add_column(Text(shown(runs.name)), justify="right")
+    for _ in report.runs[1:]:
+        table.add_column(Text(f"less {shown(report.runs[0].name)}"), justify="right")
+    for row in cells.rows(report):
+        differences = [Text(one.text, style=_VERDICT[one.verdict]) for one in row.differences]
+        table.add_row(row.measure.title, *(Text(value) for value in row.values), *differences)
+    return table
+
+
+def safety(lost: int, counted_twice: int) -> Text:
+    """Return what must be 0."""
+    style = "bold red" if lost or counted_twice else "green"
+    return Text(f"{lost} updates lost, {counted_twice} counted twice", style=style)
+
+
+def _run(stage: Stage) -> RenderableType:
+    now = stage.progress
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(ratio=1)
+    time = Table.grid(padding=(0, 1))
+    time.add_row(
+        ProgressBar(total=now.of_s, completed=now.at_s, width=_BAR_WIDTH),
+        f"{duration(now.at_s)} of {duration(now.of_s)}",
+    )
+    grid.add_row("virtual time", time)
+    grid.add_row("model", Text(f"version {now.version}", style="bold"))
+    if stage.scenario.dry is None:
+        grid.add_row("accuracy", _accuracy(now.accuracy, stage.scenario.target))
+    grid.add_row("updates", f"{whole(now.num_updates)} counted")
+    grid.add_row("devices", f"{whole(now.num_online)} of {whole(now.num_devices)} online")
+    grid.add_row("bytes", f"{human_bytes(now.bytes_up)} up, {human_bytes(now.bytes_down)} down")
+    grid.add_row("pace", f"{whole(stage.events_per_s)} events/s, {whole(now.num_events)} until now")
+    return grid
+
+
+def _accuracy(accuracy: float | None, target: float) -> RenderableType:
+    if accuracy is None:
+        return Text(accuracy_text(accuracy))
+    grid = Table.grid(padding=(0, 1))
+    is_reached = bool(target) and accuracy >= target
+    style = "green" if is_reached else "cyan"
+    bar = ProgressBar(total=1.0, completed=accuracy, width=_BAR_WIDTH, complete_style=style)
+    goal = f"  target {target:g}" if target else ""
+    grid.add_row(bar, Text(accuracy_text(accuracy), style="bold"), Text(goal, style="dim"))
+    return grid
+
+
+def _classes(stage: Stage) -> RenderableType:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    table.add_column("devices", justify="right")
+    if stage.scenario.dry is None:
+        table.add_column("accuracy on its rows", justify="right")
+    accuracies: Mapping[str, float] = stage.progress.group_accuracy
+    rows: Sequence[tuple[str, bool, int]] = [
+        (each.name, each.slow, count)
+        for each, count in zip(stage.scenario.classes, stage.scenario.counts, strict=True)
+    ]
+    for name, is_slow, count in rows:
+        known = [accuracy_text(accuracies.get(name))] if stage.scenario.dry is None else []
+        table.add_row(f"{shown(name)} (slow)" if is_slow else shown(name), whole(count), *known)
+    return table
