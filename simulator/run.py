@@ -23,6 +23,14 @@ TELL_S: Final = 0.25
 LOCAL: Final = "local"
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run."""
+
+    scenario: Scenario
+    seed: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a run is; ``of_s`` is when it ends at the latest. ``accuracy`` is the newest."""
