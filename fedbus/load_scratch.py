@@ -1,0 +1,100 @@
+"""A broker and an aggregator of one's own to try a load on, in a folder that may be thrown away."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from broker_config.accounts import AGGREGATOR
+from broker_config.running import Broker, running_broker
+from fedbus.children import Child, start, stop
+from fedbus.federation import Tables, write_tables
+from transport.config import BrokerConfig
+
+TASK: Final = "load"
+#: The demonstration's model, 2,410 params: an update is one packet, as of most small devices.
+MODEL: Final = {
+    "input": [64],
+    "layers": [{"type": "dense", "units": 32}, {"type": "relu"}, {"type": "dense", "units": 10}],
+    "loss": "softmax_cross_entropy",
+}
+#: A version counts this part of the devices, and no more than `MAX_GOAL`.
+GOAL_PART: Final = 8
+MAX_GOAL: Final = 250
+#: Nobody trains more than this many at a time: the rest waits for its lease.
+MAX_CONCURRENCY: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """What runs, and how devices get in. ``config`` is the aggregator's file."""
+
+    broker: Broker
+    aggregator: Child
+    config: Path
+
+    def broker_config(self, device: str) -> BrokerConfig:
+        """Return how a device connects."""
+        return BrokerConfig(
+            host=self.broker.host,
+            port=self.broker.port,
+            password_file=str(self.broker.files.secret(device)),
+        )
+
+
+def device_names(num_devices: int) -> tuple[str, ...]:
+    """Return ids that sort as they count."""
+    width = len(str(num_devices))
+    return tuple(f"load-{number:0{width}}" for number in range(1, num_devices + 1))
+
+
+@contextmanager
+def running_scratch(folder: Path, devices: Sequence[str]) -> Iterator[Scratch]:
+    """Run a mosquitto with an account for each device, and an aggregator.
+
+    Raises BrokerError if mosquitto is not there: the embedded broker is not made for fleets.
+    """
+    with running_broker(folder / "broker", devices, engine="mosquitto") as broker:
+        config = write_aggregator(folder / AGGREGATOR, broker, len(devices))
+        child = start_aggregator(config)
+        try:
+            yield Scratch(broker, child, config)
+        finally:
+            stop([child])
+
+
+def start_aggregator(config: Path) -> Child:
+    """Start an aggregator; its log is beside its configuration."""
+    module = ["fedbus", "aggregator", "run", "--config", str(config)]
+    return start(AGGREGATOR, module, config.with_name("log"), {})
+
+
+def write_aggregator(folder: Path, broker: Broker, num_devices: int, **task: object) -> Path:
+    """Write the aggregator's configuration; ``task`` are settings that differ from these."""
+    folder.mkdir(mode=0o700)
+    goal = max(1, min(MAX_GOAL, num_devices // GOAL_PART))
+    tables: Tables = {
+        "": {"state_dir": str(folder / "state")},
+        "secure": {"scheme": "none"},
+        "broker": {
+            "port": broker.port,
+            "password_file": str(broker.files.secret(AGGREGATOR)),
+            "backoff_cap_s": 5.0,
+        },
+        "task": {
+            "task": TASK,
+            "codec": "topk-0.1/int8",
+            "check_in_s": 30,
+            "max_staleness": 1_000_000,
+            "max_devices": max(1, num_devices),
+            **task,
+        },
+        "task.model": MODEL,
+        "task.buffered": {
+            "goal": goal,
+            "concurrency": min(MAX_CONCURRENCY, num_devices),
+            "max_wait_s": 2.0,
+        },
+    }
+    return write_tables(folder / "fed.toml", tables)
