@@ -2,7 +2,11 @@
 
 - Error feedback (Stich et al. 2018), with a contractive codec: the residual is added before
   encoding, and what was not sent becomes the next one, so that residual + sent = delta + previous
-  residual. Unbiased codecs remember nothing.
+  residual. Unbiased codecs neither send nor touch it: it waits for the next contractive one.
+- A residual ages while its device is away: it is of a model that others have moved on meanwhile.
+  It counts by `DECAY` less with each version made between the one in which the device's last
+  update was counted and the one that it trains from now. Who asks for the next lease on the
+  receipt of the last misses none, however slow it is; nothing decays then.
 - Calibration (CA2FL, Wang et al. 2024, with the cache on the device): what was counted of this
   device is taken off before encoding and added to after it, by just what was counted, so that the
   aggregator's sum is that of all caches. What was not sent is in the next difference (EF21,
@@ -23,6 +27,8 @@ from protocol.vectors.quantise import LARGEST
 
 #: The epoch of what is counted in the open, where no other follows.
 OPEN: Final = b"open"
+#: What remains of a residual for each version missed. Measured: docs/adr/0023.
+DECAY: Final = 0.9
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,16 +50,33 @@ class Feedback(NamedTuple):
 
 
 def feedback(
-    delta: Float32, codec: CodecSpec, residual: Residual | None, epoch: bytes = OPEN
+    delta: Float32,
+    codec: CodecSpec,
+    residual: Residual | None,
+    epoch: bytes = OPEN,
+    *,
+    version: int,
 ) -> Feedback:
-    """Return what an update of ``delta`` (sound) should carry; ``epoch`` is the present one's."""
+    """Return what an update of ``delta`` (sound) should carry; ``epoch`` is the present one's.
+
+    ``version`` is the one that was trained from.
+    """
     cache_of = epoch if codec.calibrated else b""
     kept = remembered(residual, delta.size, cache_of)
     if codec.calibrated:
         return Feedback(np.clip(delta - kept, -LARGEST, LARGEST), kept, cache_of)
+    if (missed := num_missed(residual, version)) > 0:
+        kept = kept * np.float32(DECAY**missed)
     wanted = delta + kept if codec.contractive else delta
     # A residual that has run away is dropped, and nothing else.
     return Feedback(wanted if is_sound(wanted) else delta, kept, cache_of)
+
+
+def num_missed(residual: Residual | None, version: int) -> int:
+    """Return how many versions were made while the device was away; 0 where it is not known."""
+    if residual is None or residual.version < 0:
+        return 0
+    return max(0, version - residual.version)
 
 
 def remembered(residual: Residual | None, size: int, cache_of: bytes = b"") -> Float32:

@@ -81,7 +81,7 @@ def make_masked(
     lease allows less than the update takes; the mask is spent all the same.
     """
     given = roster.parameters
-    fed_back = feedback(delta, codec, residual, roster.hash)
+    fed_back = feedback(delta, codec, residual, roster.hash, version=lease.version)
     where = slice(None) if chosen.indices is None else chosen.indices
     elements, num_saturated = given.encode(fed_back.wanted[where], num_samples, staleness)
     body = mask.apply(roster, elements, roster.support_seed(chosen.number, chosen.named))

@@ -59,9 +59,20 @@ class Outgoing:
         self.pending = pending
         return [Store(PENDING, pack_pending(pending))]
 
-    def counted(self, pending: Pending) -> list[Action]:
-        """It got its receipt: what it has not sent is the residual now, or it is in the cache."""
-        return self._close(Residual(pending.lease_id, pending.residual, pending.cache_of))
+    def counted(self, pending: Pending, version: int) -> list[Action]:
+        """It was counted in a version: what it has not sent is the residual, or it is in the cache.
+
+        An unbiased update remembers nothing: the residual of others waits for their next one, and
+        does not age by the versions that were made while this one was.
+        """
+        if not pending.residual:
+            residual = self._as_it_was(pending)
+            if residual.version >= 0:
+                attended = version - pending.base_version
+                residual = replace(residual, version=residual.version + attended)
+            return self._close(residual)
+        values, cache_of = pending.residual, pending.cache_of
+        return self._close(Residual(pending.lease_id, values, cache_of, version))
 
     def refused(self, pending: Pending, reason: str, layout: Layout | None) -> list[Action]:
         """It will not be used. After a refusal that faults nobody its delta is not lost.
@@ -69,14 +80,19 @@ class Outgoing:
         One of a calibrated codec leaves no trace: the next difference is to the same cache.
         Nothing happens while folding needs a layout that is not known: it is refused again later.
         """
-        residual = Residual(pending.lease_id, b"")
-        if self.residual is not None:
-            residual = replace(self.residual, lease_id=pending.lease_id)
+        residual = self._as_it_was(pending)
         if reason in refusals.FOLDED and pending.residual and not pending.cache_of:
             if layout is None:
                 return []
             residual = fold(self._task, pending, layout)
+            if reason == refusals.TOO_STALE:  # else the device was there: it missed nothing
+                residual = replace(residual, version=pending.base_version)
         return self._close(residual)
+
+    def _as_it_was(self, pending: Pending) -> Residual:
+        if self.residual is None:
+            return Residual(pending.lease_id, b"")
+        return replace(self.residual, lease_id=pending.lease_id)
 
     def _close(self, residual: Residual) -> list[Action]:
         self.pending = None

@@ -37,6 +37,9 @@ class Pending:
 class Residual:
     """What contractive codecs have not sent; ``lease_id`` is the last update it accounts for.
 
+    ``version`` is the model's from which on it ages: the one in which that update was counted, or
+    the base of one that came too late; -1: it does not age.
+
     With ``cache_of`` it is something else, the *cache* of calibrated codecs: what was counted of
     this device in that mask epoch, named by its roster's hash.
     """
@@ -44,6 +47,7 @@ class Residual:
     lease_id: bytes
     values: bytes
     cache_of: bytes = b""
+    version: int = -1
 
 
 def pack_pending(pending: Pending) -> bytes:
@@ -70,10 +74,12 @@ def unpack_pending(data: bytes) -> Pending:
 
 def pack_residual(residual: Residual) -> bytes:
     """Return the bytes to be stored."""
-    packed: bytes = msgpack.packb([residual.lease_id, residual.values, residual.cache_of])
+    packed: bytes = msgpack.packb(
+        [residual.lease_id, residual.values, residual.cache_of, residual.version]
+    )
     return packed
 
 
 def unpack_residual(data: bytes) -> Residual:
-    """Read what `pack_residual` wrote; storage has checked that it is whole."""
+    """Read what `pack_residual` wrote, also of old; storage has checked that it is whole."""
     return Residual(*msgpack.unpackb(data))

@@ -38,7 +38,7 @@ def make_pending(
     """
     codec = parse_codec(lease.codec)
     support = support_seed(task, lease.version)
-    fed_back = feedback(delta, codec, residual)
+    fed_back = feedback(delta, codec, residual, version=lease.version)
     body = encode(fed_back.wanted, codec, layout, rounding_seed=rounding_seed, support_seed=support)
     update = encode_update(Update(lease.version, lease.codec, num_samples, body))
     if len(update) > lease.budget_bytes:

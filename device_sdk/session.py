@@ -322,7 +322,7 @@ class Session:
             case Held():
                 return []
             case Receipt():
-                return self._counted(pending, now)
+                return self._counted(pending, answer.version, now)
             case Refusal():
                 return self._refused(pending, answer.reason, now)
 
@@ -551,7 +551,7 @@ class Session:
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
         self.newest_version = manifest.version
         if self.pending is not None and self.pending.lease_id in manifest.counted:
-            return self._counted(self.pending, now)
+            return self._counted(self.pending, manifest.version, now)
         if self._result is None or self._member is None or not self._member.in_rounds:
             return []
         if manifest.version <= self._work.lease.version:
@@ -565,9 +565,9 @@ class Session:
         self._step("failed")
         return self._speak(now)
 
-    def _counted(self, pending: Pending, now: float) -> list[Action]:
+    def _counted(self, pending: Pending, version: int, now: float) -> list[Action]:
         self.counts["receipts"] += 1
-        return self._settled("receipt", self._outgoing.counted(pending), now)
+        return self._settled("receipt", self._outgoing.counted(pending, version), now)
 
     def _refused(self, pending: Pending, reason: str, now: float) -> list[Action]:
         self.counts[f"update_refused_{reason}"] += 1
