@@ -107,7 +107,7 @@ class Coordinator:
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
         self.trained = config.trained()
-        self.fleet = Fleet(config.max_devices, snapshot.devices)
+        self.fleet = Fleet(config.max_devices, snapshot.devices, config.selection.site_of)
         self.leases = LeaseBook()
         self.counts: Counter[str] = Counter(snapshot.totals)
         self.counts["starts"] += 1
@@ -130,7 +130,15 @@ class Coordinator:
         self.buffers: Buffers = (
             PlainBuffers(config, self.trained.layout) if self.secure is None else self.secure
         )
-        self._granting = Granting(config, self.fleet, self.codec, self.trained.layout)
+        self.granting = Granting(
+            config,
+            self.fleet,
+            self.leases,
+            self.codec,
+            self.trained.layout,
+            seed=derive(seed, "selection"),
+            version=self.version,
+        )
         epochs = "-" if self.secure is None else self.secure.cohorts.epochs
         self._participation = Participation(
             snapshot.documents, epochs, is_noted=self.codec.calibrated
@@ -209,7 +217,7 @@ class Coordinator:
 
     def _load_leases(self, snapshot: Snapshot, now: float) -> None:
         for record in snapshot.leases:
-            lease = self.leases.open(record, now + self.config.lease_ttl_s)
+            lease = self.granting.reopen(record, now)
             if record.state is LeaseState.JOURNALLED:
                 self.leases.journalled(lease)
         for entry in snapshot.journal:
@@ -297,7 +305,7 @@ class Coordinator:
         actions: list[Action] = []
         expired = self.leases.expire(now)
         self.counts["leases_expired"] += len(expired)
-        self._granting.expired(expired)
+        self.granting.expired(expired, now)
         for lease_id, partial in self.partials.to_ask_for(now):
             missing = ChunksMissing(lease_id, tuple(partial.assembly.missing()))
             actions.append(self._publication.to_device(partial.device, missing))
@@ -314,6 +322,7 @@ class Coordinator:
             math.inf if self.secure is None else self.secure.timer_at(),
             self.leases.next_expiry(),
             self.partials.next_deadline(),
+            self.granting.next_at(now),
             self._sweep_until,
             *[self._scheduling.next_deadline(self._view(fill, now)) for fill in fills],
         ]
@@ -385,17 +394,28 @@ class Coordinator:
 
     def _grant(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        count = self._scheduling.num_grants(self.view(now))
-        for grant in self._granting.grants(count, now):
+        view = self.view(now)
+        for grant in self.granting.grants(
+            self._scheduling.num_grants(view),
+            now,
+            opened_at=view.opened_at,
+            partial_bytes=self.partials.num_bytes,
+            bytes_down=self._bytes_down,
+        ):
             device, install_id = grant.waiting.device, grant.waiting.check_in.install_id
             record = LeaseRecord(self._new_lease_id(), device, self.version, str(grant.codec))
-            lease = self.leases.open(record, now + self.config.lease_ttl_s)
-            lease.upload_after_s = grant.upload_after_s
+            lease = self.granting.open(record, grant, now)
             self.counts["leases_given"] += 1
             actions += [Store(record), self._lease_message(lease, install_id, now)]
         if actions and self.config.mode == "rounds":
             self.buffers.open(now)
         return actions
+
+    def _bytes_down(self, check_in: CheckIn) -> int:
+        """Return what a device fetches before it trains."""
+        if check_in.held_version == self.version:
+            return 0
+        return len(self._publication.live(self.version).params)
 
     def _new_lease_id(self) -> bytes:
         """Return an id nobody can guess; the version in front keeps new ids together on disk."""
@@ -413,11 +433,11 @@ class Coordinator:
             len(model.params),
             self._publication.num_chunks(len(model.params)),
             lease.record.codec,
-            self._granting.budget_bytes(lease.record.codec),
+            self.granting.budget_bytes(lease.record.codec),
             partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
             mask_epoch=0 if self.secure is None else self.secure.epoch(lease.record.device),
-            upload_after_s=lease.upload_after_s,
+            upload_after_s=lease.upload_left_s(now),
         )
         return self._publication.to_device(lease.record.device, message)
 
@@ -447,14 +467,15 @@ class Coordinator:
             self.counts["duplicates"] += 1
             return []
         try:
-            budget_bytes = self._granting.budget_bytes(lease.record.codec)
+            self.granting.chunk(lease, len(chunk.data), now)
+            budget_bytes = self.granting.budget_bytes(lease.record.codec)
             update = self.partials.add(device, chunk, budget_bytes, now)
             if update is None:
                 return []
             self.buffers.take(lease, update, self.version, now)
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)
-        self._granting.arrived(lease, len(update), now)
+        self.granting.arrived(lease, len(update), now)
         return [*self._journal(lease, update), *self._advance(now)]
 
     def _journal(self, lease: Lease, data: bytes) -> list[Action]:
@@ -532,6 +553,7 @@ class Coordinator:
             num_contributors=fill.num_contributors,
             opened_at=fill.opened_at,
             gathering_since=self.fleet.waiting_since,
+            supply=self.granting.supply(self.partials.num_bytes, now),
         )
 
     def waiting_for(self, now: float) -> str:
@@ -568,6 +590,7 @@ class Coordinator:
         self.leases.close(outcome.ids)
         stale = self.leases.below(self.version - self.config.staleness_limit)
         open_ = [lease for lease in stale if lease.state is LeaseState.OPEN]
+        self.granting.stepped(self.version, open_, now)
         kept = self.leases.open_versions()
         secured = []
         if self.secure is not None:

@@ -3,11 +3,12 @@
 An id belongs to the installation that used it first. A second one (a cloned card) is told so.
 """
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aggregator.records import DeviceRecord
+from aggregator.scheduling.queues import Queues
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import COUNTER_START_BITS, CheckIn
@@ -24,18 +25,33 @@ class Waiting:
     since: float
 
 
-class Fleet:
-    """At most ``max_devices`` ids; who waits longest is served first."""
+def _nowhere(_device: str) -> str:
+    return ""
 
-    def __init__(self, max_devices: int, known: Iterable[DeviceRecord]) -> None:
+
+class Fleet:
+    """At most ``max_devices`` ids. ``queues`` has who waits, in order; `take` serves one of them.
+
+    ``site_of`` says which site a device belongs to.
+    """
+
+    def __init__(
+        self,
+        max_devices: int,
+        known: Iterable[DeviceRecord],
+        site_of: Callable[[str], str] = _nowhere,
+    ) -> None:
         self._max_devices = max_devices
+        self.site_of = site_of
+        self.queues = Queues()
         self._install_ids = {
             record.device: record.install_id for record in known if record.install_id
         }
-        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._waiting: dict[str, Waiting] = {}
         self._unready: dict[str, Waiting] = {}
         self._counters: dict[str, int] = {}
         self.presence: dict[str, str] = {}
+        self._num_in_state: Counter[str] = Counter()
 
     @property
     def num_registered(self) -> int:
@@ -50,7 +66,13 @@ class Fleet:
     @property
     def waiting_since(self) -> float | None:
         """When the device that waits longest checked in; None: nobody waits."""
-        return next(iter(self._waiting.values())).since if self._waiting else None
+        device = self.queues.oldest(self.queues.sites)
+        return None if device is None else self._waiting[device].since
+
+    @property
+    def num_online(self) -> int:
+        """How many devices were there when they were last heard of."""
+        return self._num_in_state["online"]
 
     def register(self, device: str, install_id: bytes) -> DeviceRecord | None:
         """Bind an id to an installation; return the record to be stored if that is new.
@@ -92,23 +114,42 @@ class Fleet:
         """
         place = self._waiting.get(device)
         waiting = Waiting(device, check_in, now if place is None else place.since)
-        (self._waiting if ready else self._unready)[device] = waiting
-        (self._unready if ready else self._waiting).pop(device, None)
+        if ready:
+            self._unready.pop(device, None)
+            self._enter(waiting)
+        else:
+            self._leave(device)
+            self._unready[device] = waiting
 
     def regroup(self, is_ready: Callable[[str], bool]) -> None:
         """Let those wait for a lease that are ready now, and no others."""
         for device in [device for device in self._waiting if not is_ready(device)]:
-            self._unready[device] = self._waiting.pop(device)
+            self._unready[device] = self.take(device)
         for device in [device for device in self._unready if is_ready(device)]:
-            self._waiting[device] = self._unready.pop(device)
+            self._enter(self._unready.pop(device))
 
     def is_online(self, device: str) -> bool:
         """Whether a device was there when it was last heard of."""
         return self.presence.get(device) == "online"
 
-    def next(self) -> Waiting:
-        """Take the device that has waited longest."""
-        return self._waiting.popitem(last=False)[1]
+    def waiting(self, device: str) -> Waiting:
+        """Return a device that waits. Raises KeyError if it does not."""
+        return self._waiting[device]
+
+    def take(self, device: str) -> Waiting:
+        """Take a device that waits: it does no more. Raises KeyError if it does not."""
+        waiting = self._waiting[device]
+        self._leave(device)
+        return waiting
+
+    def _enter(self, waiting: Waiting) -> None:
+        if waiting.device not in self._waiting:
+            self.queues.add(waiting.device, self.site_of(waiting.device))
+        self._waiting[waiting.device] = waiting
+
+    def _leave(self, device: str) -> None:
+        if self._waiting.pop(device, None) is not None:
+            self.queues.remove(device)
 
     def see(self, device: str, payload: bytes) -> None:
         """Note a device's retained state; an empty payload clears it.
@@ -117,15 +158,23 @@ class Fleet:
         """
         state = payload[:16].decode("ascii", "replace")
         if not state:
-            self.presence.pop(device, None)
+            self._note_state(device, "")
             return
         if state not in STATES:
             raise RemoteProtocolError(refusals.MALFORMED, f"state {state!r}")
         if device in self.presence or len(self.presence) < self._max_devices:
-            self.presence[device] = state
+            self._note_state(device, state)
         if state != "online":
-            self._waiting.pop(device, None)
+            self._leave(device)
             self._unready.pop(device, None)
+
+    def _note_state(self, device: str, state: str) -> None:
+        before = self.presence.pop(device, "")
+        if before:
+            self._num_in_state[before] -= 1
+        if state:
+            self.presence[device] = state
+            self._num_in_state[state] += 1
 
     def in_state(self, state: str) -> list[str]:
         """Return the devices in a state, by name."""

@@ -4,6 +4,7 @@ A lease that ran out stops holding a slot and nothing else: its update is still 
 base version is recent enough.
 """
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,21 +14,43 @@ from aggregator.records import LeaseRecord, LeaseState
 
 @dataclass(slots=True)
 class Lease:
-    """One lease as the coordinator sees it; ``expires_at`` is on the shell's monotonic clock."""
+    """One lease as the coordinator sees it; times are on the shell's monotonic clock.
+
+    ``given_at`` None: before a restart, so that nothing can be said of how long it took. ``norm``
+    is the L2 norm of its update, where somebody wants it and it can be seen. ``is_judged``: it is
+    known whether its update came in time.
+    """
 
     record: LeaseRecord
     expires_at: float
     state: LeaseState = LeaseState.OPEN
     upload_after_s: int = 0
+    given_at: float | None = None
+    budget_bytes: int = 0
+    num_samples: int = 0
+    site: str = ""
+    slot: int = 0
+    first_chunk: tuple[float, int] | None = None  # when it came, and its bytes
+    norm: float | None = None
+    is_judged: bool = False
 
     @property
     def lease_id(self) -> bytes:
         """Also the id of its update."""
         return self.record.lease_id
 
+    def upload_left_s(self, now: float) -> int:
+        """Return how much of ``upload_after_s`` is left, in whole seconds."""
+        if self.given_at is None:
+            return 0
+        return max(0, math.ceil(self.given_at + self.upload_after_s - now))
+
 
 class LeaseBook:
-    """Leases by id and by device. Every lease runs for the same time, so they end in order."""
+    """Leases by id and by device. Every lease runs for the same time, so they end in order.
+
+    ``sites`` and ``slots`` count those that run, ``outstanding_bytes`` adds up their budgets.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[bytes, Lease] = {}
@@ -36,6 +59,9 @@ class LeaseBook:
         self._running: OrderedDict[bytes, Lease] = OrderedDict()
         self._running_at: Counter[int] = Counter()
         self.expired: dict[bytes, Lease] = {}
+        self.sites: Counter[str] = Counter()
+        self.slots: Counter[int] = Counter()
+        self.outstanding_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -56,9 +82,18 @@ class LeaseBook:
         """Return the newest lease of a device that is open or journalled."""
         return self._by_device.get(device)
 
-    def open(self, record: LeaseRecord, expires_at: float) -> Lease:
+    def open(
+        self,
+        record: LeaseRecord,
+        expires_at: float,
+        *,
+        budget_bytes: int = 0,
+        site: str = "",
+        slot: int = 0,
+    ) -> Lease:
         """Start a lease; it holds a slot until it is used, closed or runs out."""
-        lease = Lease(record, expires_at)
+        lease = Lease(record, expires_at, budget_bytes=budget_bytes, site=site, slot=slot)
+        self._count(lease, 1)
         self._by_id[record.lease_id] = lease
         self._by_device[record.device] = lease
         self._by_version.setdefault(record.version, {})[record.lease_id] = lease
@@ -124,7 +159,13 @@ class LeaseBook:
     def _free(self, lease_id: bytes) -> None:
         lease = self._running.pop(lease_id, None)
         if lease is not None:
+            self._count(lease, -1)
             self._running_at[lease.record.version] -= 1
             if not self._running_at[lease.record.version]:
                 del self._running_at[lease.record.version]
         self.expired.pop(lease_id, None)
+
+    def _count(self, lease: Lease, by: int) -> None:
+        self.sites[lease.site] += by
+        self.slots[lease.slot] += by
+        self.outstanding_bytes += by * lease.budget_bytes

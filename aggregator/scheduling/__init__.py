@@ -3,6 +3,21 @@
 from typing import NamedTuple
 
 
+class Supply(NamedTuple):
+    """What there is to give leases to; credit and the budgets of sites allow ``num_grantable``.
+
+    ``completion`` is the part of the leases whose update came in time, lately. ``is_choosing``: a
+    rule chooses among those who wait, so it is worth to wait for more of the ``num_online``
+    devices. ``ended_at`` is when the last version was made; None: none yet.
+    """
+
+    num_grantable: int
+    num_online: int = 0
+    completion: float = 1.0
+    is_choosing: bool = False
+    ended_at: float | None = None
+
+
 class View(NamedTuple):
     """What a scheduling rule may look at; times are the shell's monotonic seconds.
 
@@ -17,3 +32,4 @@ class View(NamedTuple):
     num_contributors: int
     opened_at: float | None
     gathering_since: float | None
+    supply: Supply

@@ -36,7 +36,7 @@ class Buffered:
 
     def num_grants(self, view: View) -> int:
         """Return how many of the waiting devices get a lease now."""
-        return max(0, min(view.num_waiting, self.concurrency - view.num_active))
+        return max(0, min(view.supply.num_grantable, self.concurrency - view.num_active))
 
     def is_due(self, view: View) -> bool:
         """The buffer closes now."""

@@ -6,19 +6,30 @@ Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019, section 2.
 A round gives ``ceil(size * over_selection)`` leases at once and closes with the first ``size``
 updates, or at its deadline with at least ``quorum``. A round that has fewer at its deadline is not
 thrown away: more devices get leases for the same version until the quorum is there.
+
+Where a rule chooses among those who wait, a round opens as soon as everybody who is online waits,
+or ``gather_s`` after the last one: else those who were in that one could never be in the next.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
-from aggregator.scheduling import View
+from aggregator.scheduling import Supply, View
 from protocol.errors import ConfigError
 from protocol.messages import MAX_COUNTED
+
+#: `over_selection` that follows the measured part of leases that bring no update; and its most.
+AUTO: Final = 0.0
+_MOST: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """Settings of mode ``rounds``. ``quorum`` 0 means half of ``size``, rounded up."""
+    """Settings of mode ``rounds``. ``quorum`` 0 means half of ``size``, rounded up.
+
+    ``over_selection`` 0: as many leases as bring ``size`` updates by the measured drop-out.
+    """
 
     size: int = 10
     over_selection: float = 1.0
@@ -29,8 +40,10 @@ class Rounds:
     def __post_init__(self) -> None:
         if not 1 <= self.size <= MAX_COUNTED:
             raise ConfigError(f"size must be from 1 to {MAX_COUNTED}, not {self.size}")
-        if not 1.0 <= self.over_selection <= 10.0:  # noqa: PLR2004 - beyond it is surely a mistake
-            raise ConfigError(f"over_selection must be from 1 to 10, not {self.over_selection}")
+        if self.over_selection != AUTO and not 1.0 <= self.over_selection <= 10.0:  # noqa: PLR2004 - beyond it is surely a mistake
+            raise ConfigError(
+                f"over_selection must be from 1 to 10, or 0 (measured), not {self.over_selection}"
+            )
         if not 0 <= self.quorum <= self.size:
             raise ConfigError(f"quorum must be from 0 to size ({self.size}), not {self.quorum}")
         if self.deadline_s <= 0 or self.gather_s < 0:
@@ -43,8 +56,14 @@ class Rounds:
 
     @property
     def selection(self) -> int:
-        """How many leases a round opens with."""
-        return math.ceil(self.size * self.over_selection)
+        """How many leases a round opens with while none is known to be lost."""
+        return math.ceil(self.size * max(1.0, self.over_selection))
+
+    def wanted(self, supply: Supply) -> int:
+        """Return how many leases a round opens with."""
+        if self.over_selection != AUTO:
+            return self.selection
+        return math.ceil(self.size * min(_MOST, 1.0 / max(supply.completion, 1.0 / _MOST)))
 
     def num_grants(self, view: View) -> int:
         """Return how many of the waiting devices get a lease now."""
@@ -52,14 +71,27 @@ class Rounds:
             return self._opening(view)
         if view.now < view.opened_at + self.deadline_s and view.num_active > 0:
             return 0
-        return min(view.num_waiting, max(0, self.selection - view.num_buffered - view.num_active))
+        missing = self.wanted(view.supply) - view.num_buffered - view.num_active
+        return min(view.supply.num_grantable, max(0, missing))
 
     def _opening(self, view: View) -> int:
-        if view.num_waiting >= self.selection:
-            return self.selection
-        if view.gathering_since is None or view.num_waiting < self.needed:
+        supply, wanted = view.supply, self.wanted(view.supply)
+        is_everybody = not supply.is_choosing or view.num_waiting >= supply.num_online
+        if supply.num_grantable >= wanted and is_everybody:
+            return wanted
+        since = self._gathering_since(view)
+        if since is None or view.now < since + self.gather_s:
             return 0
-        return view.num_waiting if view.now >= view.gathering_since + self.gather_s else 0
+        return min(wanted, supply.num_grantable)
+
+    def _gathering_since(self, view: View) -> float | None:
+        """Return when the round began to gather; None: too few wait."""
+        if view.gathering_since is None or view.num_waiting < self.needed:
+            return None
+        supply = view.supply
+        if not supply.is_choosing or supply.ended_at is None:
+            return view.gathering_since
+        return max(view.gathering_since, supply.ended_at)
 
     def is_due(self, view: View) -> bool:
         """The round closes now."""
@@ -73,16 +105,17 @@ class Rounds:
         """Return when something may become due without a message; None: never."""
         if view.opened_at is not None:
             at = view.opened_at + self.deadline_s
-        elif view.gathering_since is not None and view.num_waiting >= self.needed:
-            at = view.gathering_since + self.gather_s
         else:
-            return None
+            since = self._gathering_since(view)
+            if since is None:
+                return None
+            at = since + self.gather_s
         return at if at > view.now else None
 
     def waiting_for(self, view: View) -> str:
         """Return, for a person, what would close or open the round."""
         if view.opened_at is None:
-            return f"{self.selection} devices to check in ({view.num_waiting} wait)"
+            return f"{self.wanted(view.supply)} devices to check in ({view.num_waiting} wait)"
         left_s = view.opened_at + self.deadline_s - view.now
         if left_s > 0:
             return f"{view.num_buffered} of {self.size} updates; deadline in {left_s:.0f} s"
