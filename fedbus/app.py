@@ -9,7 +9,19 @@ import typer
 
 from aggregator.store_errors import StoreError
 from broker_config.programs import BrokerError
-from fedbus import aggregator, broker, demo, enrol, export, flash, init, model, simulate, watch
+from fedbus import (
+    aggregator,
+    broker,
+    demo,
+    enrol,
+    export,
+    flash,
+    init,
+    load,
+    model,
+    simulate,
+    watch,
+)
 from protocol.errors import ConfigError
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -28,6 +40,7 @@ app.command("init")(init.init)
 app.command("watch")(watch.watch)
 app.command("status")(watch.status)
 app.command("export")(export.export)
+app.command("load")(load.load)
 app.command("simulate")(simulate.simulate)
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(broker.app, name="broker")

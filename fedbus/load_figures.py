@@ -77,6 +77,7 @@ class Meter:
         all_s = None if self._all_at is None else round(self._all_at - self._began, 2)
         return {
             "devices": len(fleet.clients),
+            "connected": fleet.num_connected,
             "connected_at_once": self._most_connected,
             "all_connected_after_s": all_s,
             "reconnects": fleet.num_reconnects,

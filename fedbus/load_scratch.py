@@ -10,6 +10,9 @@ from broker_config.accounts import AGGREGATOR
 from broker_config.running import Broker, running_broker
 from fedbus.children import Child, start, stop
 from fedbus.federation import Tables, write_tables
+from fedbus.listener import ACCOUNT, Listener
+from protocol.errors import ConfigError
+from protocol.topics import DEFAULT_PREFIX
 from transport.config import BrokerConfig
 
 TASK: Final = "load"
@@ -24,6 +27,7 @@ GOAL_PART: Final = 8
 MAX_GOAL: Final = 250
 #: Nobody trains more than this many at a time: the rest waits for its lease.
 MAX_CONCURRENCY: Final = 1_000
+START_DEADLINE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +55,34 @@ def device_names(num_devices: int) -> tuple[str, ...]:
 
 @contextmanager
 def running_scratch(folder: Path, devices: Sequence[str]) -> Iterator[Scratch]:
-    """Run a mosquitto with an account for each device, and an aggregator.
+    """Run a mosquitto with an account for each device, and an aggregator that is there.
 
-    Raises BrokerError if mosquitto is not there: the embedded broker is not made for fleets.
+    Raises BrokerError if mosquitto is not there (the embedded broker is not made for fleets),
+    ConfigError with its last words if the aggregator does not start.
     """
     with running_broker(folder / "broker", devices, engine="mosquitto") as broker:
         config = write_aggregator(folder / AGGREGATOR, broker, len(devices))
         child = start_aggregator(config)
         try:
+            _await(broker, child)
             yield Scratch(broker, child, config)
         finally:
             stop([child])
+
+
+def _await(broker: Broker, aggregator: Child) -> None:
+    """Return when the aggregator is on the bus: who checks in before is heard much later."""
+    listener = Listener(
+        host=broker.host,
+        port=broker.port,
+        prefix=DEFAULT_PREFIX,
+        task=TASK,
+        password_file=broker.files.secret(ACCOUNT),
+    )
+    with listener:
+        listener.listen_until(lambda: listener.view.known or not aggregator.alive, START_DEADLINE_S)
+        if not listener.view.known:
+            raise ConfigError(aggregator.obituary())
 
 
 def start_aggregator(config: Path) -> Child:

@@ -1,0 +1,253 @@
+"""``fedbus load``: thousands of real MQTT clients from one process, against a real broker."""
+
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console
+
+from fedbus.load_figures import Meter, Watched, memory_kib, name_of
+from fedbus.load_fleet import Fleet, Pace
+from fedbus.load_run import Outcome, drive
+from fedbus.load_scratch import TASK, device_names, running_scratch
+from fedbus.load_screen import tables
+from fedbus.load_trainer import DryTrainer
+from protocol.errors import ConfigError
+from protocol.topics import DEFAULT_PREFIX, Topics
+from transport.config import BrokerConfig
+
+#: One address has about 28,000 ports for connections to one broker.
+MAX_DEVICES: Final = 25_000
+#: Descriptors beside one for each client.
+SPARE_FILES: Final = 64
+_INTERRUPTED: Final = 130
+
+
+def load(
+    *,
+    devices: Annotated[
+        int, typer.Option(min=1, max=MAX_DEVICES, help="How many clients, load-1, load-2, ...")
+    ] = 1_000,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of each of them.")] = 3,
+    broker: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the broker is.", show_default=False)
+    ] = "",
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="The aggregator's task.", show_default=False)
+    ] = "",
+    scratch: Annotated[
+        bool,
+        typer.Option(
+            "--scratch", help="Start a mosquitto and an aggregator for it, in a temporary folder."
+        ),
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Updates a second at most; 0: as many as go.")
+    ] = 0.0,
+    train: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that a training takes, half more or less.")
+    ] = 0.0,
+    connect_rate: Annotated[
+        float, typer.Option(min=0.0, help="New connections a second; 0: all at once, a storm.")
+    ] = 500.0,
+    prefix: Annotated[str, typer.Option(help="What stands before every topic.")] = DEFAULT_PREFIX,
+    username: Annotated[
+        str, typer.Option(help="One account for all; by default each client has its own.")
+    ] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password of all, alone.")
+    ] = None,
+    passwords: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A folder with a password file for each client, named like it."
+        ),
+    ] = None,
+    mqtt: Annotated[
+        Literal["auto", "5", "3.1.1"], typer.Option("--protocol", help="MQTT version.")
+    ] = "auto",
+    watch_pid: Annotated[
+        list[int] | None,
+        typer.Option(metavar="PID", help="Show the memory of this process too; repeatable."),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=1.0, help="Seconds without any progress after which it gives up.")
+    ] = 90.0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the deltas.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.")
+    ] = None,
+) -> None:
+    """Put thousands of devices on a broker, and see what it and the aggregator make of them.
+
+    Each is a real MQTT client with the product's own session; only training is replaced, by adding
+    a delta that was drawn once. Prints updates a second, latencies, memory, and what was lost. Exit
+    status 1 if an update got no verdict, or was counted twice.
+
+    The clients count in the task like any other: use a task made for this, or --scratch.
+    """
+    console = Console()
+    names = device_names(devices)
+    given = _Given(broker, username, password_file, passwords, mqtt)
+    watched = _watched(watch_pid or [])
+    _check_json(json_file)
+    allow_files(devices + SPARE_FILES)
+    with ExitStack() as stack:
+        target = (
+            stack.enter_context(_scratch(names, given, task))
+            if scratch
+            else _target(names, given, task)
+        )
+        fleet = stack.enter_context(
+            Fleet(
+                Topics(prefix, target.task),
+                target.brokers,
+                DryTrainer(seed),
+                num_updates=updates,
+                pace=Pace(connects_per_s=connect_rate, train_s=train, updates_per_s=rate),
+                seed=seed,
+            )
+        )
+        meter = Meter(fleet, [*target.watched, *watched], time.monotonic())
+        outcome = drive(fleet, meter, patience_s=patience, console=console, trouble=target.trouble)
+    if json_file is not None:
+        json_file.write_text(json.dumps(outcome.figures, indent=2) + "\n", encoding="utf-8")
+    _say(console, outcome)
+    raise typer.Exit(_exit_status(outcome))
+
+
+def allow_files(needed: int) -> None:
+    """Let this process, and those it starts, open so many files. Raises ConfigError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    if needed > hard:
+        raise ConfigError(
+            f"{needed} open files are needed and {hard} allowed: raise the limit (`ulimit -n"
+            f" {needed}` as root, LimitNOFILE= of a systemd unit, --ulimit nofile= of a container),"
+            " or take fewer --devices"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# --- where the clients go ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A task at a broker. ``trouble`` says why it is of no use any more."""
+
+    task: str
+    brokers: Mapping[str, BrokerConfig]
+    watched: tuple[Watched, ...] = ()
+    trouble: Callable[[], str] = lambda: ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """How to get in, as the command line has it."""
+
+    address: str
+    username: str
+    password_file: Path | None
+    passwords: Path | None
+    protocol: str
+
+
+@contextmanager
+def _scratch(names: Sequence[str], given: _Given, task: str) -> Iterator[_Target]:
+    if given.address or given.passwords or given.password_file or given.username or task:
+        raise ConfigError(
+            "--scratch starts a broker and an aggregator of its own: leave out --broker, --task,"
+            " --username, --password-file and --passwords"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="fedbus-load-") as folder,
+        running_scratch(Path(folder), names) as running,
+    ):
+        child = running.aggregator
+        yield _Target(
+            TASK,
+            {name: running.broker_config(name) for name in names},
+            (Watched("broker", running.broker.pid), Watched("aggregator", child.process.pid)),
+            lambda: "" if child.alive else child.obituary(),
+        )
+
+
+def _target(names: Sequence[str], given: _Given, task: str) -> _Target:
+    if not given.address or not task:
+        raise ConfigError(
+            "say where: --broker HOST:PORT --task TASK; or --scratch, to try it on this machine"
+        )
+    host, port = _address(given.address)
+    common = BrokerConfig(
+        host=host,
+        port=port,
+        username=given.username,
+        password_file=str(given.password_file or ""),
+        protocol=given.protocol,
+    )
+    if given.passwords is None:
+        return _Target(task, dict.fromkeys(names, common))
+    _check_passwords(given.passwords, names)
+    return _Target(
+        task,
+        {name: replace(common, password_file=str(given.passwords / name)) for name in names},
+    )
+
+
+def _address(given: str) -> tuple[str, int]:
+    host, _, port = given.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--broker {given!r}: use HOST:PORT, like 192.168.1.5:1883")
+    return host.strip("[]"), int(port)
+
+
+def _check_passwords(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"--passwords {folder}: no file {missing[0]} and {len(missing) - 1} more;"
+            " `fedbus broker up` makes accounts, and its secrets/ is such a folder"
+        )
+
+
+def _watched(pids: Sequence[int]) -> list[Watched]:
+    for pid in pids:
+        if memory_kib(pid) is None:
+            raise ConfigError(f"--watch-pid {pid}: there is no such process to look at here")
+    return [Watched(f"{name_of(pid)} {pid}", pid) for pid in pids]
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+def _check_json(json_file: Path | None) -> None:
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+
+
+def _say(console: Console, outcome: Outcome) -> None:
+    for part in tables(outcome.figures):
+        console.print(part)
+    if outcome.problem:
+        console.print(outcome.problem, style="red", markup=False, highlight=False, soft_wrap=True)
+    if outcome.interrupted:
+        console.print("interrupted: these are the figures until then", style="yellow")
+    elif outcome.lost:
+        console.print(f"{outcome.lost} updates lost or counted twice", style="red")
+    elif not outcome.problem:
+        console.print("nothing was lost", style="green")
+
+
+def _exit_status(outcome: Outcome) -> int:
+    if outcome.interrupted:
+        return _INTERRUPTED
+    return 1 if outcome.lost or outcome.problem else 0
