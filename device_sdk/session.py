@@ -238,7 +238,11 @@ class Session:
 
     def asleep(self) -> list[Action]:
         """The device is about to leave on purpose: it says so, and keeps what it holds."""
-        return [Publish(self.topics.state(self.device), b"sleeping", retain=True)]
+        # What is retained will be there when it is back: no broker need queue each version for it.
+        return [
+            Unsubscribe((self.topics.plan(), self.topics.manifest())),
+            Publish(self.topics.state(self.device), b"sleeping", retain=True),
+        ]
 
     def _announce(self) -> list[Action]:
         born = dict(self._birth) if self._member is None else {**self._birth, **self._member.birth}
