@@ -13,8 +13,9 @@ from rich.text import Text
 
 from fedbus.screen import accuracy_text, human_bytes
 from simulator.report import cells
+from simulator.report.measures import SCALE
 from simulator.report.runs import Report
-from simulator.report.wording import duration, shown, whole
+from simulator.report.wording import class_label, duration, shown, whole
 from simulator.result import Result
 from simulator.run import Progress
 from simulator.scenario import Scenario
@@ -78,6 +79,8 @@ def summary(report: Report) -> RenderableType:
     for _ in report.runs[1:]:
         table.add_column(Text(f"less {shown(report.runs[0].name)}"), justify="right")
     for row in cells.rows(report):
+        if report.learned and row.measure in SCALE:
+            continue  # how fast this machine is: on the page
         differences = [Text(one.text, style=_VERDICT[one.verdict]) for one in row.differences]
         table.add_row(row.measure.title, *(Text(value) for value in row.values), *differences)
     return table
@@ -135,5 +138,5 @@ def _classes(stage: Stage) -> RenderableType:
     ]
     for name, is_slow, count in rows:
         known = [accuracy_text(accuracies.get(name))] if stage.scenario.dry is None else []
-        table.add_row(f"{shown(name)} (slow)" if is_slow else shown(name), whole(count), *known)
+        table.add_row(class_label(name, is_slow=is_slow), whole(count), *known)
     return table

@@ -13,7 +13,9 @@ from scipy import stats
 
 CONFIDENCE: Final = 0.95
 _MIN_SEEDS: Final = 2
-_NUM_PLACES: Final = 240
+#: With two seeds, t is so wide that a band says nothing.
+_MIN_BAND: Final = 3
+_NUM_PLACES: Final = 120
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,10 +46,21 @@ class Curve:
         index = np.searchsorted(self.x, places, side="right") - 1
         return np.where(index < 0, np.nan, self.y[np.maximum(index, 0)])
 
+    def between(self, edges: Floats) -> Floats:
+        """Return the mean in each span between ascending edges, none before the first value.
+
+        Each value counts as long as it held.
+        """
+        inside = self.x[(self.x > edges[0]) & (self.x < edges[-1])]
+        places = np.unique(np.concatenate([edges, inside]))
+        areas = np.diff(places) * self.at(places[:-1])
+        spans = np.searchsorted(places, edges)
+        return np.add.reduceat(areas, spans[:-1]) / np.diff(edges)
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The mean of several curves, and where their true mean lies; the three alike for one curve."""
+    """The mean of several curves, and where their true mean lies; all alike for one or two."""
 
     x: Floats
     mean: Floats
@@ -66,18 +79,21 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def band(curves: Sequence[Curve]) -> Band | None:
-    """Return the mean curve, from where all have begun until one ends; None if that is nowhere."""
+    """Return the mean curve, from where all have begun until one ends; None if that is nowhere.
+
+    Of several curves each place is the mean of its surroundings, a hundredth of the whole.
+    """
     if not curves or any(len(curve.x) == 0 for curve in curves):
         return None
-    begin, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
-    if end < begin:
-        return None
-    places = np.unique(np.linspace(begin, end, _NUM_PLACES))
     if len(curves) == 1:
-        curve = curves[0]
-        return Band(curve.x, curve.y, curve.y, curve.y)
-    values = np.stack([curve.at(places) for curve in curves])
-    mean, half = values.mean(axis=0), _half_width(values)
+        return Band(curves[0].x, curves[0].y, curves[0].y, curves[0].y)
+    begin, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    if end <= begin:
+        return None
+    edges = np.linspace(begin, end, _NUM_PLACES + 1)
+    values = np.stack([curve.between(edges) for curve in curves])
+    places, mean = (edges[1:] + edges[:-1]) / 2, values.mean(axis=0)
+    half = _half_width(values) if len(curves) >= _MIN_BAND else np.zeros_like(mean)
     return Band(places, mean, mean - half, mean + half)
 
 
@@ -89,12 +105,9 @@ def late_mean(curve: Curve, end: float, part: float = 0.2) -> float | None:
     if len(curve.x) == 0:
         return None
     begin = max(float(curve.x[0]), end * (1 - part))
-    inside = curve.x[(curve.x > begin) & (curve.x < end)]
-    edges = np.concatenate([[begin], inside, [max(end, begin)]])
-    spans = np.diff(edges)
-    if not spans.sum():
+    if begin >= end:
         return float(curve.y[-1])
-    return float(np.average(curve.at(edges[:-1]), weights=spans))
+    return float(curve.between(np.asarray([begin, end]))[0])
 
 
 def _half_width(values: Floats) -> Floats:

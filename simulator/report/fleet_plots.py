@@ -60,20 +60,23 @@ def _participation(report: Report) -> Plot:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         thick = _ROOM / len(report.runs)
+        every = _mean_shares(report.runs[0])
+        fleet = [every.get(name, (0.0, 0.0))[0] for name in names]
         for index, runs in enumerate(report.runs):
             held = _mean_shares(runs)
             places = [row + _offset(index, report, thick) for row in range(len(names))]
-            bars = axes.barh(
+            own = [held.get(name, (0.0, 0.0))[1] for name in names]
+            axes.barh(
                 places,
-                [held.get(name, (0.0, 0.0))[1] for name in names],
+                own,
                 height=thick * 0.9,
                 color=palette.method_colour(index),
                 label=label_of(_with_fairness(runs, alone=len(report.runs) == 1)),
             )
-            axes.bar_label(bars, fmt=wording.percent, padding=4, fontsize=8)
-        fleet = _mean_shares(report.runs[0])
+            for place, part in zip(places, own, strict=True):
+                _write_beside(axes, place, wording.percent(part))
         axes.scatter(
-            [fleet.get(name, (0.0, 0.0))[0] for name in names],
+            fleet,
             range(len(names)),
             marker="D",
             s=34,
@@ -86,7 +89,6 @@ def _participation(report: Report) -> Plot:
         _label_rows(figure, [_class_label(report, name) for name in names])
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("share of all counted updates")
-        axes.margins(x=0.14)
         axes.set_xlim(left=0)
         add_legend(axes, len(report.runs) + 1)
 
@@ -114,7 +116,7 @@ def _staleness(report: Report) -> Plot:
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_ylim(bottom=0)
-            axes.text(1, 0.92, label_of(name), transform=axes.transAxes, ha="right", va="top")
+            axes.set_ylabel(label_of(name), rotation=0, ha="right", va="center")
         rows[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         rows[-1].set_xlabel("staleness (versions)")
         add_legend(rows[0], len(report.runs))
@@ -181,6 +183,19 @@ def _refused(report: Report) -> Plot:
 
 def _offset(index: int, report: Report, thick: float) -> float:
     return (index - (len(report.runs) - 1) / 2) * thick
+
+
+def _write_beside(axes: Axes, row: float, text: str) -> None:
+    """Write a number to the right of the axes, where it hides nothing."""
+    axes.annotate(
+        text,
+        (1, row),
+        xycoords=("axes fraction", "data"),
+        xytext=(2, 0),
+        textcoords="offset points",
+        fontsize=8,
+        va="center",
+    )
 
 
 def _label_rows(figure: Figure, labels: Sequence[str]) -> None:

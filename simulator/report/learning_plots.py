@@ -1,15 +1,18 @@
 """Plots of what was learned: accuracy over time and bytes, overall and by device class."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from simulator.report import figures, palette, wording
 from simulator.report.drawing import Plot
 from simulator.report.lines import Line, draw_lines, draw_over_time
 from simulator.report.runs import Report, Runs
 from simulator.result import Note, Point, Result
+
+_PAIR: Final = 2
 
 
 def learning_plots(report: Report) -> Iterator[Plot]:
@@ -31,6 +34,8 @@ def band_words(report: Report) -> str:
     most = max(len(runs.results) for runs in report.runs)
     if most == 1:
         return ""
+    if most == _PAIR:
+        return " The bold line is the mean of the two seeds, the faint lines."
     return (
         f" The bold line is the mean of {most} seeds, the band where their true mean lies with 95 %"
         " confidence (Student's t), the faint lines are the seeds."
@@ -55,6 +60,7 @@ def _over_bytes(report: Report) -> Plot:
         axes = figure.subplots()
         draw_lines(axes, lines, report.target)
         axes.xaxis.set_major_formatter(EngFormatter("B"))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlabel="bytes up and down, all devices together", ylabel="accuracy")
         axes.set_xlim(left=0)
 
@@ -96,7 +102,7 @@ def _each_class(report: Report, runs: Runs, suffix: str) -> Plot:
     judged = {name for point in _points(runs) for name in point.group_accuracy}
     lines = [
         Line(
-            f"{name} (slow)" if name in slow else name,
+            wording.class_label(name, is_slow=name in slow),
             [figures.curve_of(r, figures.class_accuracy(name)) for r in runs.results],
             palette.class_colour(index),
             index,

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulator.report import palette, wording
-from simulator.report.bands import Band, Curve, band
+from simulator.report.bands import Band, Curve, Floats, band
 from simulator.result import Note
 
 _MAX_FAINT: Final = 12  # seeds that are drawn one by one, behind their mean
 _BEGINNING: Final = 0.08  # of a curve, which may lie below the axes
+_RARE: Final = 0.01  # of the values may lie below them too
 _MAX_NOTES: Final = 9
 _WIDE_LEGEND: Final = 44  # letters that fit on one line
 
@@ -45,15 +46,14 @@ def draw_over_time(
 
 def draw_lines(axes: Axes, lines: Sequence[Line], target: float | None = None) -> None:
     """Draw every line's seeds, band and mean; the height from what comes after the beginning."""
-    heights: list[float] = [] if target is None else [target]
+    heights: list[Floats] = [] if target is None else [np.asarray([target])]
     for line in lines:
         mean = band(line.curves)
         for curve in line.curves[:_MAX_FAINT] if len(line.curves) > 1 else ():
             axes.step(curve.x, curve.y, where="post", color=line.colour, alpha=0.25, linewidth=0.6)
         if mean is not None:
             _draw_mean(axes, line, mean)
-            skipped = int(len(mean.x) * _BEGINNING)
-            heights += [*mean.low[skipped:], *mean.high[skipped:]]
+        heights += [_late(curve) for curve in line.curves]
     if target is not None:
         axes.axhline(target, color=palette.FAINT, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -66,8 +66,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], target: float | None = None) -
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
         )
-    if heights:
-        _fit_height(axes, min(heights), max(heights))
+    _fit_height(axes, heights)
     add_legend(axes, len(lines))
 
 
@@ -97,13 +96,11 @@ def label_of(name: str) -> str:
 
 def _draw_mean(axes: Axes, line: Line, mean: Band) -> None:
     if len(line.curves) > 1:
-        axes.fill_between(
-            mean.x, mean.low, mean.high, step="post", color=line.colour, alpha=0.18, linewidth=0
-        )
-    axes.step(
+        axes.fill_between(mean.x, mean.low, mean.high, color=line.colour, alpha=0.18, linewidth=0)
+    axes.plot(
         mean.x,
         mean.mean,
-        where="post",
+        drawstyle="default" if len(line.curves) > 1 else "steps-post",
         color=line.colour,
         linestyle=palette.dashes(line.index),
         label=label_of(line.name),
@@ -123,9 +120,18 @@ def _draw_note(axes: Axes, number: int, at: float) -> None:
     )
 
 
-def _fit_height(axes: Axes, lowest: float, highest: float) -> None:
-    margin = 0.06 * (highest - lowest) or 0.05
-    axes.set_ylim(lowest - margin, highest + margin)
+def _late(curve: Curve) -> Floats:
+    """Return the values after the beginning, which may lie below the axes."""
+    return curve.y[int(len(curve.y) * _BEGINNING) :]
+
+
+def _fit_height(axes: Axes, heights: Sequence[Floats]) -> None:
+    """Show what the seeds did: bands of few seeds, and rare dips, may leave the picture."""
+    values = np.concatenate(heights) if heights else np.zeros(0)
+    if len(values):
+        lowest, highest = float(np.quantile(values, _RARE)), float(values.max())
+        margin = 0.06 * (highest - lowest) or 0.05
+        axes.set_ylim(lowest - margin, highest + margin)
 
 
 def _scaled(line: Line, divisor: float) -> Line:

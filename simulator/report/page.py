@@ -15,6 +15,7 @@ from simulator.report.runs import Report, Runs
 
 _UNKNOWN: Final = "a reason unknown to this version"
 _MAX_COUNTERS: Final = 60
+_MAX_NOTES: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Tile:
 
 def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
     """Return the page. ``drawn``: its plots, where the caller has them already."""
+    rows = cells.rows(report)
+    machine = measures.SCALE if report.learned else ()
     page = _template().render(
         report=report,
         title=_title(report),
@@ -40,13 +43,15 @@ def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
         ),
         tiles=_tiles(report),
         safe=_safe(report),
-        rows=cells.rows(report),
+        rows=[row for row in rows if row.measure not in machine],
+        machine_rows=[row for row in rows if row.measure in machine],
         interval_words=cells.interval_words(report),
         plots=[(plot, Markup(to_svg(plot))) for plot in (drawn or plots(report))],  # noqa: S704 - matplotlib escapes what it writes
         classes=_classes(report),
         refusals=_refusals(report),
         declined=_declined(report),
-        notes=report.runs[0].results[0].notes,
+        notes=report.runs[0].results[0].notes[:_MAX_NOTES],
+        num_more_notes=max(0, len(report.runs[0].results[0].notes) - _MAX_NOTES),
         counters=_counters(report),
         hashes=[(runs.name, r.seed, r.model_hash) for runs in report.runs for r in runs.results],
         colours=[palette.method_variable(index) for index in range(len(report.runs))],
@@ -132,7 +137,7 @@ def _class_rows(runs: Runs) -> list[list[str]]:
         fair = [value for value in index_of if value is not None]
         rows.append(
             [
-                wording.shown(first.name) + (" (slow)" if first.is_slow else ""),
+                wording.class_label(first.name, is_slow=first.is_slow),
                 wording.whole(first.num_devices),
                 wording.whole(sum(one.check_ins for one in every) / num),
                 wording.whole(sum(one.leases for one in every) / num),

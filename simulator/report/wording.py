@@ -4,8 +4,8 @@ from typing import Final
 
 _KILO: Final = 1000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
-_SPANS: Final = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"))
-_MANY: Final = 3  # of a unit, before it is used
+#: From how many seconds on a unit is used, seconds in it, its name.
+_SPANS: Final = ((3 * 86_400.0, 86_400.0, "days"), (7_200.0, 3_600.0, "h"), (900.0, 60.0, "min"))
 _MAX_NAME: Final = 40
 
 
@@ -19,7 +19,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a span of time in the unit that suits it: 0.8 s, 300 s -> 5 min, 36.5 h."""
+    """Return a span of time in the unit that suits it: 0.8 s, 300 s, 25 min, 36.5 h."""
     divisor, unit = time_unit(abs(seconds))
     rest = seconds / divisor
     return f"{rest:.3g} {unit}" if abs(rest) < _KILO else f"{rest:,.0f} {unit}"
@@ -27,8 +27,8 @@ def duration(seconds: float) -> str:
 
 def time_unit(span_s: float) -> tuple[float, str]:
     """Return the unit for a span (seconds in it, its name)."""
-    for divisor, unit in _SPANS:
-        if span_s >= _MANY * divisor:
+    for least, divisor, unit in _SPANS:
+        if span_s >= least:
             return divisor, unit
     return 1.0, "s"
 
@@ -57,6 +57,12 @@ def shown(name: str) -> str:
     """Return a name from outside, fit for a label: printable, not endless."""
     clean = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     return clean if len(clean) <= _MAX_NAME else clean[: _MAX_NAME - 1] + "…"
+
+
+def class_label(name: str, *, is_slow: bool) -> str:
+    """Return a device class's name, and that it is slow if that is not in it."""
+    label = shown(name)
+    return f"{label} (slow)" if is_slow and "slow" not in label else label
 
 
 def listed(words: list[str]) -> str:
