@@ -384,11 +384,14 @@ class SimulatedDevice:
             return None
 
     def _set_timer(self) -> None:
+        at = math.inf if self.session is None else self.session.timer_at
         if self._timer is not None:
+            if self._timer.at == at:
+                return
             self._timer.cancel()
             self._timer = None
-        if self.session is not None and self.session.timer_at < float("inf"):
-            self._timer = self._queue.at(self.session.timer_at, self._time)
+        if at < math.inf:
+            self._timer = self._queue.at(at, self._time)
 
     def _time(self) -> None:
         self._timer = None

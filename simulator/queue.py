@@ -5,29 +5,31 @@ import math
 from collections.abc import Callable
 
 
+def _nothing() -> None:
+    """What is done in place of what was cancelled."""
+
+
 class Scheduled:
     """Something that will happen at ``at`` (virtual seconds), unless it is cancelled before."""
 
-    __slots__ = ("_action", "at")
+    __slots__ = ("_action", "at", "waiting")
 
     def __init__(self, at: float, action: Callable[[], None]) -> None:
         self.at = at
-        self._action: Callable[[], None] | None = action
-
-    @property
-    def waiting(self) -> bool:
-        """It has neither happened nor been cancelled."""
-        return self._action is not None
+        #: It has neither happened nor been cancelled.
+        self.waiting = True
+        self._action = action
 
     def cancel(self) -> None:
         """Let it not happen; nothing if it has happened already."""
-        self._action = None
+        self.waiting = False
+        self._action = _nothing
 
     def happen(self) -> None:
         """Let it happen, once."""
-        action, self._action = self._action, None
-        if action is not None:
-            action()
+        action, self._action = self._action, _nothing
+        self.waiting = False
+        action()
 
 
 class EventQueue:
@@ -35,6 +37,8 @@ class EventQueue:
 
     def __init__(self) -> None:
         self.now = 0.0
+        #: How many have happened.
+        self.num_events = 0
         self._heap: list[tuple[float, int, Scheduled]] = []
         self._num_asked = 0
 
@@ -51,28 +55,37 @@ class EventQueue:
 
     def next_at(self) -> float:
         """Return when the next event happens; infinity for never."""
-        while self._heap and not self._heap[0][2].waiting:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else math.inf
+        heap = self._heap
+        while heap and not heap[0][2].waiting:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
 
     def step(self) -> None:
         """Go on to the next event and let it happen; nothing if there is none."""
-        if self.next_at() == math.inf:
-            return
-        self.now, _, scheduled = heapq.heappop(self._heap)
-        scheduled.happen()
+        self._step_until(math.inf)
 
     def run_until(self, time: float) -> None:
         """Let everything happen up to ``time``, and make that the present."""
-        while self.next_at() <= time:
-            self.step()
+        while self._step_until(time):
+            pass
         self.now = max(self.now, time)
 
     def run_while(self, condition: Callable[[], bool], until: float) -> bool:
         """Go on while ``condition()``; return whether it ended before the time ``until``."""
         while condition():
-            if self.next_at() > until:
+            if not self._step_until(until):
                 self.now = max(self.now, until)
                 return False
-            self.step()
         return True
+
+    def _step_until(self, time: float) -> bool:
+        """Let the next event happen if it is not later; return whether there was one."""
+        heap = self._heap
+        while heap and heap[0][0] <= time:
+            at, _, scheduled = heapq.heappop(heap)
+            if scheduled.waiting:
+                self.now = at
+                self.num_events += 1
+                scheduled.happen()
+                return True
+        return False

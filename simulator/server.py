@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
@@ -22,6 +23,8 @@ from transport import BrokerSettings, Connected, Event, Message
 
 #: As in `aggregator.service`: after the store failed, all is built again this much later.
 STORE_RETRY_S = 5.0
+#: As there: messages that the broker may have under way to it.
+WINDOW = 2_000
 
 
 class SimulatedServer:
@@ -82,7 +85,9 @@ class SimulatedServer:
         self.coordinator = Coordinator(
             self.config, self.store.snapshot(), seed, self._queue.now, self._enrolment
         )
-        settings = BrokerSettings(client_id=f"{self.config.task}-aggregator")
+        settings = BrokerSettings(
+            client_id=f"{self.config.task}-aggregator", receive_maximum=WINDOW
+        )
         self.transport = MemoryTransport(self._broker, self._queue, settings, self._turn_soon)
         self._act_on(self.coordinator.start(self._queue.now), [])
         if self.transport is not None:
@@ -178,11 +183,9 @@ class SimulatedServer:
                     self._perform(self.coordinator.recalled(device, lease_id, record))
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
+        at = inf if self.coordinator is None else self.coordinator.timer_at(self._queue.now)
+        if self._timer is not None and self._timer.waiting:
+            if self._timer.at == at:
+                return
             self._timer.cancel()
-            self._timer = None
-        if self.coordinator is None:
-            return
-        at = self.coordinator.timer_at(self._queue.now)
-        if at < float("inf"):
-            self._timer = self._queue.at(at, self._turn)
+        self._timer = self._queue.at(at, self._turn) if at < inf else None
