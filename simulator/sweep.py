@@ -8,8 +8,9 @@ Same scenario and seed, same result, whatever the engine:
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Final
 
@@ -79,7 +80,8 @@ def _in_processes(
     stopping = context.Event()
     done: dict[int, Result] = {}
     with ProcessPoolExecutor(workers, context, _begin, (stopping,)) as pool:
-        open_ = {pool.submit(_run, job): place for place, job in enumerate(jobs)}
+        with _deaf():
+            open_ = {pool.submit(_run, job): place for place, job in enumerate(jobs)}
         while open_:
             if stop() and not stopping.is_set():
                 stopping.set()
@@ -96,9 +98,20 @@ def _in_processes(
 _stopping: list[Event] = []
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Begin processes that never hear Ctrl-C: the first one does, and then tells them.
+
+    They inherit the mask, so that no signal meets one that is still being set up.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(stopping: Event) -> None:
-    """Set up a process: Ctrl-C is the first process's to hear, which then tells the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _stopping.append(stopping)
 
 
