@@ -154,6 +154,11 @@ class Meter:
             )
         )
 
+    def counted_by_class(self) -> dict[str, int]:
+        """Return how many updates of each class are in some version."""
+        pairs = zip(self._fleet.scenario.classes, self._tallies, strict=True)
+        return {each.name: tally.updates_counted for each, tally in pairs}
+
     # --- at the end --------------------------------------------------------------------------
 
     @property

@@ -48,6 +48,7 @@ class Progress:
     bytes_down: int
     accuracy: float | None = None
     group_accuracy: Mapping[str, float]
+    updates_by_class: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
 
@@ -143,6 +144,7 @@ class _Run:
             bytes_down=sum(each.bytes_down for each in traffic),
             accuracy=None if newest is None else newest.accuracy,
             group_accuracy={} if newest is None else newest.group_accuracy,
+            updates_by_class=meter.counted_by_class(),
             notes=tuple(note.text for note in meter.notes[-3:]),
         )
 
