@@ -15,7 +15,7 @@ from fedbus.screen import accuracy_text, human_bytes
 from simulator.report import cells
 from simulator.report.measures import SCALE
 from simulator.report.runs import Report
-from simulator.report.wording import class_label, duration, shown, whole
+from simulator.report.wording import class_label, duration, percent, shown, whole
 from simulator.result import Result
 from simulator.run import Progress
 from simulator.scenario import Scenario
@@ -44,9 +44,17 @@ class Stage:
 def picture(stage: Stage) -> RenderableType:
     """Return the whole picture: the run above, its device classes below."""
     parts: list[RenderableType] = [_run(stage), _classes(stage)]
-    parts += [Text(shown(note), style="yellow") for note in stage.progress.notes]
+    parts += [Text(note, style="yellow") for note in stage.progress.notes]
     title = f"fedbus simulate · {stage.title}"
     return Panel(Group(*parts), title=title, title_align="left", box=ROUNDED, padding=(0, 1))
+
+
+def runs_picture(num_ended: int, of: int) -> RenderableType:
+    """Return how many runs have ended, where they go on elsewhere and nobody sees how far."""
+    grid = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=of, completed=num_ended, width=_BAR_WIDTH)
+    grid.add_row(Text("runs", style="dim"), bar, f"{num_ended} of {of} ended")
+    return grid
 
 
 def line(stage: Stage) -> str:
@@ -129,14 +137,19 @@ def _classes(stage: Stage) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", no_wrap=True)
     table.add_column("devices", justify="right")
+    table.add_column("updates", justify="right")
+    table.add_column("of all", justify="right")
     if stage.scenario.dry is None:
         table.add_column("accuracy on its rows", justify="right")
     accuracies: Mapping[str, float] = stage.progress.group_accuracy
+    total = sum(stage.progress.updates_by_class.values()) or 1
     rows: Sequence[tuple[str, bool, int]] = [
         (each.name, each.slow, count)
         for each, count in zip(stage.scenario.classes, stage.scenario.counts, strict=True)
     ]
     for name, is_slow, count in rows:
+        updates = stage.progress.updates_by_class.get(name, 0)
         known = [accuracy_text(accuracies.get(name))] if stage.scenario.dry is None else []
-        table.add_row(class_label(name, is_slow=is_slow), whole(count), *known)
+        label = class_label(name, is_slow=is_slow)
+        table.add_row(label, whole(count), whole(updates), percent(updates / total), *known)
     return table

@@ -106,8 +106,12 @@ def _is_apart(names: Sequence[str]) -> bool:
 
 
 def _grouped(scenarios: Sequence[Scenario], results: Sequence[Result]) -> tuple[Runs, ...]:
-    """Return the results by scenario, of those that have some."""
-    by_name = {one.name: [r for r in results if r.scenario == one.name] for one in scenarios}
+    """Return the results by scenario, of those that have some.
+
+    A run that was cut short as it began says nothing beside one that went on.
+    """
+    begun = [r for r in results if r.ended != "interrupted" or len(r.points) > 1] or results
+    by_name = {one.name: [r for r in begun if r.scenario == one.name] for one in scenarios}
     return tuple(
         Runs(name=name, results=tuple(sorted(found, key=lambda result: result.seed)))
         for name, found in by_name.items()
@@ -124,7 +128,7 @@ class _Watcher:
         self._num_ended = 0
         self._console = console
         self._live: Live | None = None
-        self._printed_at = time.monotonic()
+        self._printed_at = -_PLAIN_EVERY_S
         self._seen = (0, 0.0)  # events and time, when the pace was last looked at
         self._pace = 0.0
 
@@ -135,6 +139,7 @@ class _Watcher:
             yield
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
+            self._show_runs()
             yield
 
     def see(self, progress: Progress) -> None:
@@ -157,8 +162,14 @@ class _Watcher:
         """Say in a line that a run ended."""
         self._num_ended += 1
         self._seen = (0, 0.0)
+        self._show_runs()
         if self._num_runs > 1:
             self._print(f"{self._num_ended:>3} of {self._num_runs}  {live_table.ended(result)}")
+
+    def _show_runs(self) -> None:
+        if self._live is not None:
+            picture = live_table.runs_picture(self._num_ended, self._num_runs)
+            self._live.update(picture, refresh=True)
 
     def _measured(self, num_events: int, now: float) -> float:
         """Return events in a second of ours, since this was last asked."""

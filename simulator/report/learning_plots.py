@@ -62,7 +62,7 @@ def _over_bytes(report: Report) -> Plot:
         axes.xaxis.set_major_formatter(EngFormatter("B"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlabel="bytes up and down, all devices together", ylabel="accuracy")
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=0, right=None if axes.get_xlim()[1] > 0 else 1)
 
     return Plot(
         name="accuracy_bytes",

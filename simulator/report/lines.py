@@ -40,7 +40,7 @@ def draw_over_time(
     for number, note in enumerate(notes[:_MAX_NOTES], start=1):
         _draw_note(axes, number, note.at_s / divisor)
     axes.set(xlabel=f"virtual time ({unit})", ylabel=what)
-    axes.set_xlim(0, max(ends, default=divisor) / divisor)
+    axes.set_xlim(0, (max(ends, default=0.0) or divisor) / divisor)
     return axes
 
 

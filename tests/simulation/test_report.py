@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Final
 
 import pytest
@@ -18,8 +17,8 @@ from simulator.report.plots import plots
 from simulator.report.runs import Report, Runs
 from simulator.result import Note, Point, Result
 from tests.support.made_up_results import made_up
+from tests.support.page import assert_stands_alone
 
-_VOID: Final = frozenset({"meta", "br", "link", "img", "hr", "input"})
 _NASTY: Final = '<script>alert("1")</script>$\\frac{_'
 
 #: What is left of a run that was cut short at once.
@@ -49,51 +48,6 @@ def against() -> Report:
 
 def dry() -> Report:
     return report_of((made_up(is_dry=True, name="scale"),))
-
-
-class Page(HTMLParser):
-    """What a browser would see."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(page.decode())
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in _VOID:
-            self.open.append(tag)
-        for key, value in attrs:
-            if key == "id":
-                self.ids.append(value or "")
-            if key in {"href", "src", "srcset", "action", "data", "poster", "xlink:href"}:
-                self.links.append(value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in _VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def assert_stands_alone(page: bytes) -> Page:
-    """A page is whole, and refers to itself only."""
-    seen = Page(page)
-    assert seen.open == []
-    assert all(link.startswith("#") for link in seen.links)
-    assert not re.findall(rb"url\((?!#)|@import|https?:|<script", page)
-    assert len(seen.ids) == len(set(seen.ids))
-    return seen
 
 
 # --- JSON ------------------------------------------------------------------------------------
