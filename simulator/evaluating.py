@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,57 +29,80 @@ class Scores:
     by_group: Mapping[str, float] = field(default_factory=dict)
 
 
+class _Cell(NamedTuple):
+    """Rows that count alike for everybody: for all rows first, then for each group."""
+
+    x: npt.NDArray[np.generic]
+    y: npt.NDArray[np.generic]
+    weights: Weights
+
+
+class _HeldOut(NamedTuple):
+    x: npt.NDArray[np.generic]
+    y: npt.NDArray[np.generic]
+    groups: tuple[str, ...]
+    cells: tuple[_Cell, ...]
+
+
 class Evaluator:
-    """Of one run. Rows are evaluated in cells that count alike for all groups, each once."""
+    """Of one run. Each row is evaluated once, whatever it counts for."""
 
     def __init__(self, scenario: Scenario, trainers: Trainers) -> None:
         self._model = Model(scenario.task.model_spec())
         self._trainers = trainers
         self._scenario = scenario
+        self._held_out: dict[bool, _HeldOut] = {}
 
     def evaluate(self, params: Float32, now: float) -> Scores:
         """Evaluate params on what is held out at this time."""
         dealt = self._trainers.dealt
         if dealt is None:
             return Scores()
-        x, y = self._trainers.held_out(has_drifted=self._trainers.has_drifted(now))
-        groups = _groups(self._scenario, self._trainers, dealt, y)
+        has_drifted = self._trainers.has_drifted(now)
+        if has_drifted not in self._held_out:
+            self._held_out[has_drifted] = self._prepare(dealt, has_drifted=has_drifted)
+        held_out = self._held_out[has_drifted]
         try:
             if needs_statistics(self._model.spec):
-                params = measure_statistics(self._model, params, as_blocks((x, y)))
-            return self._scores(params, x, y, groups)
+                blocks = as_blocks((held_out.x, held_out.y))
+                params = measure_statistics(self._model, params, blocks)
+            return self._scores(params, held_out)
         except TrainingError:
             return Scores()
 
-    def _scores(
-        self,
-        params: Float32,
-        x: npt.NDArray[np.generic],
-        y: npt.NDArray[np.generic],
-        groups: Mapping[str, Weights],
-    ) -> Scores:
-        """Add up the cells: rows of equal weights."""
+    def _prepare(self, dealt: Dealt, *, has_drifted: bool) -> _HeldOut:
+        x, y = self._trainers.held_out(has_drifted=has_drifted)
+        groups = _groups(self._scenario, self._trainers, dealt, y)
         table = np.stack([np.ones(len(y)), *groups.values()], axis=1)
-        kinds, cells = np.unique(table, axis=0, return_inverse=True)
-        loss, num_rows = 0.0, 0
-        right, counted = np.zeros(table.shape[1]), np.zeros(table.shape[1])
-        is_classified = True
+        kinds, cell_of = np.unique(table, axis=0, return_inverse=True)
+        cells = []
         for number, weights in enumerate(kinds):
-            rows = cells.reshape(-1) == number
-            metrics = self._model.evaluate(params, x[rows], y[rows])
+            rows = cell_of.reshape(-1) == number
+            cells.append(_Cell(x[rows], y[rows], weights))
+        return _HeldOut(x, y, tuple(groups), tuple(cells))
+
+    def _scores(self, params: Float32, held_out: _HeldOut) -> Scores:
+        """Add up the cells."""
+        loss, num_rows = 0.0, 0
+        right, counted = np.zeros(1 + len(held_out.groups)), np.zeros(1 + len(held_out.groups))
+        is_classified = True
+        for cell in held_out.cells:
+            metrics = self._model.evaluate(params, cell.x, cell.y)
             loss += metrics.loss * metrics.num_samples
             num_rows += metrics.num_samples
             is_classified = metrics.accuracy is not None
-            right += weights * (metrics.accuracy or 0.0) * metrics.num_samples
-            counted += weights * metrics.num_samples
+            right += cell.weights * (metrics.accuracy or 0.0) * metrics.num_samples
+            counted += cell.weights * metrics.num_samples
+        mean_loss = round(loss / num_rows, 6)
         if not is_classified:
-            return Scores(None, loss / num_rows)
+            return Scores(None, mean_loss)
+        shares = [round(float(part), 6) for part in right / np.maximum(counted, 1e-12)]
         by_group = {
-            name: round(float(right[place] / counted[place]), 6)
-            for place, name in enumerate(groups, start=1)
+            name: shares[place]
+            for place, name in enumerate(held_out.groups, start=1)
             if counted[place] > 0
         }
-        return Scores(round(float(right[0] / counted[0]), 6), round(loss / num_rows, 6), by_group)
+        return Scores(shares[0], mean_loss, by_group)
 
 
 def _groups(

@@ -17,7 +17,7 @@ from simulator.scenario import Scenario
 from simulator.trainers import Here, Trainers
 
 #: After so many events a run asks whether it shall go on.
-EVENTS_A_TURN: Final = 200
+EVENTS_A_TURN: Final = 20
 #: Progress is told no more often, in seconds: it counts who is online.
 TELL_S: Final = 0.25
 LOCAL: Final = "local"
@@ -78,6 +78,7 @@ def run(
     began = time.monotonic()
     running = _Run(scenario, seed, elsewhere)
     ended = running.go(progress, stop)
+    progress(running.progress())
     return running.result(ended, engine, time.monotonic() - began)
 
 
@@ -107,7 +108,6 @@ class _Run:
                 if stop():
                     return "interrupted"
         queue.run_until(until)
-        progress(self._progress())
         return "duration"
 
     def _tell(self, progress: Callable[[Progress], None]) -> None:
@@ -115,7 +115,7 @@ class _Run:
         now = time.monotonic()
         if now >= self._tell_at:
             self._tell_at = now + TELL_S
-            progress(self._progress())
+            progress(self.progress())
 
     def _reached(self) -> str:
         """Return which goal is reached, or nothing."""
@@ -127,7 +127,8 @@ class _Run:
             return "target"
         return ""
 
-    def _progress(self) -> Progress:
+    def progress(self) -> Progress:
+        """Return how far it is."""
         meter, traffic = self._meter, self._fleet.traffic.values()
         newest = meter.points[-1] if meter.points else None
         return Progress(
@@ -148,11 +149,20 @@ class _Run:
             notes=tuple(note.text for note in meter.notes[-3:]),
         )
 
+    def _counts(self) -> dict[str, int]:
+        """Return what the aggregator counted, and what broker and devices could not keep."""
+        world = self._fleet.world
+        counts = world.server.counts
+        counts["dropped_by_broker"] = world.broker.dropped
+        counts["not_sent_by_devices"] = sum(each.num_not_sent for each in self._fleet.devices)
+        return {key: count for key, count in sorted(counts.items()) if count}
+
     def result(self, ended: str, engine: str, wall_s: float) -> Result:
         """Return all that was measured."""
-        scenario, meter, server = self._scenario, self._meter, self._fleet.world.server
+        scenario, meter = self._scenario, self._meter
+        meter.close()
         lost, counted_twice = meter.audit()
-        counts = {key: count for key, count in sorted(server.counts.items()) if count}
+        counts = self._counts()
         return Result(
             scenario=scenario.name,
             about=scenario.about,

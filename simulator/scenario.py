@@ -48,7 +48,8 @@
     [dry]                             # delta, num_samples: no learning, the protocol alone
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +62,8 @@ from aggregator.secure_config import NONE, SecureConfig
 from aggregator.task_config import TaskConfig
 from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
+from device_sdk.engine.plan import plan_training
+from device_sdk.engine.settings import TrainingSettings
 from protocol.errors import ConfigError
 from protocol.settings import build
 from protocol.topics import check_id
@@ -165,13 +168,17 @@ class Scenario:
         self.task.check()
         self.secure.check(self.task)
         for at, each in enumerate(self.classes):
-            if each.availability.file:
-                try:
+            with _told_as(f"classes[{at}].availability.file"):
+                if each.availability.file:
                     self.traces(each.availability)
-                except ConfigError as error:
-                    raise ConfigError(f"classes[{at}].availability.file: {error}") from None
-        if self.dry is not None:
-            return
+        if self.dry is None:
+            self._check_learning()
+
+    def _check_learning(self) -> None:
+        settings = build(TrainingSettings, self.task.training, "task.training")
+        for at, each in enumerate(self.classes):
+            with _told_as(f"classes[{at}].memory_budget"):
+                plan_training(self.task.model_spec(), settings, each.memory_budget_bytes)
         data = self.data_set()
         dealt = deal(self.data, data, self.is_slow, self.seed)
         shape = self.task.model_spec().input
@@ -183,6 +190,15 @@ class Scenario:
             model.check_batch(dealt.x[row].reshape(1, *shape), dealt.y[row])
         except TrainingError as error:
             raise ConfigError(f"task.model: does not fit the data: {error}") from None
+
+
+@contextmanager
+def _told_as(key: str) -> Iterator[None]:
+    """Put the key that is at fault in front of a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {

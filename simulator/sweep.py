@@ -6,13 +6,16 @@ Same scenario and seed, same result, whatever the engine:
 - ``ray``: over a Ray cluster, runs and shards of devices apart (`simulator.ray_engine`).
 """
 
+import contextlib
 import multiprocessing
+import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
-from typing import Final
+from typing import Final, NamedTuple
 
 from protocol.errors import ConfigError
 from simulator.result import Result
@@ -23,6 +26,8 @@ RAY: Final = "ray"
 ENGINES: Final = (LOCAL, RAY)
 #: How often runs elsewhere are asked for, while a person may want to stop.
 POLL_S: Final = 0.2
+#: So much progress waits to be taken at most.
+MAX_TOLD: Final = 1_000
 
 
 def _quiet(_progress: Progress) -> None:
@@ -49,7 +54,7 @@ def sweep(
     ``workers`` is how many runs go on at once. ``shards`` (Ray only): among how many actors the
     devices of each run are dealt, to train there; 1: none. ``finished`` is told of each run as it
     ends, in any order. After ``stop`` no other run begins; those under way are reported as far as
-    they came, but for Ray's, which are left out. ``progress`` is told of runs in this process.
+    they came, but for Ray's, which are left out. ``progress`` is told of all runs but Ray's.
     Raises ConfigError for an engine that is none or not installed.
     """
     if engine not in ENGINES:
@@ -60,7 +65,7 @@ def sweep(
 
         return run_jobs(jobs, shards=shards, finished=finished, stop=stop)
     if workers > 1 and len(jobs) > 1:
-        return _in_processes(jobs, min(workers, len(jobs)), finished, stop)
+        return _in_processes(jobs, min(workers, len(jobs)), progress, finished, stop)
     results = []
     for job in jobs:
         if stop():
@@ -73,13 +78,14 @@ def sweep(
 def _in_processes(
     jobs: Sequence[Job],
     workers: int,
+    progress: Callable[[Progress], None],
     finished: Callable[[Result], None],
     stop: Callable[[], bool],
 ) -> list[Result]:
     context = multiprocessing.get_context("spawn")
-    stopping = context.Event()
+    stopping, told = context.Event(), context.Queue(MAX_TOLD)
     done: dict[int, Result] = {}
-    with ProcessPoolExecutor(workers, context, _begin, (stopping,)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin, (stopping, told)) as pool:
         with _deaf():
             open_ = {pool.submit(_run, job): place for place, job in enumerate(jobs)}
         while open_:
@@ -87,6 +93,8 @@ def _in_processes(
                 stopping.set()
                 open_ = {run: place for run, place in open_.items() if not run.cancel()}
             ended, _ = wait(open_, POLL_S, FIRST_COMPLETED)
+            while not told.empty():
+                progress(told.get())
             for future in ended:
                 place = open_.pop(future)
                 done[place] = future.result()
@@ -94,8 +102,15 @@ def _in_processes(
     return [done[place] for place in sorted(done)]
 
 
-#: In a process of a pool: set when all is to end.
-_stopping: list[Event] = []
+class _Lines(NamedTuple):
+    """What ties a process of a pool to the first one: when to stop, and what to tell."""
+
+    stopping: Event
+    told: "Queue[Progress]"
+
+
+#: In a process of a pool: its lines.
+_lines: list[_Lines] = []
 
 
 @contextmanager
@@ -111,9 +126,15 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(stopping: Event) -> None:
-    _stopping.append(stopping)
+def _begin(stopping: Event, told: "Queue[Progress]") -> None:
+    told.cancel_join_thread()  # what nobody takes must not keep the process from ending
+    _lines.append(_Lines(stopping, told))
 
 
 def _run(job: Job) -> Result:
-    return run(job.scenario, job.seed, stop=_stopping[0].is_set)
+    return run(job.scenario, job.seed, progress=_tell, stop=_lines[0].stopping.is_set)
+
+
+def _tell(progress: Progress) -> None:
+    with contextlib.suppress(queue.Full):  # the next one will be newer
+        _lines[0].told.put_nowait(progress)

@@ -49,6 +49,7 @@ class Trainers:
         self.dealt: Dealt | None = None
         self.num_labels = 0
         self._scenario = scenario
+        self._input = scenario.task.model_spec().input
         self._by_name = {member.name: member for member in self.members}
         self._made: dict[tuple[str, bool], Trainer] = {}
         self._dry: Trainer | None = None
@@ -94,7 +95,7 @@ class Trainers:
             self.num_labels,
             has_begun=has_drifted,
         )
-        return x.reshape(len(x), *self._scenario.task.model_spec().input), y
+        return x.reshape(len(x), *self._input), y
 
     def _trainer(self, name: str, *, has_drifted: bool) -> Trainer:
         if self._dry is not None:
@@ -111,7 +112,12 @@ class Trainers:
         if member.of.attack == "label_flip":
             y = flipped(y, self.num_labels)
         budget = member.of.memory_budget_bytes
-        return NumpyTrainer(data=(x, y), num_samples=len(x), memory_budget_bytes=budget)
+        return NumpyTrainer(
+            self._scenario.task.model,  # as the plan's, parsed once
+            data=(x, y),
+            num_samples=len(x),
+            memory_budget_bytes=budget,
+        )
 
 
 class _Begun(NamedTuple):
