@@ -28,6 +28,7 @@ from aggregator.actions import Action, Recall, Store
 from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
+from aggregator.downlink import Downlink
 from aggregator.fleet import Fleet
 from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
@@ -73,6 +74,7 @@ from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
+from protocol.vectors.hidden import DIFFERENCES
 from protocol.vectors.layout import params_to_bytes
 from protocol.vectors.packing import RANDK
 
@@ -120,6 +122,7 @@ class Coordinator:
         self._sequence = snapshot.next_sequence
         self._scheduling = config.scheduling
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
+        self.downlink = Downlink(config.bandwidth, self.trained, config.task)
         self.versions = self._load_versions(snapshot)
         self.codec = (
             config.uplink
@@ -160,11 +163,23 @@ class Coordinator:
             seed = derive(self.config.init_seed.to_bytes(32, "little"), "init", self.config.task)
             params = params_to_bytes(self.model.init(seed))
             newest = VersionRecord(0, params, hashlib.sha256(params).digest())
-            self._first.append(Store(newest))
-        self._publication.restore(snapshot.live_params.items())
-        self._publication.restore([(newest.version, newest.params)])
         statistics = statistics_of(self.model.spec, self.trained)
-        return Versions(self.config.strategy.strategy(), self.trained, newest, statistics)
+        versions = Versions(self.config.strategy.strategy(), self.trained, newest, statistics)
+        if snapshot.version is None:
+            self._first.append(Store(self.downlink.step(newest, versions.params, ())))
+        else:
+            kept, published = snapshot.live_params, snapshot.published
+            self.downlink.restore(newest, published, kept, self._needed(newest.version, snapshot))
+        self._publication.restore(self.downlink.retained)
+        return versions
+
+    def _needed(self, newest: int, snapshot: Snapshot | None = None) -> set[int]:
+        """Return the versions that somebody may still want to fetch."""
+        running = self.leases.open_versions()
+        if snapshot is not None:  # they are opened again
+            open_ = [each for each in snapshot.leases if each.state is LeaseState.OPEN]
+            running = {each.version for each in open_}
+        return running | set(range(newest - self.config.keep_versions + 1, newest + 1))
 
     def _secure(
         self, enrolment: Enrolment, snapshot: Snapshot, now: float
@@ -246,23 +261,25 @@ class Coordinator:
         """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, 1 << 16))
         self._sweep_until = now + SWEEP_S
-        own = self.topics.own_model_filter()
         return [
-            Subscribe((*self.topics.aggregator_filters(), own)),
+            Subscribe((*self.topics.aggregator_filters(), *self.topics.own_model_filters())),
             *([] if self.secure is None else self.secure.connected()),
             *self._publication.everything(self._plan(), self._manifest()),
         ]
 
     def _sweep(self, address: Address, payload: bytes) -> list[Action]:
-        if not payload or self._publication.is_current(address.version, address.index):
+        version, index = address.version, address.index
+        if not payload or self._publication.is_current((address.kind, version), index):
             return []
-        return [Publish(self.topics.model(address.version, address.index), b"", retain=True)]
+        is_model = address.kind is Kind.MODEL
+        topic = self.topics.model if is_model else self.topics.difference
+        return [Publish(topic(version, index), b"", retain=True)]
 
     def _end_sweep(self, now: float) -> list[Action]:
         if now < self._sweep_until:
             return []
         self._sweep_until = math.inf
-        return [Unsubscribe((self.topics.own_model_filter(),))]
+        return [Unsubscribe(self.topics.own_model_filters())]
 
     # --- events ------------------------------------------------------------------------------
 
@@ -296,7 +313,7 @@ class Coordinator:
             case Kind.STATE:
                 self.fleet.see(device, payload)
                 return self._presence(device, now)
-            case Kind.MODEL:
+            case Kind.MODEL | Kind.DIFFERENCE:
                 return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
 
@@ -371,14 +388,14 @@ class Coordinator:
             return [*registered, *self._ask_after(device, check_in.pending)]
         if self.secure is not None and (reason := self.secure.standing(device)):
             return [*registered, *self._turn_away(device, check_in, reason)]
-        if not self.codec.words <= set(check_in.codecs):
+        if not self.codec.words | self.downlink.needs <= set(check_in.codecs):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
         if lease is not None and self.leases.is_running(lease):
             self.partials.drop(lease.lease_id)  # it will train again: these are of another update
-            return [*registered, self._lease_message(lease, check_in.install_id, now)]
+            return [*registered, *self._lease_again(lease, check_in, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
         is_ready = self.secure is None or self.secure.is_ready(device, now)
@@ -402,20 +419,19 @@ class Coordinator:
             partial_bytes=self.partials.num_bytes,
             bytes_down=self._bytes_down,
         ):
-            device, install_id = grant.waiting.device, grant.waiting.check_in.install_id
+            device, check_in = grant.waiting.device, grant.waiting.check_in
             record = LeaseRecord(self._new_lease_id(), device, self.version, str(grant.codec))
             lease = self.granting.open(record, grant, now)
             self.counts["leases_given"] += 1
-            actions += [Store(record), self._lease_message(lease, install_id, now)]
+            actions += [Store(record), self._lease_message(lease, check_in, now)]
         if actions and self.config.mode == "rounds":
             self.buffers.open(now)
         return actions
 
     def _bytes_down(self, check_in: CheckIn) -> int:
         """Return what a device fetches before it trains."""
-        if check_in.held_version == self.version:
-            return 0
-        return len(self._publication.live(self.version).params)
+        held = check_in.held_version
+        return 0 if held == self.version else self.downlink.route(self.version, held).model_bytes
 
     def _new_lease_id(self) -> bytes:
         """Return an id nobody can guess; the version in front keeps new ids together on disk."""
@@ -423,21 +439,41 @@ class Coordinator:
         drawn = derive(self._seed, "lease", self._num_leases)
         return (self.version.to_bytes(5, "big") + drawn)[:LEASE_ID_BYTES]
 
-    def _lease_message(self, lease: Lease, install_id: bytes, now: float) -> Publish:
-        model = self._publication.live(lease.record.version)
+    def _lease_again(self, lease: Lease, check_in: CheckIn, now: float) -> list[Action]:
+        """Say a running lease again; its model is published whole for who could not get to it."""
+        said: list[Action] = []
+        if check_in.unreachable:
+            version = lease.record.version
+            self.counts["models_unreachable"] += 1
+            self.downlink.make_whole(version)
+            said += self._publication.add(self.downlink.retained)
+            if not said:
+                said += self._publication.again((Kind.MODEL, version), now)
+        return [*said, self._lease_message(lease, check_in, now)]
+
+    def _lease_message(self, lease: Lease, check_in: CheckIn, now: float) -> Publish:
+        version = lease.record.version
+        if check_in.unreachable:
+            route = self.downlink.whole_route(version)
+        else:
+            is_able = DIFFERENCES in check_in.codecs
+            route = self.downlink.route(version, check_in.held_version if is_able else -1)
         message = LeaseMessage(
             lease.lease_id,
-            install_id,
-            lease.record.version,
-            model.model_hash,
-            len(model.params),
-            self._publication.num_chunks(len(model.params)),
+            check_in.install_id,
+            version,
+            route.model_hash,
+            route.model_bytes,
+            self._publication.num_chunks(route.model_bytes),
             lease.record.codec,
             self.granting.budget_bytes(lease.record.codec),
             partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
             mask_epoch=0 if self.secure is None else self.secure.epoch(lease.record.device),
             upload_after_s=lease.upload_left_s(now),
+            keyframe=route.keyframe,
+            model=route.model,
+            base=route.base,
         )
         return self._publication.to_device(lease.record.device, message)
 
@@ -591,7 +627,8 @@ class Coordinator:
         stale = self.leases.below(self.version - self.config.staleness_limit)
         open_ = [lease for lease in stale if lease.state is LeaseState.OPEN]
         self.granting.stepped(self.version, open_, now)
-        kept = self.leases.open_versions()
+        record = self.downlink.step(record, self.versions.params, self._needed(self.version))
+        retained = self.downlink.retained
         secured = []
         if self.secure is not None:
             secured = self.secure.stepped(self.version, self.versions.trained, now)
@@ -600,8 +637,9 @@ class Coordinator:
             *self._participation.counted(devices),
             *[action for lease in open_ for action in self._forget(lease, refusals.TOO_STALE)],
             *secured,
-            *self._publication.version(record, self._manifest()),
-            *self._publication.clear(lambda version: self._is_newest(version) or version in kept),
+            *self._publication.add(retained),
+            self._publication.manifest(self._manifest()),
+            *self._publication.clear(retained),
         ]
 
     def _gain(self, ids: Iterable[bytes]) -> float:
@@ -639,15 +677,19 @@ class Coordinator:
         self.leases.close([lease.lease_id])
         return [Store(RefusalRecord(lease.lease_id, reason))]
 
-    def _is_newest(self, version: int) -> bool:
-        return version > self.version - self.config.keep_versions
-
     def _plan(self) -> Plan:
         model, training = self.config.documents()
         return Plan(model, training, self.config.codec, self.config.check_in_s)
 
     def _manifest(self) -> Manifest:
         newest = self.versions.newest
-        size = len(newest.params)
-        num_chunks = self._publication.num_chunks(size)
-        return Manifest(newest.version, newest.model_hash, size, num_chunks, newest.counted)
+        route = self.downlink.route(newest.version)
+        return Manifest(
+            newest.version,
+            route.model_hash,
+            route.model_bytes,
+            self._publication.num_chunks(route.model_bytes),
+            newest.counted,
+            route.keyframe,
+            route.model,
+        )

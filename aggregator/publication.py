@@ -1,39 +1,35 @@
-"""What the aggregator keeps retained at the broker: the plan, the manifest, the live versions.
+"""What the aggregator keeps retained at the broker: the plan, the manifest, models, differences.
 
-A version is live while it is among the newest ``keep_versions`` or an open lease names it; the
-chunks of the others are cleared with empty retained payloads. A slow device therefore never sees
-the version that it was asked to train disappear.
+What of models and differences is decided in `aggregator.downlink`; here it becomes messages. What
+is not to be retained any more is cleared with empty retained payloads. A slow device never sees
+the version disappear that it was asked to train.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from aggregator.records import VersionRecord
+from aggregator.downlink import Place
 from protocol.actions import Publish
 from protocol.chunks import cut, payload_bytes
 from protocol.codec import encode
-from protocol.messages import AGGREGATOR, Manifest, ModelChunk, Plan
+from protocol.messages import AGGREGATOR, DifferenceChunk, Manifest, ModelChunk, Plan
 from protocol.secagg.messages import AnyMessage
-from protocol.topics import Topics
+from protocol.topics import Kind, Topics
 
-
-@dataclass(frozen=True, slots=True)
-class LiveVersion:
-    """A version that devices can fetch: its bytes and their SHA-256."""
-
-    params: bytes
-    model_hash: bytes
+#: What a broker seems to have lost is said again at most so often.
+AGAIN_S: Final = 10.0
 
 
 class Publication:
-    """Builds the aggregator's messages; counts them; remembers which versions are live."""
+    """Builds the aggregator's messages; counts them; remembers what is retained."""
 
     def __init__(self, topics: Topics, first_counter: int) -> None:
         self._topics = topics
         self._counter = first_counter
         self.chunk_bytes = payload_bytes(1 << 16)
-        self._live: dict[int, LiveVersion] = {}
+        self._retained: dict[Place, bytes] = {}
+        self._again_at = -math.inf
 
     def message(self, topic: str, message: AnyMessage, *, retain: bool = False) -> Publish:
         """Return the publish that carries a message."""
@@ -46,55 +42,67 @@ class Publication:
         return self.message(self._topics.into(device), message)
 
     def num_chunks(self, size: int) -> int:
-        """Return how many chunks params of ``size`` bytes take."""
+        """Return how many chunks a model of ``size`` bytes takes."""
         return max(1, -(-size // self.chunk_bytes))
 
     def everything(self, plan: Plan, manifest: Manifest) -> list[Publish]:
         """Return all that must be retained: what a broker that forgot needs to hear."""
-        chunks = [chunk for version in sorted(self._live) for chunk in self._chunks(version)]
         return [
             self.message(self._topics.plan(), plan, retain=True),
-            *chunks,
-            *self._head(manifest),
+            *self._chunks(self._retained),
+            self.manifest(manifest),
         ]
 
-    def version(self, record: VersionRecord, manifest: Manifest) -> list[Publish]:
-        """Return a new version's chunks, then its manifest: never the other way round."""
-        self._live[record.version] = LiveVersion(record.params, record.model_hash)
-        return [*self._chunks(manifest.version), *self._head(manifest)]
+    def manifest(self, manifest: Manifest) -> Publish:
+        """Return the manifest of a version whose chunks have been said."""
+        return self.message(self._topics.manifest(), manifest, retain=True)
 
-    def restore(self, live: Iterable[tuple[int, bytes]]) -> None:
-        """Take over the versions that were live before a restart."""
-        for version, params in live:
-            self._live[version] = LiveVersion(params, hashlib.sha256(params).digest())
+    def restore(self, retained: Mapping[Place, bytes]) -> None:
+        """Take over what was retained before a restart."""
+        self._retained = dict(retained)
 
-    def clear(self, keep: Callable[[int], bool]) -> list[Publish]:
-        """Return the publishes that clear the versions no longer to be kept."""
+    def add(self, retained: Mapping[Place, bytes]) -> list[Publish]:
+        """Return the chunks of what is new among all that is to be retained."""
+        new = [place for place in retained if place not in self._retained]
+        self._retained |= {place: retained[place] for place in new}
+        return self._chunks(new)
+
+    def clear(self, retained: Mapping[Place, bytes]) -> list[Publish]:
+        """Return the publishes that clear what is no longer to be retained."""
         cleared = []
-        for version in [version for version in self._live if not keep(version)]:
-            chunks = range(self.num_chunks(len(self._live.pop(version).params)))
-            cleared += [
-                Publish(self._topics.model(version, index), b"", retain=True) for index in chunks
-            ]
+        for place in [place for place in self._retained if place not in retained]:
+            indices = range(self.num_chunks(len(self._retained.pop(place))))
+            cleared += [Publish(self._topic(place, index), b"", retain=True) for index in indices]
         return cleared
 
-    def is_current(self, version: int, index: int) -> bool:
-        """Whether this chunk is one of a live version, as it is cut now."""
-        live = self._live.get(version)
-        return live is not None and index < self.num_chunks(len(live.params))
+    def again(self, place: Place, now: float) -> list[Publish]:
+        """Return the chunks of something that is retained once more, but not at every word."""
+        if now < self._again_at:
+            return []
+        self._again_at = now + AGAIN_S
+        return self._chunks([place])
 
-    def live(self, version: int) -> LiveVersion:
-        """Return a version that can be fetched."""
-        return self._live[version]
+    def is_current(self, place: Place, index: int) -> bool:
+        """Whether this chunk is one of those that are retained, as they are cut now."""
+        data = self._retained.get(place)
+        return data is not None and index < self.num_chunks(len(data))
 
-    def _head(self, manifest: Manifest) -> list[Publish]:
-        return [self.message(self._topics.manifest(), manifest, retain=True)]
-
-    def _chunks(self, version: int) -> list[Publish]:
-        pieces = cut(self._live[version].params, self.chunk_bytes)
+    def _chunks(self, places: Iterable[Place]) -> list[Publish]:
         return [
-            self.message(
-                self._topics.model(version, index), ModelChunk(version, index, piece), retain=True
-            )
-            for index, piece in enumerate(pieces)
+            self.message(self._topic(place, index), self._chunk(place, index, pieces), retain=True)
+            for place in places
+            for pieces in [cut(self._retained[place], self.chunk_bytes)]
+            for index in range(len(pieces))
         ]
+
+    def _chunk(self, place: Place, index: int, pieces: list[bytes]) -> AnyMessage:
+        kind, version = place
+        if kind is Kind.MODEL:
+            return ModelChunk(version, index, pieces[index])
+        return DifferenceChunk(version, index, len(pieces), pieces[index])
+
+    def _topic(self, place: Place, index: int) -> str:
+        kind, version = place
+        if kind is Kind.MODEL:
+            return self._topics.model(version, index)
+        return self._topics.difference(version, index)

@@ -71,10 +71,26 @@ class RefusalRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """What devices can fetch of a version.
+
+    ``difference`` (an encoded `protocol.messages.Difference`, empty for none) leads to it from the
+    version before; ``full`` is the whole model, of the number type ``model`` (empty: not published
+    whole). A ``full`` that is empty with a ``model`` stands for the version's params as they are.
+    """
+
+    model: str = ""
+    full: bytes = b""
+    difference: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class VersionRecord:
     """A model version, the ids counted in it, and the strategy's state after it.
 
-    Writing it counts the ids: their leases become ``counted``, their journal entries go.
+    Writing it counts the ids: their leases become ``counted``, their journal entries go. Devices
+    are given what is ``published`` of it, whose hash is ``model_hash``; with it, what was published
+    of versions before ``published_since`` goes.
     """
 
     version: int
@@ -82,6 +98,8 @@ class VersionRecord:
     model_hash: bytes
     counted: tuple[bytes, ...] = ()
     strategy_state: Mapping[str, bytes] = field(default_factory=dict)
+    published: Published = Published("float32")
+    published_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,7 @@ class Snapshot:
 
     ``leases`` are the open and the journalled ones, ``journal`` is in order of sequence, and
     ``live_params`` holds the params of those versions that a lease in ``leases`` still names and of
-    the newest ones, as far as they are kept.
+    the newest ones, as far as they are kept; ``published`` what devices can fetch, by version.
     """
 
     version: VersionRecord | None
@@ -127,3 +145,4 @@ class Snapshot:
     totals: Mapping[str, int]
     next_sequence: int
     documents: Mapping[str, bytes] = field(default_factory=dict)
+    published: Mapping[int, Published] = field(default_factory=dict)

@@ -23,7 +23,13 @@ from sqlalchemy import (
 
 from aggregator.batch import Batch
 from aggregator.journal import HEADER_BYTES, Place
-from aggregator.records import DeviceRecord, LeaseRecord, LeaseState, VersionRecord
+from aggregator.records import (
+    DeviceRecord,
+    LeaseRecord,
+    LeaseState,
+    Published,
+    VersionRecord,
+)
 from aggregator.schema import (
     NEXT_SEQUENCE,
     counter,
@@ -33,6 +39,7 @@ from aggregator.schema import (
     lease,
     meta,
     params,
+    published,
     strategy_state,
     unsettled,
     version,
@@ -68,12 +75,14 @@ _GIVE: Final = _insert(lease, "lease_id", "device", "version", "codec")
 _JOURNAL: Final = _insert(journal, "sequence", "lease_id", "segment", "offset", "length")
 _VERSION: Final = _insert(version, "version", "model_hash", "counted")
 _PARAMS: Final = _insert(params, "version", "params")
+_PUBLISHED: Final = _insert(published, "version", "model", "full", "difference")
 _STATE: Final = _insert(strategy_state, "version", "state")
 _DROP_DEVICE: Final = delete(device).where(device.c.device == bindparam("a"))
 _DROP_TOTAL: Final = delete(counter).where(counter.c.name == bindparam("a"))
 _DROP_DOCUMENT: Final = delete(document).where(document.c.key == bindparam("a"))
 _LEAVE_JOURNAL: Final = delete(journal).where(journal.c.lease_id == bindparam("a"))
 _DROP_STATES: Final = delete(strategy_state).where(strategy_state.c.version < bindparam("a"))
+_DROP_PUBLISHED: Final = delete(published).where(published.c.version < bindparam("a"))
 _DROP_PARAMS: Final = delete(params).where(
     params.c.version <= bindparam("a"),
     ~exists().where(lease.c.version == params.c.version, unsettled),
@@ -177,6 +186,11 @@ class Rows:
         """Return all params that are kept, by version."""
         return {row[0]: row[1] for row in self._connection.execute(select(params))}
 
+    def published(self) -> dict[int, Published]:
+        """Return what devices can fetch, by version."""
+        rows = self._connection.execute(select(published).order_by(published.c.version))
+        return {row[0]: Published(*row[1:]) for row in rows}
+
     def totals(self) -> dict[str, int]:
         """Return the counters by name."""
         return {row[0]: row[1] for row in self._connection.execute(select(counter))}
@@ -204,6 +218,11 @@ class Rows:
             [(new.version, new.model_hash, msgpack.packb(new.counted)) for new in versions],
         )
         self._run(_PARAMS, [(new.version, new.params) for new in versions])
+        told = [(new.version, new.published) for new in versions]
+        self._run(
+            _PUBLISHED, [(number, what.model, what.full, what.difference) for number, what in told]
+        )
+        self._run(_DROP_PUBLISHED, [(newest.published_since,)])
         self._run(_STATE, [(newest.version, msgpack.packb(dict(newest.strategy_state)))])
         self._run(_DROP_STATES, [(newest.version,)])  # only from the newest does anybody go on
         self._count([(new.version, key) for new in versions for key in new.counted])

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
+    literal,
     select,
     update,
 )
@@ -32,7 +33,7 @@ from aggregator.store_errors import StoreError
 from protocol.errors import ConfigError
 
 #: Grows with every change of the tables that an older program could not read.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 #: The key in `meta` of the digest of the model; the text is empty if nobody named one.
 MODEL: Final = "model"
 #: The key in `meta` of the sequence that the next admitted update gets.
@@ -115,6 +116,15 @@ document = Table(
     Column("key", Text, primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
+# Since schema 3. What devices can fetch; as in `aggregator.records.Published`.
+published = Table(
+    "fedbus_published",
+    metadata,
+    Column("version", _BIG, primary_key=True, autoincrement=False),
+    Column("model", Text, nullable=False),
+    Column("full", LargeBinary, nullable=False),
+    Column("difference", LargeBinary, nullable=False),
+)
 
 
 def open_engine(path: Path, url: str | None) -> Engine:
@@ -192,10 +202,8 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
             f"{where}: it has schema {found['schema']} and this program knows {SCHEMA_VERSION}: "
             "install the fedbus that wrote it, or a newer one"
         )
-    if int(found["schema"]) < SCHEMA_VERSION:  # tables were added, none was changed
-        metadata.create_all(connection)
-        newer = update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
-        connection.execute(newer)
+    if int(found["schema"]) < SCHEMA_VERSION:
+        _upgrade(connection)
     if found["task"] != task:
         raise StoreError(
             f"{where}: it belongs to task {found['task']!r}, not {task!r}: give each task its own"
@@ -204,3 +212,13 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
         raise StoreError(
             f"{where}: it holds versions of another model: give a changed model a new task name"
         )
+
+
+def _upgrade(connection: Connection) -> None:
+    """Tables were added, none was changed. Versions were published whole, as they are."""
+    metadata.create_all(connection)
+    empty = literal(b"", LargeBinary)
+    as_it_is = select(params.c.version, literal("float32"), empty, empty)
+    connection.execute(insert(published).from_select(list(published.c), as_it_is))
+    newer = update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
+    connection.execute(newer)

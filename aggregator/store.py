@@ -93,6 +93,7 @@ class Store:
                 totals=rows.totals(),
                 next_sequence=rows.next_sequence(),
                 documents=rows.documents(),
+                published=rows.published(),
             )
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:

@@ -16,6 +16,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Make these bytes durable under a key if there is room: nothing rests on them."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Forget a key."""
 
@@ -34,4 +42,4 @@ class Train:
     ends_at: float = math.inf
 
 
-Action = Store | Delete | Train | Publish | Subscribe | Unsubscribe
+Action = Store | Keep | Delete | Train | Publish | Subscribe | Unsubscribe

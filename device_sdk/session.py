@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Store, Train
-from device_sdk.fetch import RETRY_S
+from device_sdk.fetch import RETRY_S, Fetch
 from device_sdk.outgoing import Outgoing, pieces
 from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
@@ -44,6 +44,7 @@ from protocol.messages import (
     COUNTER_START_BITS,
     CheckIn,
     ChunksMissing,
+    DifferenceChunk,
     Held,
     Lease,
     Manifest,
@@ -155,7 +156,7 @@ class Session:
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
         self._voice = Voice(topics, device, self._boots)
         self._chunk_bytes = payload_bytes(1 << 16)
-        self._work = Work()
+        self._work = Work(stored)
         self._away_until = math.inf
         self._outgoing = Outgoing(topics.task, stored)
         if self._outgoing.pending is not None:
@@ -276,10 +277,12 @@ class Session:
                 return self._manifest(self._decode(payload, (Manifest,)), now)
             case Kind.MODEL:
                 return self._chunk(self._decode(payload, (ModelChunk,)), now)
+            case Kind.DIFFERENCE:
+                return self._chunk(self._decode(payload, (DifferenceChunk,)), now)
             case Kind.PLAN:
                 self._work.plan = read_plan(self._decode(payload, (Plan,)))
                 self._notice_start(payload, now)
-                return self._train()
+                return self._train(now)
             case Kind.STATE:
                 return self._announce() if payload == b"offline" and self.online else []
             case Kind.ROSTER | Kind.SUPPORT | Kind.SHARE if self._member is not None:
@@ -346,6 +349,8 @@ class Session:
         if self.state is State.FETCHING and now >= self._work.ends_at:
             return [*self._give_up(), *self._speak(now)]
         if self.state is State.FETCHING:
+            if self._work.fetch is not None and not self._work.fetch.is_complete:
+                self._work.fetch.silent()
             return self._ask_for_work(now)
         return self._speak(now)
 
@@ -362,6 +367,10 @@ class Session:
         num_samples = self._num_samples()
         if self.state is State.IDLE and not self._would_train(num_samples):
             return []
+        unserved = [] if self._member is None else self._member.unserved(now)
+        return [*unserved, self._check_in(num_samples)]
+
+    def _check_in(self, num_samples: int, *, unreachable: int = 0) -> Publish:
         if self._member is not None:  # no more than masked updates reveal of it
             num_samples = 1 << (num_samples - 1).bit_length()
         message = CheckIn(
@@ -370,9 +379,9 @@ class Session:
             num_samples,
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
+            unreachable,
         )
-        unserved = [] if self._member is None else self._member.unserved(now)
-        return [*unserved, self._voice.tell(message)]
+        return self._voice.tell(message)
 
     def _would_train(self, num_samples: int) -> bool:
         if num_samples == 0:
@@ -407,7 +416,11 @@ class Session:
             self._timer_at = min(self._timer_at, soon)
 
     def _leased(self, lease: Lease, now: float) -> list[Action]:
-        if lease.install_id != self.install_id or self.state is not State.IDLE:
+        if lease.install_id != self.install_id:
+            return []
+        if self.state is State.FETCHING and lease.lease_id == self._work.lease.lease_id:
+            return self._leased_again(lease, now)
+        if self.state is not State.IDLE:
             return []
         if self._outgoing.is_closed(lease.lease_id) or self._work.is_unfit:
             return []  # a late copy: its update has been settled, or there will be none
@@ -419,46 +432,76 @@ class Session:
             self._member.check_lease(lease)
         elif codec.masked:
             raise RemoteProtocolError(refusals.WRONG_CODEC, "masked, and this device has no keys")
-        self._step("lease")
         self._work.begin(lease, now)
-        return self._train() if self._work.fetch is None else self._ask_for_work(now)
+        self._step("lease")
+        return self._train(now) if self._work.fetch is None else self._ask_for_work(now)
+
+    def _leased_again(self, lease: Lease, now: float) -> list[Action]:
+        """The model of the lease is published whole, since it could not be put together."""
+        fetch = self._work.fetch
+        if fetch is None or not fetch.is_stuck:
+            return []
+        left = fetch.leave()
+        self._work.begin(lease, now)
+        return [*left, *self._ask_for_work(now)]
 
     def _ask_for_work(self, now: float) -> list[Action]:
         """The model, or a plan that fits it, is not here: both are retained somewhere."""
-        if self._work.fetch is None:
+        fetch = self._work.fetch
+        if fetch is None or fetch.is_complete:
             self._timer_at = now + RETRY_S * self._jitter()
             return [Subscribe((self.topics.plan(),))]
-        self._timer_at = now + self._work.fetch.next_retry_s() * self._jitter()
-        return [Subscribe((self.topics.model_filter(self._work.lease.version),))]
+        self._timer_at = now + fetch.next_retry_s() * self._jitter()
+        if not fetch.is_stuck:
+            return [*fetch.ask(self.topics)]
+        self.counts["models_unreachable"] += 1
+        return [self._check_in(max(1, self._num_samples()), unreachable=1)]
 
-    def _chunk(self, chunk: ModelChunk, now: float) -> list[Action]:
-        fetch, version = self._work.fetch, chunk.version
-        if fetch is None or version != self._work.lease.version:
+    def _chunk(self, chunk: ModelChunk | DifferenceChunk, now: float) -> list[Action]:
+        fetch = self._work.fetch
+        if fetch is None or not fetch.awaits(chunk):
             return []
         self._timer_at = now + fetch.patience_s * self._jitter()
-        if not self._work.add(chunk):
-            return []
-        self._timer_at = now + RETRY_S * self._jitter()
-        return [Unsubscribe((self.topics.model_filter(version),)), *self._train()]
+        fetch.add(chunk)
+        return self._train(now)
 
-    def _train(self) -> list[Action]:
+    def _fetched(self, fetch: Fetch, now: float) -> list[Action]:
+        """All of a model is here: it is put together, or fetched on another way."""
+        try:
+            if not self._work.put_together(self.topics.task):
+                self._timer_at = now + RETRY_S * self._jitter()
+                return []
+        except RemoteProtocolError as error:
+            self.counts[f"refused_{error.reason}"] += 1
+            was_last = not fetch.needs_plan
+            fetch.fall_back()
+            return [] if was_last else self._ask_for_work(now)
+        self._timer_at = now + RETRY_S * self._jitter()
+        return [*fetch.leave()]
+
+    def _train(self, now: float) -> list[Action]:
         """Train if a lease, its model and the plan are all here."""
-        if self.state is not State.FETCHING or not self._work.is_complete:
+        fetch, fetched = self._work.fetch, list[Action]()
+        if self.state is not State.FETCHING:
             return []
+        if fetch is not None and fetch.is_complete:
+            fetched = self._fetched(fetch, now)
+        if not self._work.is_complete:
+            return fetched
         lease_id = self._work.lease.lease_id
         assignment = self._work.assignment(derive(self._seed, "training", lease_id))
         if assignment is None:
             self.counts["refused_wrong_shape"] += 1  # plan and model change one after the other
-            return []
+            return fetched
         self._step("model")
         self._timer_at = math.inf
-        return [Train(lease_id, assignment, self._work.ends_at)]
+        return [*fetched, *self._work.kept(), Train(lease_id, assignment, self._work.ends_at)]
 
     def _give_up(self) -> list[Action]:
         self._step("lease ran out")
         self.counts["leases_lost"] += 1
-        self._work.fetch = None
-        return [Unsubscribe((self.topics.model_filter(self._work.lease.version),))]
+        fetch, self._work.fetch = self._work.fetch, None
+        return [] if fetch is None else [*fetch.leave()]
 
     # --- the update --------------------------------------------------------------------------
 

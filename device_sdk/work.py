@@ -1,16 +1,19 @@
 """What a device works on: a lease, the model that it names, and the plan of how to train it."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk.actions import Keep
 from device_sdk.feedback import is_sound
 from device_sdk.fetch import Fetch
+from device_sdk.held import MODEL, HeldModel, pack_held, unpack_held
 from device_sdk.plan import TrainingPlan
 from device_sdk.trainer import Assignment, Trained
 from protocol.errors import LocalProtocolError
-from protocol.messages import Lease, ModelChunk
+from protocol.messages import Lease
 
 Float32 = npt.NDArray[np.float32]
 
@@ -18,18 +21,20 @@ Float32 = npt.NDArray[np.float32]
 class Work:
     """One lease at a time. The model that was fetched last stays, for a lease that names it too.
 
-    ``plan`` is None until one is heard, ``fetch`` while no model is on its way; ``ends_at`` is when
-    the lease has run out.
+    It is also taken from what is ``stored``. ``plan`` is None until one is heard, ``fetch`` while
+    no model is on its way; ``ends_at`` is when the lease has run out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Mapping[str, bytes]) -> None:
         self.plan: TrainingPlan | None = None
         self.fetch: Fetch | None = None
         self.ends_at = math.inf
         self._lease: Lease | None = None
         self._assigned: TrainingPlan | None = None
         self._unfit: TrainingPlan | None = None
-        self._model: tuple[int, bytes, Float32] | None = None
+        kept = unpack_held(stored)
+        self._model = None if kept is None else kept[0]
+        self._is_kept = True
 
     @property
     def lease(self) -> Lease:
@@ -41,13 +46,14 @@ class Work:
     @property
     def held_version(self) -> int:
         """The version of the model that is here; -1 for none."""
-        return -1 if self._model is None else self._model[0]
+        return -1 if self._model is None else self._model.version
 
     @property
     def _params(self) -> Float32 | None:
-        if self._model is None or self._model[:2] != (self.lease.version, self.lease.model_hash):
+        model, lease = self._model, self.lease
+        if model is None or not model.is_of(lease.version, lease.model_hash):
             return None
-        return self._model[2]
+        return model.params
 
     @property
     def is_complete(self) -> bool:
@@ -64,18 +70,29 @@ class Work:
         self._unfit = self._assigned
 
     def begin(self, lease: Lease, now: float) -> None:
-        """Work for a lease; its model is fetched unless it is here."""
+        """Work for a lease; its model is fetched unless it is here. Raises as `Fetch`."""
+        fetch = Fetch(lease, self._model)
         self._lease, self.ends_at = lease, now + lease.ttl_s
-        self.fetch = Fetch(lease) if self._params is None else None
+        self.fetch = fetch if self._params is None else None
 
-    def add(self, chunk: ModelChunk) -> bool:
-        """Take a chunk of the model; return whether that was the last. Raises as `Fetch.add`."""
-        params = None if self.fetch is None else self.fetch.add(chunk)
-        if params is None:
+    def put_together(self, task: str) -> bool:
+        """Make the model of all that was fetched; False: the plan that says how is not here.
+
+        Raises RemoteProtocolError, as `Fetch.params` does.
+        """
+        fetch, lease = self.fetch, self.lease
+        if fetch is None or (self.plan is None and fetch.needs_plan):
             return False
-        self._model = (self.lease.version, self.lease.model_hash, params)
-        self.fetch = None
+        self._model = HeldModel(lease.version, lease.model_hash, fetch.params(self.plan, task))
+        self.fetch, self._is_kept = None, False
         return True
+
+    def kept(self) -> list[Keep]:
+        """Return what is to be stored of a model that was just fetched, and assigned."""
+        if self._is_kept or self._model is None or self._assigned is None:
+            return []
+        self._is_kept = True
+        return [Keep(MODEL, pack_held(self._model, self._assigned.model))]
 
     def assignment(self, seed: bytes) -> Assignment | None:
         """Return what is to be trained; None: the plan is of another model, or not all is here."""

@@ -23,6 +23,8 @@ CHUNK_BYTES: Final = 60_000
 MAX_MODEL_BYTES: Final = 1 << 30
 MAX_CHUNKS: Final = 20_000
 MAX_COUNTED: Final = 3_000
+#: No more differences lead from one version to another.
+MAX_DIFFERENCES: Final = 64
 MAX_VERSION: Final = 1 << 40
 MAX_SAMPLES: Final = 1 << 40
 MAX_DOCUMENT_CHARS: Final = 50_000
@@ -83,7 +85,9 @@ class CheckIn:
     """A device says that it is available, and asks after the update it still holds, if any.
 
     ``pending`` is that update's id, or empty: the aggregator answers with a lease, or for a
-    pending update with held, receipt, refusal or the chunks it misses.
+    pending update with held, receipt, refusal or the chunks it misses. ``unreachable`` is 1 if the
+    model of its lease could not be put together from what is retained: then it gets that lease
+    again, with a model that is published whole.
     """
 
     install_id: InstallId
@@ -91,6 +95,7 @@ class CheckIn:
     num_samples: Count
     codecs: Words
     pending: MaybeLeaseId = b""
+    unreachable: Flag = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,12 @@ class Lease:
 
     ``install_id`` names the installation it is for: a cloned device reads the same topic. The
     update is not to be sent sooner than ``upload_after_s`` after the lease came.
+
+    The model can be fetched whole: ``model_bytes`` in ``num_chunks``, numbers of the type
+    ``model``, published for version ``keyframe`` (-1: for ``version`` itself), after which the
+    differences up to ``version`` follow. For a device that holds version ``base`` the differences
+    from there on are enough (-1: no others than after the keyframe). ``model_hash`` is the SHA-256
+    of what comes out, as float32.
     """
 
     lease_id: LeaseId
@@ -114,6 +125,9 @@ class Lease:
     width_permille: Permille = 1000
     mask_epoch: Version = 0
     upload_after_s: Seconds = field(default=0, metadata=ADDED)
+    keyframe: MaybeVersion = field(default=-1, metadata=ADDED)
+    model: Word = field(default="float32", metadata=ADDED)
+    base: MaybeVersion = field(default=-1, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +185,34 @@ class UpdateChunk:
 
 @dataclass(frozen=True, slots=True)
 class ModelChunk:
-    """A piece of a version's params (float32, little-endian)."""
+    """A piece of a version's params, as `protocol.vectors.hidden` writes them."""
 
     version: Version
     index: ChunkIndex
     data: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceChunk:
+    """A piece of the encoded `Difference` that leads to ``version`` from the one before."""
+
+    version: Version
+    index: ChunkIndex
+    num_chunks: ChunkCount
+    data: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is added to the model that all devices hold; travels inside `DifferenceChunk`.
+
+    ``body`` is of the trained params, as its codec wrote it. Then all params are rounded to the
+    number type ``model``, in which the version is published whole, too (float32: as they are).
+    """
+
+    codec: Word
+    model: Word
+    body: Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +227,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The current version, and the ids of the updates counted in it: their receipts."""
+    """The current version, and the ids of the updates counted in it: their receipts.
+
+    How its model is fetched: as `Lease` says.
+    """
 
     version: Version
     model_hash: Hash
     model_bytes: Size
     num_chunks: ChunkCount
     counted: Ids = ()
+    keyframe: MaybeVersion = field(default=-1, metadata=ADDED)
+    model: Word = field(default="float32", metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +279,7 @@ Message = (
     | ModelChunk
     | Plan
     | Manifest
+    | DifferenceChunk
 )
 
 #: Message kind on the wire. A number is never given a second meaning.
@@ -251,6 +294,7 @@ KINDS: Final[dict[type[Message], int]] = {
     ModelChunk: 8,
     Plan: 9,
     Manifest: 10,
+    DifferenceChunk: 29,
 }
 #: The aggregator's name in the envelope's ``sender``; a device may not have it as its id.
 AGGREGATOR: Final = "_aggregator"

@@ -11,7 +11,8 @@
 <p>/<task>/roster/<cohort>       retained msgpack, signed: who shares masks with whom
 <p>/<task>/support               retained msgpack: the coordinates that updates have in common
 <p>/<task>/model/manifest        retained msgpack
-<p>/<task>/model/<version>/<n>   retained msgpack chunks
+<p>/<task>/model/<version>/<n>   retained msgpack chunks: a version whole
+<p>/<task>/diff/<version>/<n>    retained msgpack chunks: what leads to it from the one before
 <p>/<task>/mon/<what>            retained JSON: aggregator, rounds, metrics, devices, alerts
 
 ``<p>`` is the prefix (``fedbus/1`` by default), so that the deepest topic has 6 slashes; 7 is what
@@ -50,6 +51,7 @@ class Kind(Enum):
     SUPPORT = "support"
     MANIFEST = "model/manifest"
     MODEL = "model/{version}/{index}"
+    DIFFERENCE = "diff/{version}/{index}"
     MONITOR = "mon/{what}"
 
 
@@ -89,6 +91,7 @@ RULES: Final[dict[Kind, Rule]] = {
     Kind.SUPPORT: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MANIFEST: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MODEL: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
+    Kind.DIFFERENCE: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.MONITOR: _rule(Role.AGGREGATOR, Role.AGGREGATOR, Role.MONITOR),
 }
 
@@ -186,6 +189,14 @@ class Topics:
         """All chunks of one model version."""
         return f"{self.prefix}/{self.task}/model/{version}/+"
 
+    def difference(self, version: int, index: int) -> str:
+        """One chunk of what leads to a model version."""
+        return f"{self.prefix}/{self.task}/diff/{version}/{index}"
+
+    def difference_filter(self, version: int) -> str:
+        """All chunks of what leads to a model version."""
+        return f"{self.prefix}/{self.task}/diff/{version}/+"
+
     def monitor(self, what: str) -> str:
         """A monitoring topic; ``what`` is one level."""
         return f"{self.prefix}/{self.task}/mon/{what}"
@@ -195,9 +206,10 @@ class Topics:
         base = f"{self.prefix}/{self.task}"
         return (f"{base}/dev/+/state", f"{base}/dev/+/out", f"{base}/up/+/+")
 
-    def own_model_filter(self) -> str:
-        """Every retained model chunk: to find the ones an earlier run left behind."""
-        return f"{self.prefix}/{self.task}/model/+/+"
+    def own_model_filters(self) -> tuple[str, ...]:
+        """Every retained chunk of models: to find the ones an earlier run left behind."""
+        base = f"{self.prefix}/{self.task}"
+        return (f"{base}/model/+/+", f"{base}/diff/+/+")
 
     def device_filters(self, device: str) -> tuple[str, ...]:
         """What a device subscribes to all the time (model chunks only while it fetches)."""
@@ -235,14 +247,17 @@ class Topics:
                 return Address(Kind.ROSTER, cohort=cohort)
             case ["model", "manifest"]:
                 return Address(Kind.MANIFEST)
-            case ["model", version, index] if _is_number(version) and _is_number(index):
-                return Address(Kind.MODEL, version=int(version), index=int(index))
+            case [what, version, index] if (
+                what in _OF_VERSIONS and _is_number(version) and _is_number(index)
+            ):
+                return Address(_OF_VERSIONS[what], version=int(version), index=int(index))
             case ["mon", what] if _is_id(what):
                 return Address(Kind.MONITOR, what=what)
         raise RemoteProtocolError(refusals.MALFORMED, f"topic {topic[:200]!r}")
 
 
 _ALONE: Final = {"plan": Kind.PLAN, "support": Kind.SUPPORT}
+_OF_VERSIONS: Final = {"model": Kind.MODEL, "diff": Kind.DIFFERENCE}
 _DEVICE_LEAVES: Final = {
     "state": Kind.STATE,
     "info": Kind.INFO,

@@ -10,6 +10,7 @@ from aggregator.records import (
     JournalRecord,
     LeaseRecord,
     LeaseState,
+    Published,
     Record,
     Snapshot,
     VersionRecord,
@@ -35,6 +36,7 @@ class MemoryStore:
         self._settled: dict[bytes, LeaseRecord] = {}
         self._journal: dict[bytes, JournalRecord] = {}
         self._params: dict[int, bytes] = {}
+        self._published: dict[int, Published] = {}
         self._newest: VersionRecord | None = None
         self._counted: list[tuple[int, bytes]] = []
         self._totals: dict[str, int] = {}
@@ -73,6 +75,7 @@ class MemoryStore:
             totals=dict(self._totals),
             next_sequence=self._next_sequence,
             documents=dict(self._documents),
+            published=dict(self._published),
         )
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:
@@ -181,7 +184,10 @@ class MemoryStore:
                 raise LocalProtocolError(f"version {new.version} after {self._newest.version}")
             self._newest = new
             self._params[new.version] = new.params
+            self._published[new.version] = new.published
             self._counted += [(new.version, lease_id) for lease_id in new.counted]
+        since = versions[-1].published_since
+        self._published = {at: what for at, what in self._published.items() if at >= since}
         named = {lease.version for lease in self._unsettled.values()}
         oldest = versions[-1].version - self._keep_versions
         for version in [each for each in self._params if each <= oldest and each not in named]:

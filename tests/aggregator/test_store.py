@@ -5,6 +5,7 @@ Every claim holds on SQLite and, where a PostgreSQL is installed, there too.
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from aggregator.records import (
     JournalRecord,
     LeaseRecord,
     LeaseState,
+    Published,
     RefusalRecord,
     Snapshot,
     VersionRecord,
@@ -120,7 +122,19 @@ def test_what_is_committed_is_there_after_a_restart(opened: Open) -> None:
         live_params={0: b"params 0", 1: b"params 1"},
         totals={"accepted": 3, "refused": 1},
         next_sequence=3,
+        published={0: Published("float32"), 1: Published("float32")},
     )
+
+
+def test_what_was_published_is_kept_as_long_as_a_version_says(opened: Open) -> None:
+    told = [Published("int8", b"whole"), *(Published("", b"", data) for data in (b"a", b"b"))]
+    store = opened()
+    store.commit([replace(version(0), published=told[0])])
+    store.commit([replace(version(1), published=told[1])])
+    assert opened().snapshot().published == dict(enumerate(told[:2]))
+    store = opened()
+    store.commit([replace(version(2), published=told[2], published_since=1)])
+    assert opened().snapshot().published == {1: told[1], 2: told[2]}
 
 
 def test_documents_survive_and_the_last_word_on_each_stands(opened: Open) -> None:
@@ -158,6 +172,7 @@ def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
     engine = schema.open_engine(tmp_path / "digits.sqlite", url)
     with engine.begin() as connection:  # as the program before this one left it
         schema.document.drop(connection)
+        schema.published.drop(connection)
         older = update(schema.meta).where(schema.meta.c.key == "schema").values(value="1")
         connection.execute(older)
     engine.dispose()
@@ -172,7 +187,7 @@ def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
         is_schema = schema.meta.c.key == "schema"
         found = connection.execute(select(schema.meta.c.value).where(is_schema)).scalar_one()
     engine.dispose()
-    assert found == str(schema.SCHEMA_VERSION) == "2"
+    assert found == str(schema.SCHEMA_VERSION) == "3"
 
 
 def test_the_first_schemas_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -187,6 +202,7 @@ def test_the_first_schemas_tables_are_read_as_they_were_written(tmp_path: Path) 
     assert found.version is not None
     assert (found.version.version, found.version.params) == (0, b"params")
     assert (found.totals, found.next_sequence) == ({"starts": 2}, 5)
+    assert found.published == {0: Published("float32")}  # whole, and just as they are
     store.commit([journalled_in(5, 1), DocumentRecord("a", b"1")])
     assert [entry.sequence for entry in store.snapshot().journal] == [5]
     assert store.snapshot().documents == {"a": b"1"}

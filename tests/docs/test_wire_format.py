@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from protocol import refusals
-from protocol.messages import Update
+from protocol.messages import Difference, Update
 from protocol.secagg import keys, requests, roster, sealing
 from protocol.secagg.messages import MaskedUpdate
 from protocol.secagg.pairwise import OUTCOME, VIEW
@@ -32,6 +32,11 @@ def test_every_message_is_specified_with_its_fields_in_order() -> None:
 def test_the_update_is_specified() -> None:
     text = PAGE.split("is the Update, a msgpack array:")[1].split("\n\n")[0]
     assert re.findall(r"`(\w+)`", text) == [field.name for field in fields(Update)]
+
+
+def test_the_difference_is_specified() -> None:
+    text = PAGE.split("is the Difference, a msgpack array:")[1].split("\n\n")[0]
+    assert re.findall(r"`(\w+)`", text) == [field.name for field in fields(Difference)]
 
 
 def test_the_masked_update_is_specified() -> None:

@@ -21,6 +21,7 @@ SPELLED = {
     TOPICS.support(): Address(Kind.SUPPORT),
     TOPICS.manifest(): Address(Kind.MANIFEST),
     TOPICS.model(12, 4): Address(Kind.MODEL, version=12, index=4),
+    TOPICS.difference(12, 4): Address(Kind.DIFFERENCE, version=12, index=4),
     TOPICS.monitor("rounds"): Address(Kind.MONITOR, what="rounds"),
 }
 

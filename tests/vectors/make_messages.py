@@ -18,6 +18,8 @@ from protocol.messages import (
     AGGREGATOR,
     CheckIn,
     ChunksMissing,
+    Difference,
+    DifferenceChunk,
     Held,
     Lease,
     Manifest,
@@ -59,6 +61,8 @@ DEVICE = "pump-7"
 ID = bytes(range(16))
 INSTALL = bytes(range(16, 32))
 HASH = bytes(range(32))
+LEASE = (ID, INSTALL, 41, HASH, 9640, 1, "topk-0.1/int8", 700, 0, 600)
+DIFFERENCE = Difference("topk-0.01/int8/calibrated", "float16", b"\x01\x02\x03")
 UPDATE = Update(3, "topk-0.01/int8", 120, b"\x01\x02\x03")
 MASKED = MaskedUpdate(3, HASH, (7 << 32) + 1, 4, b"\x01\x02\x03")
 SIGNATURE = bytes(range(64))
@@ -75,7 +79,7 @@ Entry = dict[str, object]
 GOOD: list[tuple[str, Message]] = [
     (DEVICE, CheckIn(INSTALL, -1, 180, ("dense", "topk", "float32", "int8"))),
     (DEVICE, CheckIn(INSTALL, 41, 180, ("dense", "float32"), ID)),
-    (AGGREGATOR, Lease(ID, INSTALL, 41, HASH, 9640, 1, "topk-0.1/int8", 700, 0, 600)),
+    (AGGREGATOR, Lease(*LEASE)),
     (AGGREGATOR, ChunksMissing(ID, (0, 2, 19_999))),
     (AGGREGATOR, ChunksMissing(ID, ())),
     (AGGREGATOR, Held(ID)),
@@ -108,6 +112,13 @@ GOOD: list[tuple[str, Message]] = [
     (DEVICE, RoundSignature(LAST_MASK, SIGNATURE)),
     (AGGREGATOR, RoundCertificate(LAST_MASK, (127,), SIGNATURE)),
     (DEVICE, RoundAnswer(LAST_MASK, bytes(range(72)))),
+    (DEVICE, CheckIn(INSTALL, 41, 180, ("dense", "differences"), unreachable=1)),
+    (AGGREGATOR, Lease(*LEASE, upload_after_s=30)),
+    (AGGREGATOR, Lease(*LEASE, keyframe=40, model="int8", base=38)),
+    (AGGREGATOR, Lease(*LEASE, model="float16")),
+    (AGGREGATOR, Manifest(42, HASH, 4820, 1, (ID, INSTALL), 40, "float16")),
+    (AGGREGATOR, DifferenceChunk(42, 0, 1, pack(DIFFERENCE))),
+    (AGGREGATOR, DifferenceChunk(42, 6, 7, b"\xff" * 5)),
 ]
 
 
