@@ -4,9 +4,10 @@
   encoding, and what was not sent becomes the next one, so that residual + sent = delta + previous
   residual. Unbiased codecs neither send nor touch it: it waits for the next contractive one.
 - A residual ages while its device is away: it is of a model that others have moved on meanwhile.
-  It counts by `DECAY` less with each version made between the one in which the device's last
-  update was counted and the one that it trains from now. Who asks for the next lease on the
-  receipt of the last misses none, however slow it is; nothing decays then.
+  Versions missed are those made between the one in which the device's last update was counted and
+  the one that it trains from now; each beyond the first `GRACE` leaves `DECAY` of it. A slow device
+  that asks for its next lease on the receipt of the last misses none, and one that is picked for
+  one round in five a few: to decay with those too costs accuracy (docs/adr/0023).
 - Calibration (CA2FL, Wang et al. 2024, with the cache on the device): what was counted of this
   device is taken off before encoding and added to after it, by just what was counted, so that the
   aggregator's sum is that of all caches. What was not sent is in the next difference (EF21,
@@ -27,8 +28,10 @@ from protocol.vectors.quantise import LARGEST
 
 #: The epoch of what is counted in the open, where no other follows.
 OPEN: Final = b"open"
-#: What remains of a residual for each version missed. Measured: docs/adr/0023.
+#: What remains of a residual for each version missed beyond `GRACE`.
 DECAY: Final = 0.9
+#: As many as an update may be late by default (`max_staleness`).
+GRACE: Final = 20
 
 Float32 = npt.NDArray[np.float32]
 
@@ -65,8 +68,8 @@ def feedback(
     kept = remembered(residual, delta.size, cache_of)
     if codec.calibrated:
         return Feedback(np.clip(delta - kept, -LARGEST, LARGEST), kept, cache_of)
-    if (missed := num_missed(residual, version)) > 0:
-        kept = kept * np.float32(DECAY**missed)
+    if (too_many := num_missed(residual, version) - GRACE) > 0:
+        kept = kept * np.float32(DECAY**too_many)
     wanted = delta + kept if codec.contractive else delta
     # A residual that has run away is dropped, and nothing else.
     return Feedback(wanted if is_sound(wanted) else delta, kept, cache_of)
