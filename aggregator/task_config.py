@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aggregator.bandwidth import BandwidthConfig
+from aggregator.bandwidth import BandwidthConfig, largest_budget
 from aggregator.fairness import FairnessConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
@@ -22,7 +22,7 @@ from protocol.messages import MAX_DOCUMENT_CHARS
 from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from protocol.vectors.layout import Subset
-from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
+from protocol.vectors.packing import CodecSpec, parse_codec
 
 _STRATEGIES = {
     "fedavg": fedavg,
@@ -189,7 +189,9 @@ class TaskConfig:
 
     def check(self) -> None:
         """Check what depends on the model. Raises ConfigError that names the key."""
-        budget = max_body_bytes(parse_codec(self.codec), self.trained().layout)
+        layout = self.trained().layout
+        self.bandwidth.check(self.uplink, layout)
+        budget = largest_budget(self.uplink, self.bandwidth, layout)
         if self.max_assembly_bytes < 2 * budget:
             raise ConfigError(
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"

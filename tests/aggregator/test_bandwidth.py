@@ -1,0 +1,129 @@
+"""A lease names the richest codec that its device understands and that fits what may travel."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.bandwidth import (
+    LADDER,
+    BandwidthConfig,
+    budget_bytes,
+    choose_codec,
+    largest_budget,
+)
+from device_sdk.abilities import CODECS
+from protocol.errors import ConfigError
+from protocol.vectors.layout import Layout, Tensor
+from protocol.vectors.packing import CodecSpec, parse_codec
+
+LAYOUT = Layout((Tensor("w", (64, 300)), Tensor("b", (300,))))
+WORDS = frozenset(CODECS)
+#: What devices said before there were coarser levels.
+OLD_WORDS = frozenset({"dense", "topk", "randk", "float32", "float16", "int8", "calibrated"})
+SIZES = {text: budget_bytes(parse_codec(text), LAYOUT) for text in LADDER}
+codecs = st.sampled_from([*LADDER, "randk-0.1/int4", "topk-0.3/float16"]).map(parse_codec)
+
+
+def chosen(
+    codec: str,
+    config: BandwidthConfig | None = None,
+    *,
+    words: frozenset[str] = WORDS,
+    limit_bytes: int = 0,
+) -> str:
+    found = choose_codec(
+        parse_codec(codec), words, config or BandwidthConfig(), LAYOUT, limit_bytes=limit_bytes
+    )
+    return str(found)
+
+
+def test_the_ladder_leads_from_rich_to_frugal() -> None:
+    assert list(SIZES.values()) == sorted(SIZES.values(), reverse=True)
+    assert len(set(SIZES.values())) == len(LADDER)
+
+
+def test_without_a_budget_a_lease_names_the_tasks_codec() -> None:
+    assert chosen("randk-0.1/float16") == "randk-0.1/float16"
+    assert chosen("topk-0.05/int4", words=frozenset()) == "topk-0.05/int4"  # it did not say
+
+
+def test_a_budget_takes_the_richest_that_fits() -> None:
+    for text, num_bytes in SIZES.items():
+        assert chosen("dense/float32", BandwidthConfig(uplink_bytes=num_bytes)) == text
+        assert chosen("dense/float32", limit_bytes=num_bytes) == text
+    tight = BandwidthConfig(uplink_bytes=SIZES["topk-0.1/int4"])
+    assert chosen("dense/float32", tight, limit_bytes=SIZES["dense/int8"]) == "topk-0.1/int4"
+
+
+@given(codecs, st.integers(1, 200_000), st.sets(st.sampled_from(sorted(WORDS))))
+def test_what_is_chosen_is_understood_and_fits(
+    codec: CodecSpec, limit: int, words: set[str]
+) -> None:
+    found = choose_codec(codec, words, BandwidthConfig(), LAYOUT, limit_bytes=limit)
+    if found is None:
+        return
+    assert not words or found.words <= words
+    assert budget_bytes(found, LAYOUT) <= limit
+    if codec.words <= words:
+        assert budget_bytes(found, LAYOUT) <= budget_bytes(codec, LAYOUT)
+
+
+def test_no_richer_codec_than_the_tasks_is_chosen_unless_it_is_named() -> None:
+    generous = BandwidthConfig(uplink_bytes=1 << 20)
+    assert chosen("topk-0.01/int4", generous) == "topk-0.01/int4"
+    asked = BandwidthConfig(uplink_bytes=1 << 20, uplink_codecs=("dense/int8", "topk-0.1/int4"))
+    assert chosen("topk-0.01/int4", asked) == "dense/int8"
+    some = BandwidthConfig(uplink_codecs=asked.uplink_codecs, uplink_bytes=SIZES["topk-0.05/int8"])
+    assert chosen("topk-0.01/int4", some) == "topk-0.01/int4"
+    assert largest_budget(parse_codec("topk-0.01/int4"), asked, LAYOUT) == SIZES["dense/int8"]
+
+
+def test_a_device_of_old_gets_a_codec_that_it_understands() -> None:
+    assert chosen("topk-0.05/int4", words=OLD_WORDS) == "topk-0.02/int8"
+    assert chosen("topk-0.001/ternary", words=OLD_WORDS) == "topk-0.01/int8"  # the least there is
+    assert chosen("topk-0.05/int4", words=frozenset({"dense", "float32"})) == "dense/float32"
+
+
+def test_no_lease_where_nothing_fits() -> None:
+    least = min(SIZES.values())
+    assert chosen("dense/int8", limit_bytes=least) == "topk-0.001/ternary"
+    assert chosen("dense/int8", limit_bytes=least - 1) == "None"
+    assert chosen("dense/int8", words=OLD_WORDS, limit_bytes=least) == "None"
+    assert chosen("dense/int8", words=frozenset({"nothing"})) == "None"
+
+
+def test_all_codecs_of_a_calibrated_task_are_calibrated() -> None:
+    config = BandwidthConfig(uplink_bytes=SIZES["topk-0.1/int4"])
+    assert chosen("dense/float32/calibrated", config) == "topk-0.1/int4/calibrated"
+
+
+def test_a_slow_link_has_so_many_bytes_in_its_time() -> None:
+    assert BandwidthConfig(uplink_s=30).link_bytes(100.0) == 3_000
+    assert BandwidthConfig(uplink_s=30).link_bytes(0.0) == 1  # next to nothing is not "no limit"
+    assert BandwidthConfig(uplink_s=0).link_bytes(100.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"uplink_bytes": -1}, "uplink_bytes"),
+        ({"uplink_s": -1.0}, "uplink_s"),
+        ({"uplink_s": float("nan")}, "uplink_s"),
+        ({"uplink_codecs": ("topk-0.1/int3",)}, "int3"),
+        ({"uplink_codecs": ("dense/seedmask",)}, "support and type only"),
+        ({"uplink_codecs": ("dense/int8/calibrated",)}, "support and type only"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        BandwidthConfig(**settings)  # type: ignore[arg-type]  # that is what is tested
+
+
+def test_a_budget_that_no_codec_fits_is_refused_and_names_the_smallest() -> None:
+    least = SIZES["topk-0.001/ternary"]
+    BandwidthConfig(uplink_bytes=least).check(parse_codec("dense/int8"), LAYOUT)
+    with pytest.raises(ConfigError, match=f"topk-0.001/ternary, needs {least}"):
+        BandwidthConfig(uplink_bytes=least - 1).check(parse_codec("dense/int8"), LAYOUT)
+    named = BandwidthConfig(uplink_bytes=least, uplink_codecs=("dense/int4",))
+    with pytest.raises(ConfigError, match="dense/int4"):
+        named.check(parse_codec("dense/int8"), LAYOUT)
