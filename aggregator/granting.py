@@ -315,8 +315,10 @@ class Granting:
     def _choose(self, waiting: Waiting) -> CodecSpec | None:
         if self._codec.masked:
             return self._codec
-        words = frozenset(waiting.check_in.codecs)
-        return choose_codec(self._codec, words, self._config.bandwidth, self._layout)
+        words, bandwidth = frozenset(waiting.check_in.codecs), self._config.bandwidth
+        link = self.links.get(waiting.device)
+        limit = bandwidth.link_bytes(link.bytes_per_s) if link and link.bytes_per_s else 0
+        return choose_codec(self._codec, words, bandwidth, self._layout, limit_bytes=limit)
 
 
 def per_version(config: TaskConfig) -> int:

@@ -90,6 +90,7 @@ def test_defaults_are_the_documented_ones(section: str) -> None:
             assert written == "none", key
         else:
             value = tomllib.loads(f"it = {written.strip('`')}")["it"]
+            default = list(default) if isinstance(default, tuple) else default
             assert value == default, key
             assert type(value) is type(default), key
 
