@@ -110,6 +110,7 @@ class _Scanner:
         path: KeyPath = ()
         for parent in parents:
             path = self._newest((*path, parent))
+            self._lines.setdefault(path, line)
         path = (*path, last)
         if is_array:
             self._lengths[path] = self._lengths.get(path, 0) + 1

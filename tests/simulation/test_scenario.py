@@ -1,0 +1,127 @@
+"""Reading scenario files: what they say, and what is wrong with them, by file, line and key."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protocol.errors import ConfigError
+from simulator.data import FOLDER_VARIABLE
+from simulator.profiles import PROFILES
+from simulator.scenario import load_scenario
+from tests.simulation.scenario_files import SMALL, loaded, write
+
+
+def test_links_have_the_profile_they_name_and_what_stands_beside_it(tmp_path: Path) -> None:
+    fast, slow = loaded(tmp_path).classes
+    assert fast.link == PROFILES["wifi"]
+    assert slow.link.up_bps == PROFILES["lte_m"].up_bps
+    assert slow.link.loss == 0.02
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_can_be_named(tmp_path: Path, name: str) -> None:
+    scenario = loaded(tmp_path, ('link = "wifi"', f'link = "{name}"'))
+    assert scenario.classes[0].link == PROFILES[name]
+
+
+def test_shares_add_up_to_the_devices_there_are(tmp_path: Path) -> None:
+    scenario = loaded(
+        tmp_path,
+        ("duration_s = 30", "duration_s = 30\ndevices = 7"),
+        ("count = 4", "share = 0.5"),
+        ("count = 2", "share = 0.5"),
+    )
+    assert sorted(scenario.counts) == [3, 4]
+
+
+WRONG = [
+    ("duration_s = 30", "duration_s = -1", 2, "duration_s must be from"),
+    ("duration_s = 30", "duraton_s = 30", 2, "duraton_s: unknown key; did you mean 'duration_s'?"),
+    ('source = "digits"', 'source = "mnist"', 5, "data: source 'mnist': use digits"),
+    ('split = "dirichlet"', 'split = "speed"', 4, 'slow_labels: split = "speed" needs'),
+    ("goal = 3", "gaol = 3", 18, "task.buffered.gaol: unknown key; did you mean 'goal'?"),
+    ("goal = 3", "goal = 0", 18, "task.buffered: goal must be"),
+    ("units = 10", "units = 9", 10, "task.model: does not fit the data"),
+    ("input = [64]", "input = [63]", 11, "task.model.input: "),
+    ("count = 4", "count = 0", 22, "class[0]: count: an empty class"),
+    ("count = 4", "count = 4\nmemory_budget = '9 KiB'", 23, "needs at least"),
+    ("count = 4", "count = 400", 4, "data.min_samples: 1438 rows are too few for 402 devices"),
+    ('name = "slow"', 'name = "fast"', 21, "class[0].name: two are called 'fast'"),
+    ("seconds = 6", "seconds = 0", 30, "class[1].training: seconds: set either"),
+    ("spread = 0.5", "spread = 1.5", 23, "class[0].training: spread of a uniform law"),
+    ('link = "wifi"', 'link = "wlan"', 24, "class[0].link: 'wlan': use fibre, "),
+    ("loss = 0.02", "loss = 1.0", 31, "class[1].link: loss must be"),
+    ("loss = 0.02", "outages = [{ for_s = -1 }]", 31, "class[1].link.outages[0]: for_s"),
+    ("slow = true", 'attack = "shout"', 29, "class[1]: attack 'shout': use sign_flip"),
+    ("slow = true", 'availability = "now"', 29, "class[1].availability: kind 'now'"),
+    ("slow = true", "availability = { kind = 'trace', file = 'no.csv' }", 29, "no.csv"),
+    ("[task.buffered]", "[fairness]\nx = 1\n[task.buffered]", 18, "fairness.x: unknown key"),
+    ("[task.buffered]", "[secure]\n[task.buffered]", 17, "secure.scheme: say"),
+    ("[[class]]", "[[reboot]]\nat_s = 1\nshare = 2\n[[class]]", 22, "reboot[0]: share must be"),
+    ("[[class]]", '[drift]\nat_s = 1\nkind = "x"\n[[class]]', 22, "drift: kind 'x': use"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "problem"), WRONG, ids=lambda each: str(each)[:40])
+def test_a_mistake_is_told_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        loaded(tmp_path, (old, new))
+    assert f"small.toml:{line}: " in str(raised.value)
+    assert problem in str(raised.value)
+
+
+def test_a_fleet_without_devices_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="add a \\[\\[class\\]\\]"):
+        load_scenario(write(tmp_path, SMALL[: SMALL.index("[[class]]")]))
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def _with_file(folder: Path, name: str, *keys: str) -> Path:
+    more = "\n".join([f'file = "{name}"', *keys])
+    return write(folder, SMALL.replace('source = "digits"\nsplit = "dirichlet"', more))
+
+
+def test_data_lie_beside_the_scenario_or_where_the_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "data" / "a.npz",
+        pixels=rng.integers(0, 255, (200, 8, 8), np.uint8),
+        digit=rng.integers(0, 10, 200),
+        person=np.arange(200) % 8 - 1,
+        unseen=np.arange(200) < 40,
+    )
+    keys = ['x = "pixels"', 'y = "digit"', 'client = "person"', 'test = "unseen"', "scale = 255"]
+    near = load_scenario(_with_file(tmp_path, "data/a.npz", *keys, 'split = "clients"'))
+    assert near.data_set().x.max() <= 1.0
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "data"))
+    far = load_scenario(_with_file(tmp_path, "${FEDBUS_DATA}/a.npz", *keys))
+    np.testing.assert_array_equal(far.data_set().x, near.data_set().x)
+    client = far.data_set().client
+    assert client is not None
+    assert set(client.tolist()) == {-1, 0, 1, 2, 3, 4, 5, 6}
+
+
+def test_missing_data_are_told_with_where_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=r"toml:5: data.file: .*set FEDBUS_DATA to the folder"):
+        load_scenario(_with_file(tmp_path, "${FEDBUS_DATA}/a.npz"))
+    with pytest.raises(ConfigError, match=r"toml:5: data.file: no file .*docs/fleets.md"):
+        load_scenario(_with_file(tmp_path, "a.npz"))
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 64)), y=np.zeros(8, np.int64))
+    with pytest.raises(ConfigError, match=r"toml:4: data.y: .*as many rows"):
+        load_scenario(_with_file(tmp_path, "a.npz"))
+    with pytest.raises(ConfigError, match=r"toml:6: data.x: .*no array 'z'"):
+        load_scenario(_with_file(tmp_path, "a.npz", 'x = "z"'))
+    (tmp_path / "a.npz").write_bytes(b"PK broken")
+    with pytest.raises(ConfigError, match=r"toml:5: data.file: .*cannot be read"):
+        load_scenario(_with_file(tmp_path, "a.npz", "held_out = 0.3"))
