@@ -128,18 +128,18 @@ def choose_codec(
     *,
     limit_bytes: int = 0,
 ) -> CodecSpec | None:
-    """Return the codec of a lease for a device that understands ``words`` (none said: all).
+    """Return the codec of a lease for a device that understands ``words``.
 
     ``codec`` is the task's, in the open. ``limit_bytes`` is what the device's link, or its site,
     has left for this update (0: no limit). The richest codec not richer than the task's that fits;
     for a device that understands none of those the least of the richer ones. None: none fits.
     """
     limits = [limit for limit in (config.uplink_bytes, limit_bytes) if limit]
-    if not limits and (not words or codec.words <= words):
+    if not limits and codec.words <= words:
         return codec
     limit = min(limits, default=MAX_UPLINK_BYTES)
     rungs = _rungs(codec, config.uplink_codecs, layout)
-    known = [each for each in rungs if not words or each.words <= words]
+    known = [each for each in rungs if each.words <= words]
     if not known:
         richer = reversed(_ladder(codec, layout))
         known = [each for each in richer if each.words <= words][:1]

@@ -388,7 +388,8 @@ class Coordinator:
             return [*registered, *self._ask_after(device, check_in.pending)]
         if self.secure is not None and (reason := self.secure.standing(device)):
             return [*registered, *self._turn_away(device, check_in, reason)]
-        if not self.codec.words | self.downlink.needs <= set(check_in.codecs):
+        words = frozenset(check_in.codecs)
+        if not (self.granting.serves(words) and self.downlink.needs <= words):
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):

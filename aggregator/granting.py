@@ -6,6 +6,7 @@ and their links on the way is soft: a restart begins anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from aggregator.bandwidth import budget_bytes, choose_codec
@@ -312,13 +313,20 @@ class Granting:
             return 1.0
         return float(min(max(1, num_samples), self._config.samples_cap))
 
+    def serves(self, words: AbstractSet[str]) -> bool:
+        """Whether a device that understands these words can ever have a lease."""
+        return self._codec_for(words) is not None
+
     def _choose(self, waiting: Waiting) -> CodecSpec | None:
-        if self._codec.masked:
-            return self._codec
-        words, bandwidth = frozenset(waiting.check_in.codecs), self._config.bandwidth
-        link = self.links.get(waiting.device)
+        bandwidth, link = self._config.bandwidth, self.links.get(waiting.device)
         limit = bandwidth.link_bytes(link.bytes_per_s) if link and link.bytes_per_s else 0
-        return choose_codec(self._codec, words, bandwidth, self._layout, limit_bytes=limit)
+        return self._codec_for(frozenset(waiting.check_in.codecs), limit)
+
+    def _codec_for(self, words: AbstractSet[str], limit_bytes: int = 0) -> CodecSpec | None:
+        if self._codec.masked:
+            return self._codec if self._codec.words <= words else None
+        bandwidth = self._config.bandwidth
+        return choose_codec(self._codec, words, bandwidth, self._layout, limit_bytes=limit_bytes)
 
 
 def per_version(config: TaskConfig) -> int:

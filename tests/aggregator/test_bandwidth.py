@@ -11,10 +11,15 @@ from aggregator.bandwidth import (
     choose_codec,
     largest_budget,
 )
+from aggregator.scheduling.buffered import Buffered
 from device_sdk.abilities import CODECS
+from protocol import refusals
 from protocol.errors import ConfigError
+from protocol.messages import CheckIn, Lease, Refusal, UpdateChunk
 from protocol.vectors.layout import Layout, Tensor
 from protocol.vectors.packing import CodecSpec, parse_codec
+from tests.aggregator.conftest import MakeDesk
+from tests.support.desk import Desk, install_id
 
 LAYOUT = Layout((Tensor("w", (64, 300)), Tensor("b", (300,))))
 WORDS = frozenset(CODECS)
@@ -44,7 +49,7 @@ def test_the_ladder_leads_from_rich_to_frugal() -> None:
 
 def test_without_a_budget_a_lease_names_the_tasks_codec() -> None:
     assert chosen("randk-0.1/float16") == "randk-0.1/float16"
-    assert chosen("topk-0.05/int4", words=frozenset()) == "topk-0.05/int4"  # it did not say
+    assert chosen("topk-0.05/int4", words=frozenset()) == "None"
 
 
 def test_a_budget_takes_the_richest_that_fits() -> None:
@@ -62,7 +67,7 @@ def test_what_is_chosen_is_understood_and_fits(
     found = choose_codec(codec, words, BandwidthConfig(), LAYOUT, limit_bytes=limit)
     if found is None:
         return
-    assert not words or found.words <= words
+    assert found.words <= words
     assert budget_bytes(found, LAYOUT) <= limit
     if codec.words <= words:
         assert budget_bytes(found, LAYOUT) <= budget_bytes(codec, LAYOUT)
@@ -127,3 +132,44 @@ def test_a_budget_that_no_codec_fits_is_refused_and_names_the_smallest() -> None
     named = BandwidthConfig(uplink_bytes=least, uplink_codecs=("dense/int4",))
     with pytest.raises(ConfigError, match="dense/int4"):
         named.check(parse_codec("dense/int8"), LAYOUT)
+
+
+# --- at the aggregator ---------------------------------------------------------------------------
+
+
+def ask(desk: Desk, device: str, words: frozenset[str]) -> Lease | Refusal:
+    message = CheckIn(install_id(device), -1, 1, tuple(sorted(words)))
+    desk.hear(desk.coordinator.topics.out(device), desk.sealed(device, message))
+    answer = desk.last(device)
+    assert isinstance(answer, Lease | Refusal), answer
+    return answer
+
+
+def test_updates_of_different_codecs_are_counted_in_one_buffer(make_desk: MakeDesk) -> None:
+    desk = make_desk(codec="topk-1/int4", buffered=Buffered(goal=2, concurrency=2))
+    new, old = ask(desk, "new", WORDS), ask(desk, "old", OLD_WORDS)
+    assert isinstance(new, Lease)
+    assert isinstance(old, Lease)
+    assert new.codec == "topk-1/int4"
+    assert parse_codec(old.codec).words <= OLD_WORDS
+    desk.send("new", new, [7, 0, 0, 0, 0, 0])
+    desk.send("old", old, [0, 0, 0, 0, 0, 127])
+    assert desk.coordinator.version == 1
+    assert desk.step[[0, 5]].tolist() == [3.5, 63.5]
+
+
+def test_an_update_larger_than_its_own_lease_is_refused(make_desk: MakeDesk) -> None:
+    desk = make_desk(codec="dense/float32", bandwidth=BandwidthConfig(uplink_bytes=200))
+    lease = ask(desk, "a", WORDS)
+    assert isinstance(lease, Lease)
+    assert lease.budget_bytes <= 200
+    chunk = UpdateChunk(lease.lease_id, 0, 0, 1, bytes(lease.budget_bytes + 1))
+    desk.send_chunk("a", chunk)
+    assert desk.refused(refusals.OVERSIZE) == 1
+
+
+def test_a_device_that_understands_no_codec_that_fits_is_turned_away(make_desk: MakeDesk) -> None:
+    desk = make_desk(codec="dense/int8", bandwidth=BandwidthConfig(uplink_bytes=200))
+    turned_away = ask(desk, "a", frozenset({"dense", "float32"}))
+    assert isinstance(turned_away, Refusal)
+    assert turned_away.reason == refusals.WRONG_CODEC
