@@ -265,7 +265,7 @@ class _Tenure:
         if self._evaluator is None or version < self._evaluated + every:
             return
         self._evaluated = version
-        self._evaluator.evaluate(version, self._coordinator.versions.params)
+        self._evaluator.evaluate(version, self._coordinator.downlink.hidden)
 
     def _show(self, now: float) -> None:
         """Publish what has changed on ``mon/``, and what a full queue kept back."""

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.abilities import CODECS, MASKED_CODECS
-from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.actions import Action, Delete, Keep, Store, Train
 from device_sdk.adapters.choice import trainer_for
 from device_sdk.config import DeviceConfig, load_config
 from device_sdk.health import board_serial, hardware_class, health
+from device_sdk.held import MODEL, unpack_held
 from device_sdk.pacing import Pace
 from device_sdk.power import Board
 from device_sdk.session import Session
@@ -126,13 +127,22 @@ class Device:
 
         By the configured ``.tflite`` file if there is one that works, else by the engine, the
         plan's spec and the params of the newest lease: also where ``NumpyTrainer(model_spec=...)``
-        or a module of one's own is what trains. Raises NoModelError before that, TrainingError for
-        samples that do not fit.
+        or a module of one's own is what trains. Right after a start it is the model that was kept
+        then. Raises NoModelError before the first, TrainingError for samples that do not fit.
         """
         inference = self._inference = self._inference or self._load_inference()
+        if self._newest is None:
+            self._newest = self._kept_model()
         if self._newest is not None:
             inference.adopt(self._newest)
         return inference.predict(x)
+
+    def _kept_model(self) -> Assignment | None:
+        kept = unpack_held(self._storage.load())
+        if kept is None:
+            return None
+        model, spec = kept
+        return Assignment(model.params, model.version, spec, training={}, seed=bytes(32))
 
     def _load_inference(self) -> "Inference":
         from device_sdk.inference import Inference  # noqa: PLC0415 - not all devices predict
@@ -234,12 +244,29 @@ class Device:
     def _act_on(self, kind: type[Action], actions: Sequence[Action]) -> None:
         """Do actions of one kind; what is stored or forgotten together costs one flush."""
         if kind is Store:
-            self._storage.store_all({act.key: act.data for act in actions if type(act) is Store})
+            self._store({act.key: act.data for act in actions if type(act) is Store})
+        elif kind is Keep:
+            self._keep({act.key: act.data for act in actions if type(act) is Keep})
         elif kind is Delete:
             self._storage.delete_all([act.key for act in actions if type(act) is Delete])
         else:
             for action in actions:
                 self._act(action)
+
+    def _store(self, items: Mapping[str, bytes]) -> None:
+        """Make durable; the model that is kept gives way, since it can be fetched again."""
+        try:
+            self._storage.store_all(items)
+        except StorageError:
+            self._storage.delete(MODEL)
+            self._storage.store_all(items)
+
+    def _keep(self, items: Mapping[str, bytes]) -> None:
+        try:
+            self._store(items)
+        except StorageError as error:
+            self._session.counts["models_not_kept"] += 1
+            _log.error("%s; after a restart the model is fetched whole", error)
 
     def _act(self, action: Action) -> None:
         match action:

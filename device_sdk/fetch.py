@@ -24,7 +24,14 @@ from protocol.actions import Subscribe, Unsubscribe
 from protocol.chunks import Assembly
 from protocol.codec import unpack
 from protocol.errors import RemoteProtocolError
-from protocol.messages import MAX_DIFFERENCES, Difference, DifferenceChunk, Lease, ModelChunk
+from protocol.messages import (
+    MAX_DIFFERENCES,
+    Difference,
+    DifferenceChunk,
+    Lease,
+    Manifest,
+    ModelChunk,
+)
 from protocol.topics import Topics
 from protocol.vectors.hidden import FLOAT32, advanced, model_from_bytes, model_hash, rounded
 from protocol.vectors.layout import params_from_bytes
@@ -48,11 +55,12 @@ class Fetch:
     Raises RemoteProtocolError (``malformed``) for a lease with more differences than there can be.
     """
 
-    def __init__(self, lease: Lease, held: HeldModel | None = None) -> None:
+    def __init__(self, lease: Lease | Manifest, held: HeldModel | None = None) -> None:
         self.is_stuck = False
         self._lease = lease
         self._keyframe = lease.version if lease.keyframe < 0 else lease.keyframe
-        self._held = held if held is not None and 0 <= lease.base == held.version else None
+        self._base = lease.base if isinstance(lease, Lease) else -1
+        self._held = held if held is not None and 0 <= self._base == held.version else None
         self._asked: dict[str, None] = {}
         self._retry_s = RETRY_S / 2
         self._begin()
@@ -100,16 +108,15 @@ class Fetch:
         """How long the next chunk may take."""
         return self._retry_s
 
-    def silent(self) -> None:
-        """Nothing came for as long as one waits."""
+    def silent(self) -> bool:
+        """Nothing came for as long as one waits; return whether it is time for another way."""
         self._num_silences += 1
-        if self._num_silences >= MAX_SILENCES:
-            self.fall_back()
+        return self._num_silences >= MAX_SILENCES
 
     def fall_back(self) -> None:
         """Begin again on the next way, if there is one."""
         lease = self._lease
-        is_last = lease.keyframe < 0 and lease.base < 0 and lease.model == FLOAT32
+        is_last = lease.keyframe < 0 and self._base < 0 and lease.model == FLOAT32
         self.is_stuck = self._held is None and not is_last
         self._held = None
         self._begin()
@@ -146,8 +153,22 @@ class Fetch:
     @property
     def is_complete(self) -> bool:
         """Whether all chunks are here."""
-        is_whole = self._whole is None or self._whole.complete
-        return is_whole and all(each.complete for each in self._differences.values())
+        return all(each.complete for each in self._all)
+
+    @property
+    def num_missing(self) -> int:
+        """How many chunks are not here, as far as that is known."""
+        return self.num_chunks - sum(each.num_chunks - len(each.missing()) for each in self._all)
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks there are, as far as that is known."""
+        return sum(each.num_chunks for each in self._all)
+
+    @property
+    def _all(self) -> list[Assembly]:
+        whole = [] if self._whole is None else [self._whole]
+        return [*whole, *self._differences.values()]
 
     @property
     def needs_plan(self) -> bool:

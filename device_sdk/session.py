@@ -162,6 +162,7 @@ class Session:
         if self._outgoing.pending is not None:
             self.state = State.REPORTING
         self._result: _Result | None = None
+        self._send_at: float | None = None  # when the update is to be sent, while it is held back
         self._member: Member | None = None
         if keys is not None:
             self._member = self._join(keys, stored, stock, max_share_bytes)
@@ -349,8 +350,9 @@ class Session:
         if self.state is State.FETCHING and now >= self._work.ends_at:
             return [*self._give_up(), *self._speak(now)]
         if self.state is State.FETCHING:
-            if self._work.fetch is not None and not self._work.fetch.is_complete:
-                self._work.fetch.silent()
+            fetch = self._work.fetch
+            if fetch is not None and not fetch.is_complete and fetch.silent():
+                self._fall_back(fetch)
             return self._ask_for_work(now)
         return self._speak(now)
 
@@ -358,6 +360,8 @@ class Session:
         """Check in when idle, ask after the pending update when reporting; later, again."""
         if not self.online or self.state not in {State.IDLE, State.REPORTING}:
             return []
+        if self.pending is not None and self._send_at is not None:
+            return self._send_when_due(self.pending, self._send_at, now)
         if self.state is State.REPORTING:
             wait_s = self._retry_s
             self._retry_s = min(2 * self._retry_s, self._retry_cap_s)
@@ -369,6 +373,15 @@ class Session:
             return []
         unserved = [] if self._member is None else self._member.unserved(now)
         return [*unserved, self._check_in(num_samples)]
+
+    def _send_when_due(self, pending: Pending, due: float, now: float) -> list[Action]:
+        """Send an update for the first time that was not to be sent at once."""
+        if now < due:
+            self._timer_at = due
+            return []
+        self._send_at = None
+        self._timer_at = now + self._retry_s * self._jitter()
+        return self._send(pending, ())
 
     def _check_in(self, num_samples: int, *, unreachable: int = 0) -> Publish:
         if self._member is not None:  # no more than masked updates reveal of it
@@ -474,10 +487,14 @@ class Session:
         except RemoteProtocolError as error:
             self.counts[f"refused_{error.reason}"] += 1
             was_last = not fetch.needs_plan
-            fetch.fall_back()
+            self._fall_back(fetch)
             return [] if was_last else self._ask_for_work(now)
         self._timer_at = now + RETRY_S * self._jitter()
         return [*fetch.leave()]
+
+    def _fall_back(self, fetch: Fetch) -> None:
+        self.counts["fetches_failed"] += 1
+        fetch.fall_back()
 
     def _train(self, now: float) -> list[Action]:
         """Train if a lease, its model and the plan are all here."""
@@ -568,8 +585,12 @@ class Session:
         self.counts["trainings"] += 1
         self.failure = ""
         self._retry_s = self._retry_first_s
+        actions += self._outgoing.hold(pending)
+        if now < self._work.upload_at:
+            self._send_at = self._timer_at = self._work.upload_at
+            return actions
         self._timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
-        return [*actions, *self._outgoing.hold(pending), *self._send(pending, ())]
+        return [*actions, *self._send(pending, ())]
 
     def _encode(self, lease: Lease, plan: TrainingPlan, result: _Result) -> Pending | None:
         if self._member is not None:
@@ -589,7 +610,7 @@ class Session:
 
     def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
         """Publish chunks of the update: the ones named, or all."""
-        if not self.online:
+        if not self.online or self._send_at is not None:
             return []
         topic = self.topics.update(pending.partition, self.device)
         chunks = pieces(pending, indices, self._chunk_bytes)
@@ -627,6 +648,7 @@ class Session:
         if self.pending is not None:
             return []  # folding needs the plan: asked again when it is here
         self._step(event)
+        self._send_at = None
         return [*stores, *self._stock_up(now), *self._speak(now)]
 
     # --- small things ------------------------------------------------------------------------

@@ -22,13 +22,15 @@ class Work:
     """One lease at a time. The model that was fetched last stays, for a lease that names it too.
 
     It is also taken from what is ``stored``. ``plan`` is None until one is heard, ``fetch`` while
-    no model is on its way; ``ends_at`` is when the lease has run out.
+    no model is on its way; ``ends_at`` is when the lease has run out, and ``upload_at`` when its
+    update may be sent.
     """
 
     def __init__(self, stored: Mapping[str, bytes]) -> None:
         self.plan: TrainingPlan | None = None
         self.fetch: Fetch | None = None
         self.ends_at = math.inf
+        self.upload_at = -math.inf
         self._lease: Lease | None = None
         self._assigned: TrainingPlan | None = None
         self._unfit: TrainingPlan | None = None
@@ -73,6 +75,7 @@ class Work:
         """Work for a lease; its model is fetched unless it is here. Raises as `Fetch`."""
         fetch = Fetch(lease, self._model)
         self._lease, self.ends_at = lease, now + lease.ttl_s
+        self.upload_at = now + lease.upload_after_s
         self.fetch = fetch if self._params is None else None
 
     def put_together(self, task: str) -> bool:

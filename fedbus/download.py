@@ -55,8 +55,8 @@ class _Download:
             case Message():
                 further = self._published.see(event.topic, event.payload)
                 self._transport.acknowledge(event)
-                if further is not None:
-                    self._transport.subscribe([further])
+                if further:
+                    self._transport.subscribe(further)
                 self._problem = f"missing: {self._published.missing()}"
             case Connected():
                 self._problem = "it has no model; check --task and --prefix"

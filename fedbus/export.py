@@ -9,6 +9,7 @@ import numpy.typing as npt
 import typer
 
 from aggregator.config import load_config
+from aggregator.downlink import Downlink
 from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, parse_spec
 from device_sdk.engine.data import as_blocks
@@ -28,7 +29,6 @@ from fedbus.watch import (
 )
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.topics import DEFAULT_PREFIX, Topics
-from protocol.vectors.layout import params_from_bytes
 from transport import BrokerSettings
 
 #: Samples that ranges are measured on and the file is tried with: more teach nothing new.
@@ -203,13 +203,15 @@ def _stored(config: Path, task: str) -> NewestModel:
         raise ConfigError(f"--task {task}: {config} is of task {checked.task.task}")
     store = open_store(Path(checked.state_dir), task, checked.database or None)
     try:
-        version = store.snapshot().version
+        snapshot = store.snapshot()
+        version = snapshot.version
     finally:
         store.close()
     if version is None:
         raise ConfigError(f"{config}: the store has no version yet: start the aggregator once")
-    params = params_from_bytes(version.params, checked.task.model_spec().layout.size)
-    return NewestModel(checked.task.model, params, version.version)
+    downlink = Downlink(checked.task.bandwidth, checked.task.trained(), task)
+    downlink.restore(version, snapshot.published, snapshot.live_params, ())
+    return NewestModel(checked.task.model, downlink.hidden, version.version)
 
 
 def _downloaded(settings: BrokerSettings, topics: Topics, deadline_s: float) -> NewestModel:

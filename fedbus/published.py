@@ -1,6 +1,5 @@
 """The newest model as a task publishes it: plan, manifest and chunks, put together. Pure."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.engine import parse_spec
+from device_sdk.fetch import Fetch
 from device_sdk.plan import TrainingPlan, read_plan
 from protocol import refusals
-from protocol.chunks import Assembly
 from protocol.codec import decode
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import AGGREGATOR, Manifest, ModelChunk, Plan
+from protocol.messages import AGGREGATOR, DifferenceChunk, Manifest, ModelChunk, Plan
 from protocol.topics import Kind, Topics
-from protocol.vectors.layout import params_from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,54 +35,54 @@ class Published:
         self._topics = topics
         self._plan: TrainingPlan | None = None
         self._manifest: Manifest | None = None
-        self._assembly = Assembly(0, 0)
+        self._fetch: Fetch | None = None
 
-    def see(self, topic: str, payload: bytes) -> str | None:
+    def see(self, topic: str, payload: bytes) -> list[str]:
         """Take a message; return what to subscribe to next, if that has become clear.
 
         Raises RemoteProtocolError for what no aggregator of ours publishes.
         """
         task, place = self._topics.task, self._topics.parse(topic)
         if not payload:
-            return None  # a retained message was cleared
+            return []  # a retained message was cleared
         if place.kind is Kind.PLAN:
             self._plan = read_plan(decode(payload, (Plan,), task=task, sender=AGGREGATOR))
         elif place.kind is Kind.MANIFEST and self._manifest is None:
             manifest = decode(payload, (Manifest,), task=task, sender=AGGREGATOR)
-            self._manifest = manifest
-            self._assembly = Assembly(manifest.num_chunks, manifest.model_bytes)
-            return self._topics.model_filter(manifest.version)
-        elif place.kind is Kind.MODEL and self._manifest is not None:
-            chunk = decode(payload, (ModelChunk,), task=task, sender=AGGREGATOR)
-            if chunk.version == self._manifest.version and chunk.index < self._manifest.num_chunks:
-                self._assembly.replace(chunk.index, chunk.data)
-        return None
+            self._manifest, self._fetch = manifest, Fetch(manifest)
+            return [each for some in self._fetch.ask(self._topics) for each in some.filters]
+        elif place.kind is Kind.MODEL:
+            self._take(decode(payload, (ModelChunk,), task=task, sender=AGGREGATOR))
+        elif place.kind is Kind.DIFFERENCE:
+            self._take(decode(payload, (DifferenceChunk,), task=task, sender=AGGREGATOR))
+        return []
+
+    def _take(self, chunk: ModelChunk | DifferenceChunk) -> None:
+        if self._fetch is not None and self._fetch.awaits(chunk):
+            self._fetch.add(chunk)
 
     @property
     def is_complete(self) -> bool:
         """Whether `newest` has all it needs."""
-        return self._plan is not None and self._manifest is not None and self._assembly.complete
+        return self._plan is not None and self._fetch is not None and self._fetch.is_complete
 
     def newest(self) -> NewestModel:
         """Return the model, once it is complete.
 
         Raises RemoteProtocolError unless it has its hash and the plan's size.
         """
-        if self._plan is None or self._manifest is None:
+        if self._plan is None or self._manifest is None or self._fetch is None:
             raise LocalProtocolError(f"not complete: {self.missing()}")
-        data = self._assembly.join()
-        if hashlib.sha256(data).digest() != self._manifest.model_hash:
-            raise RemoteProtocolError(refusals.MALFORMED, "the model does not have its hash")
-        params = params_from_bytes(data, parse_spec(self._plan.model).layout.size)
+        params = self._fetch.params(self._plan, self._topics.task)
+        if params.size != self._plan.trained.whole.size:
+            raise RemoteProtocolError(refusals.WRONG_SHAPE, "the model is of another plan")
         return NewestModel(self._plan.model, params, self._manifest.version)
 
     def missing(self) -> str:
         """Say what has not come yet."""
         if self._plan is None and self._manifest is None:
             return "neither plan nor model has been published"
-        if self._plan is None or self._manifest is None:
+        if self._plan is None or self._manifest is None or self._fetch is None:
             return "no plan" if self._plan is None else "no version of the model"
-        missing = len(self._assembly.missing())
-        return (
-            f"{missing} of {self._manifest.num_chunks} chunks of version {self._manifest.version}"
-        )
+        missing, all_ = self._fetch.num_missing, self._fetch.num_chunks
+        return f"{missing} of {all_} chunks of version {self._manifest.version}"

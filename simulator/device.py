@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 
-from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.actions import Action, Delete, Keep, Store, Train
 from device_sdk.identity import Keys
 from device_sdk.pending import Pending
 from device_sdk.session import Session
@@ -39,6 +40,12 @@ STORAGE_RETRY_S = 10.0
 
 class _StorageError(Exception):
     """A write was told to fail."""
+
+
+@lru_cache(maxsize=64)
+def _shared(data: bytes) -> bytes:
+    """Devices that keep the same model keep the same bytes: memory would not do for all."""
+    return data
 
 
 class SimulatedDevice:
@@ -332,6 +339,10 @@ class SimulatedDevice:
             case Store(key, data):
                 self._write()
                 self.storage[key] = data
+            case Keep(key, data):
+                with suppress(_StorageError):
+                    self._write()
+                    self.storage[key] = _shared(data)
             case Delete(key):
                 self._write()
                 self.storage.pop(key, None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.actions import Action, Delete, Store, Train
+from device_sdk.actions import Action, Delete, Keep, Store, Train
 from device_sdk.identity import Keys
 from device_sdk.session import Session
 from device_sdk.trainer import Trained
@@ -100,7 +100,7 @@ class Handset:
             self.power -= 1
             self.log.append(action)
             match action:
-                case Store(key, data):
+                case Store(key, data) | Keep(key, data):
                     self.flash[key] = data
                 case Delete(key):
                     self.flash.pop(key, None)
