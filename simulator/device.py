@@ -69,6 +69,7 @@ class SimulatedDevice:
         "_drops",
         "_duration",
         "_fails_next_write",
+        "_is_on",
         "_keys",
         "_link",
         "_max_share_bytes",
@@ -138,6 +139,8 @@ class SimulatedDevice:
         self._max_share_bytes = max_share_bytes
         self._link = None if link is None else Link(link, derive(seed, "link"))
         self._availability = availability
+        #: Whether these are its hours; rounding could say otherwise of the moment they change in.
+        self._is_on = availability is None or not availability.next_change(queue.now).is_on
         self._drops = Draws(derive(seed, "drops"))
         self._updates_per_wake = updates_per_wake
         self._remote = remote
@@ -163,7 +166,7 @@ class SimulatedDevice:
 
     def start(self) -> None:
         """Switch it on; nothing if it is on, or not at its hours."""
-        if self.transport is not None or not self._is_awake():
+        if self.transport is not None or not self._is_on:
             return
         self._power.restore()
         settings = BrokerSettings(
@@ -218,6 +221,7 @@ class SimulatedDevice:
         self._fails_next_write = True
 
     def _change(self, *, is_on: bool) -> None:
+        self._is_on = is_on
         if not is_on and self._drops.next() < self._share_of_drops():
             self.lose_power()
         elif not is_on:
@@ -226,11 +230,6 @@ class SimulatedDevice:
 
     def _share_of_drops(self) -> float:
         return 0.0 if self._availability is None else self._availability.drops
-
-    def _is_awake(self) -> bool:
-        if self._availability is None:
-            return True
-        return not self._availability.next_change(self._queue.now).is_on
 
     def _has_done_enough(self) -> bool:
         if not self._updates_per_wake or self.session is None:
