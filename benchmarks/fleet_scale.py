@@ -4,7 +4,8 @@ Every device wakes three times at hours of its own, checks in, gets a lease and 
 update and sleeps as soon as it has its receipt. The fleet is spread so that `RATE` devices wake in
 a second however many there are: what grows with the fleet is memory, and the period. Session,
 coordinator and codec are the product's; the default codec; a model of 36 params. Each size runs in
-a process of its own, whose peak memory is all of it: devices, broker and aggregator.
+a process of its own, whose peak memory is all of it: devices, broker and aggregator. Times per
+event are that process's (``cpu_s``), ``seconds`` what the clock on the wall showed.
 """
 
 import gc
@@ -59,7 +60,8 @@ def simulate(num_devices: int) -> dict[str, float]:
     config = TaskConfig(
         task="scale",
         model=MODEL,
-        buffered=Buffered(goal=round(5 * rate), concurrency=round(10 * rate), max_wait_s=5.0),
+        buffered=Buffered(goal=round(5 * rate), concurrency=round(20 * rate), max_wait_s=5.0),
+        lease_ttl_s=round(AWAKE_S),
         max_devices=num_devices,
     )
     world = World(config, bytes(32))
@@ -71,9 +73,9 @@ def simulate(num_devices: int) -> dict[str, float]:
         world.add(name, trainer, lambda _: TRAIN_S, availability=hours, updates_per_wake=1)
     gc.collect()
     gc.freeze()  # the fleet stays: looking through it for garbage again and again finds nothing
-    built = time.perf_counter()
+    built = time.process_time()
     world.run_for(CHECK_INS * period_s)
-    seconds = time.perf_counter() - built
+    cpu_s = time.process_time() - built
     receipts = [device.counts["receipts"] for device in world.devices.values()]
     return {
         "devices": num_devices,
@@ -84,10 +86,10 @@ def simulate(num_devices: int) -> dict[str, float]:
         "receipts": sum(receipts),
         "fewest_receipts_of_a_device": min(receipts),
         "versions": 0 if world.server.coordinator is None else world.server.coordinator.version,
-        "set_up_s": built - began,
         "seconds": time.perf_counter() - began,
-        "events_per_s": world.queue.num_events / seconds,
-        "us_per_event": 1e6 * seconds / world.queue.num_events,
+        "cpu_s": time.process_time(),
+        "events_per_cpu_s": world.queue.num_events / cpu_s,
+        "us_per_event": 1e6 * cpu_s / world.queue.num_events,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 

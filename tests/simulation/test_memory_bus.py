@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from simulator import Broker, EventQueue, MemoryTransport
+from protocol.stream import derive
+from simulator import Broker, EventQueue, Link, LinkProfile, MemoryTransport
 from tests.support.check_transport import CHECKS, Bus, Client, settings, the_queue_is_bounded
 from transport import BrokerSettings, Message
 
@@ -13,15 +14,21 @@ APPLICABLE = [check for check in CHECKS if check is not the_queue_is_bounded]
 
 
 class MemoryBus(Bus):
-    """Clients of one broker in memory; a step is a twentieth of a virtual second."""
+    """Clients of one broker in memory; a step is a twentieth of a virtual second.
 
-    def __init__(self) -> None:
+    With a ``profile`` each is behind a link like that.
+    """
+
+    def __init__(self, profile: LinkProfile | None = None) -> None:
         self.queue = EventQueue()
         self.broker = Broker(self.queue, latency_s=0.01)
+        self._profile = profile
         self._clients: list[tuple[MemoryTransport, Client]] = []
 
     def client(self, settings: BrokerSettings) -> Client:
-        transport = MemoryTransport(self.broker, self.queue, settings)
+        seed = derive(bytes(32), settings.client_id)
+        link = None if self._profile is None else Link(self._profile, seed)
+        transport = MemoryTransport(self.broker, self.queue, settings, link=link)
         client = Client(settings.client_id, transport)
         self._clients.append((transport, client))
         return client
@@ -38,6 +45,11 @@ class MemoryBus(Bus):
 @pytest.mark.parametrize("check", APPLICABLE, ids=lambda check: check.__name__)
 def test_conformance(check: Callable[[Bus], None]) -> None:
     check(MemoryBus())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conformance_over_a_narrow_link_that_loses(check: Callable[[Bus], None]) -> None:
+    check(MemoryBus(LinkProfile(up_bps=1e6, down_bps=1e6, latency_s=0.02, jitter_s=0.05, loss=0.1)))
 
 
 @pytest.fixture

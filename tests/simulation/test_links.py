@@ -1,0 +1,205 @@
+"""A link serialises, loses nothing in silence, breaks after its keepalive, and repeats itself."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.scheduling.buffered import Buffered
+from aggregator.task_config import TaskConfig
+from protocol.errors import ConfigError
+from simulator import DryTrainer, Link, LinkProfile, Outage, SimulatedDevice, World
+from tests.simulation.test_memory_bus import MemoryBus
+from tests.support.check_transport import settings
+from transport import QueueFullError
+
+SEED = bytes(32)
+FLAPS = Outage(every_s=10.0, for_s=3.0)
+MODEL = {
+    "input": [8],
+    "layers": [{"type": "dense", "units": 4}],
+    "loss": "softmax_cross_entropy",
+}
+
+profiles = st.builds(
+    LinkProfile,
+    up_bps=st.sampled_from([1e3, 1e6, math.inf]),
+    latency_s=st.floats(0, 2),
+    jitter_s=st.floats(0, 1),
+    loss=st.floats(0, 0.9),
+    outages=st.sampled_from([(), (FLAPS,), (Outage(first_s=20.0, for_s=70.0), FLAPS)]),
+)
+sends = st.lists(st.tuples(st.integers(0, 5_000), st.floats(0, 30)), min_size=1, max_size=20)
+
+
+def arrivals(profile: LinkProfile, sent: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """Return when each packet (bytes, seconds after the one before) was sent and arrived."""
+    link, now, found = Link(profile, SEED), 0.0, []
+    for num_bytes, later_s in sent:
+        now += later_s
+        found.append((now, link.up(num_bytes, now)))
+    return found
+
+
+@given(profiles, sends)
+def test_everything_arrives_in_order_and_no_sooner_than_it_can(
+    profile: LinkProfile, sent: list[tuple[int, float]]
+) -> None:
+    found = arrivals(profile, sent)
+    assert [at for _, at in found] == sorted(at for _, at in found)
+    for (num_bytes, _), (now, at) in zip(sent, found, strict=True):
+        assert now + num_bytes * 8 / profile.up_bps + profile.latency_s <= at + 1e-9 < math.inf
+    assert found == arrivals(profile, sent)
+
+
+def test_a_link_is_busy_until_the_last_byte() -> None:
+    link = Link(LinkProfile(up_bps=8_000, latency_s=0.5), SEED)
+    assert [link.up(1_000, 0.0) for _ in range(3)] == [1.5, 2.5, 3.5]
+    assert link.down(1_000_000, 0.0) == 0.5  # the other way is another matter
+
+
+def test_loss_shows_as_delay_that_doubles() -> None:
+    link = Link(LinkProfile(latency_s=0.05, loss=0.5), SEED)
+    delays = sorted({round(link.up(100, 1_000.0 * n) - 1_000.0 * n - 0.05, 6) for n in range(99)})
+    assert delays[:5] == [0.0, 0.2, 0.6, 1.4, 3.0]
+
+
+@given(st.floats(0, 200), st.integers(0, 5_000))
+def test_nothing_passes_during_an_outage(now: float, num_bytes: int) -> None:
+    profile = LinkProfile(up_bps=8_000, latency_s=0.0, outages=(FLAPS,))
+    at = Link(profile, SEED).up(num_bytes, now)
+    assert (at % FLAPS.every_s >= FLAPS.for_s - 1e-6) or at % FLAPS.every_s < 1e-6
+    num_open_s = num_bytes * 8 / profile.up_bps
+    assert at >= now + num_open_s
+
+
+def test_an_outage_that_never_lets_a_retry_through_ends_all_the_same() -> None:
+    """Retries at fixed distances could meet every one of the outages."""
+    profile = LinkProfile(latency_s=0.0, outages=(Outage(every_s=60.0, for_s=59.9),))
+    assert Link(profile, SEED).up(1, 0.0) < 1_000.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinkProfile(up_bps=0), "up_bps must be above 0"),
+        (lambda: LinkProfile(loss=1.0), "loss must be from 0 to 0.9"),
+        (lambda: LinkProfile(latency_s=-1), "latency_s must be 0 or more"),
+        (lambda: LinkProfile(jitter_s=math.nan), "jitter_s must be 0 or more"),
+        (lambda: Outage(for_s=0), "for_s must be above 0"),
+        (lambda: Outage(for_s=5, every_s=5), "every_s must be above for_s"),
+        (lambda: LinkProfile(outages=(FLAPS, FLAPS)), "at most one may repeat"),
+    ],
+)
+def test_an_impossible_link_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+# --- connections over links -------------------------------------------------------------------
+
+
+def deliver(outage: Outage) -> tuple[list[bytes], list[bytes], int]:
+    """Send a message a second; return what was sent and what came, and how often it broke."""
+    bus = MemoryBus(LinkProfile(latency_s=0.02, outages=(outage,)))
+    writer = bus.connected(settings("writer", keepalive_s=20))
+    reader = bus.connected(settings("reader", keepalive_s=20), "a")
+    sent = []
+    for number in range(100):
+        if writer.transport.connected:
+            sent.append(b"%d" % number)
+            writer.transport.publish("a", sent[-1])
+        bus.queue.run_until(bus.queue.now + 1.0)
+    bus.queue.run_until(bus.queue.now + 100.0)
+    bus.step()
+    return sent, reader.payloads, reader.num_disconnects
+
+
+def test_a_link_that_flaps_delays_and_neither_breaks_nor_loses() -> None:
+    sent, came, num_breaks = deliver(Outage(first_s=5.0, every_s=10.0, for_s=3.0))
+    assert came == sent
+    assert num_breaks == 0
+
+
+def test_a_connection_that_was_silent_for_its_keepalive_breaks_and_loses_nothing() -> None:
+    sent, came, num_breaks = deliver(Outage(first_s=30.0, for_s=40.0))
+    assert num_breaks == 1
+    assert len(sent) < 100  # while it knew that it was offline
+    assert list(dict.fromkeys(came)) == sent
+    assert len(came) > len(sent)  # at least once: nobody knows which of them had arrived
+
+
+def test_who_vanishes_is_noticed_when_it_has_been_silent_for_too_long() -> None:
+    world = World(TaskConfig(task="t", model=MODEL), SEED)
+    device = world.add("d", DryTrainer(), lambda _: 1.0, link=LinkProfile())
+    world.run_for(5.0)
+    device.lose_power()
+    state = world.topics.state("d")
+    world.run_for(80.0)
+    assert world.broker.retained[state] == b"online"
+    world.run_for(20.0)
+    assert world.broker.retained[state] == b"offline"
+
+
+def test_what_waits_for_a_slow_link_is_bounded() -> None:
+    bus = MemoryBus(LinkProfile(up_bps=1e3))
+    writer = bus.connected(settings("writer", max_queued=2))
+    writer.transport.publish("a", b"1")
+    writer.transport.publish("a", b"2")
+    with pytest.raises(QueueFullError):
+        writer.transport.publish("a", b"3")
+
+
+# --- federations over links -------------------------------------------------------------------
+
+
+def federation(link: LinkProfile, seed: bytes = SEED) -> World:
+    """Return a world in which four devices on such links have trained for ten minutes."""
+    config = TaskConfig(
+        task="t", model=MODEL, buffered=Buffered(goal=2, max_wait_s=30.0), check_in_s=6
+    )
+    world = World(config, seed)
+    for number in range(4):
+        world.add(f"d{number}", DryTrainer(), lambda _: 10.0, link=link)
+    world.run_for(600.0)
+    return world
+
+
+NARROW = LinkProfile(up_bps=2e4, down_bps=5e4, latency_s=0.3, jitter_s=0.2, loss=0.05)
+FLAPPING = LinkProfile(latency_s=0.05, outages=(FLAPS,))
+BREAKING = LinkProfile(latency_s=0.05, outages=(Outage(first_s=60.0, every_s=200.0, for_s=100.0),))
+
+
+@pytest.mark.parametrize("link", [NARROW, FLAPPING, BREAKING], ids=["narrow", "flaps", "breaks"])
+def test_over_a_bad_link_every_device_is_served_and_nothing_counts_twice(link: LinkProfile) -> None:
+    world = federation(link)
+    assert min(device.counts["receipts"] for device in world.devices.values()) >= 5
+    counted = [lease_id for _, lease_id in world.server.store.counted_ids()]
+    assert len(counted) == len(set(counted))
+
+
+def test_the_same_seed_gives_the_same_bytes_over_links() -> None:
+    one, same, other = federation(NARROW), federation(NARROW), federation(NARROW, bytes([1] * 32))
+    assert one.server.store.snapshot() == same.server.store.snapshot()
+    assert one.queue.num_events == same.queue.num_events != other.queue.num_events
+
+
+def test_a_fleet_that_lost_its_broker_comes_back_spread_out() -> None:
+    world = World(TaskConfig(task="t", model=MODEL), SEED)
+    for number in range(40):
+        world.add(f"d{number}", DryTrainer(), lambda _: 1e6, link=LinkProfile())
+    world.run_for(20.0)
+    world.broker.restart(down_s=20.0, forget=False)
+    came_back = []
+    for _ in range(300):
+        world.run_for(0.5)
+        came_back.append(sum(is_online(device) for device in world.devices.values()))
+    assert came_back[0] == 0
+    assert came_back[-1] == 40
+    assert len(set(came_back)) > 12  # in so many half seconds, and not all in one
+
+
+def is_online(device: SimulatedDevice) -> bool:
+    return device.transport is not None and device.transport.connected
