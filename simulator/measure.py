@@ -143,8 +143,10 @@ class Meter:
 
     def _point(self, record: VersionRecord, staleness: float) -> None:
         now = self._world.now
-        params = np.frombuffer(record.params, "<f4").astype(np.float32, copy=False)
-        scores: Scores = self._evaluator.evaluate(params, now)
+        coordinator = self._world.server.coordinator
+        held = None if coordinator is None else coordinator.downlink.held(record.version)
+        params = np.frombuffer(record.params, "<f4") if held is None else held
+        scores: Scores = self._evaluator.evaluate(params.astype(np.float32, copy=False), now)
         self.points.append(
             Point(
                 version=record.version,
