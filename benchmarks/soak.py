@@ -165,6 +165,7 @@ def soak(folder: Path, course: Course) -> Report:
             num_updates=sys.maxsize,
             pace=Pace(connects_per_s=max(50.0, course.devices / 10), train_s=course.train_s),
             seed=course.seed,
+            can_reboot=True,
             retry_first_s=retry_s,
             retry_cap_s=6 * retry_s,
         ) as fleet:

@@ -63,7 +63,7 @@ class Common:
 
     ``has_enough`` says of a number of settled updates whether a client stops asking for more;
     ``boots`` counts their starts from a number that grows from run to run; ``problem`` gets what
-    went wrong.
+    went wrong. Without ``stores`` nothing is kept for a client that loses power: it costs memory.
     """
 
     topics: Topics
@@ -74,6 +74,7 @@ class Common:
     problem: Callable[[str], None]
     has_enough: Callable[[int], bool]
     boots: int
+    stores: bool = True
     retry_first_s: float = 10.0
     retry_cap_s: float = 600.0
     birth: Mapping[str, object] = field(default_factory=_birth)
@@ -268,7 +269,7 @@ class LoadClient:
 
     def _act(self, action: Action) -> None:
         match action:
-            case Store(key, data):
+            case Store(key, data) if self._common.stores:
                 self._storage[key] = data
             case Delete(key):
                 self._storage.pop(key, None)

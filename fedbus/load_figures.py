@@ -11,6 +11,8 @@ from fedbus.load_fleet import Fleet
 
 #: The rate that is shown is that of the last seconds.
 RATE_WINDOW_S: Final = 5.0
+#: A rate is between two looks.
+_ENDS: Final = 2
 #: So many different problems are named.
 MAX_PROBLEMS: Final = 10
 
@@ -62,7 +64,7 @@ class Meter:
         if self._all_at is None and connected == len(self._fleet.clients):
             self._all_at = now
         self._settled.append((now, self._fleet.ledger.num_settled))
-        while self._settled[0][0] < now - RATE_WINDOW_S:
+        while len(self._settled) > _ENDS and self._settled[1][0] < now - RATE_WINDOW_S:
             self._settled.popleft()
 
     def rate(self) -> float:

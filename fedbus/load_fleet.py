@@ -45,8 +45,9 @@ class Pace:
 class Fleet:
     """One client for each of ``brokers`` (device -> where to connect, as whom).
 
-    Each asks for work until ``num_updates`` of its updates are settled. A context manager: on the
-    way out, clients clear what they retained at the broker, and leave.
+    Each asks for work until ``num_updates`` of its updates are settled. Only where it
+    ``can_reboot`` do clients keep what they store. A context manager: on the way out, clients clear
+    what they retained at the broker, and leave.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Fleet:
         num_updates: int,
         pace: Pace | None = None,
         seed: int = 0,
+        can_reboot: bool = False,
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,7 @@ class Fleet:
         self._queue.run_until(clock())
         self._slot_at = 0.0
         self._is_over = False
+        self._can_reboot = can_reboot
         self._manifest = b""
         self._owners: dict[Pollable, LoadClient] = {}
         common = Common(
@@ -85,6 +88,7 @@ class Fleet:
             self._note,
             lambda num_settled: self._is_over or num_settled >= num_updates,
             int(time.time()),  # storage lives as long as we do, and starts must count up
+            can_reboot,
             retry_first_s,
             retry_cap_s,
         )
@@ -126,6 +130,8 @@ class Fleet:
 
     def reboot(self, clients: Sequence[LoadClient], within_s: float) -> None:
         """Cut the power of these, all at once; each is back at a random moment ``within_s``."""
+        if not self._can_reboot:
+            raise RuntimeError("made without can_reboot: what these clients store is not kept")
         now = self._clock()
         for client in clients:
             if client.transport is not None:
