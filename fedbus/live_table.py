@@ -26,10 +26,8 @@ _VERDICT: Final = {"better": "green", "worse": "red", "": ""}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Which run of how many goes on, how far it is, and how fast (events in a second of ours)."""
+    """How far a run is, and how fast (events in a second of ours)."""
 
-    number: int
-    of: int
     progress: Progress
     scenario: Scenario
     events_per_s: float
@@ -37,24 +35,23 @@ class Stage:
     @property
     def title(self) -> str:
         """Which run this is."""
-        which = f"{shown(self.progress.scenario)} · seed {self.progress.seed}"
-        return which if self.of == 1 else f"{which} · run {self.number} of {self.of}"
+        return f"{shown(self.progress.scenario)} · seed {self.progress.seed}"
 
 
-def picture(stage: Stage) -> RenderableType:
-    """Return the whole picture: the run above, its device classes below."""
-    parts: list[RenderableType] = [_run(stage), _classes(stage)]
-    parts += [Text(note, style="yellow") for note in stage.progress.notes]
-    title = f"fedbus simulate · {stage.title}"
+def picture(stages: Sequence[Stage], *, num_ended: int, of: int) -> RenderableType:
+    """Return what goes on: one run with its device classes, or several with a line each."""
+    parts: list[RenderableType] = []
+    title = "fedbus simulate"
+    if len(stages) == 1:
+        (stage,) = stages
+        title = f"{title} · {stage.title}"
+        parts += [_run(stage), _classes(stage)]
+        parts += [Text(note, style="yellow") for note in stage.progress.notes]
+    elif stages:
+        parts.append(_side_by_side(stages))
+    if of > 1:
+        parts.append(_runs(num_ended, of))
     return Panel(Group(*parts), title=title, title_align="left", box=ROUNDED, padding=(0, 1))
-
-
-def runs_picture(num_ended: int, of: int) -> RenderableType:
-    """Return how many runs have ended, where they go on elsewhere and nobody sees how far."""
-    grid = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=of, completed=num_ended, width=_BAR_WIDTH)
-    grid.add_row(Text("runs", style="dim"), bar, f"{num_ended} of {of} ended")
-    return grid
 
 
 def line(stage: Stage) -> str:
@@ -63,7 +60,7 @@ def line(stage: Stage) -> str:
     learned = "" if stage.scenario.dry else f"  accuracy {accuracy_text(now.accuracy)}"
     return (
         f"{stage.title}  {duration(now.at_s)} of {duration(now.of_s)}  version {now.version}"
-        f"{learned}  {whole(now.num_updates)} updates  {whole(stage.events_per_s)} events/s"
+        f"{learned}  {whole(now.num_updates)} updates  {whole(round(stage.events_per_s))} events/s"
         f"  {whole(now.num_online)} of {whole(now.num_devices)} online"
     )
 
@@ -100,6 +97,33 @@ def safety(lost: int, counted_twice: int) -> Text:
     return Text(f"{lost} updates lost, {counted_twice} counted twice", style=style)
 
 
+def _runs(num_ended: int, of: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=of, completed=num_ended, width=_BAR_WIDTH)
+    grid.add_row(Text("runs", style="dim"), bar, f"{num_ended} of {of} ended")
+    return grid
+
+
+def _side_by_side(stages: Sequence[Stage]) -> RenderableType:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("scenario", no_wrap=True)
+    for title in ("seed", "virtual time", "version", "accuracy", "updates", "online", "events/s"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for stage in stages:
+        now = stage.progress
+        table.add_row(
+            shown(now.scenario),
+            str(now.seed),
+            f"{duration(now.at_s)} of {duration(now.of_s)}",
+            whole(now.version),
+            cells.NOTHING if now.accuracy is None else accuracy_text(now.accuracy),
+            whole(now.num_updates),
+            f"{whole(now.num_online)} of {whole(now.num_devices)}",
+            whole(round(stage.events_per_s)),
+        )
+    return table
+
+
 def _run(stage: Stage) -> RenderableType:
     now = stage.progress
     grid = Table.grid(padding=(0, 2))
@@ -117,7 +141,9 @@ def _run(stage: Stage) -> RenderableType:
     grid.add_row("updates", f"{whole(now.num_updates)} counted")
     grid.add_row("devices", f"{whole(now.num_online)} of {whole(now.num_devices)} online")
     grid.add_row("bytes", f"{human_bytes(now.bytes_up)} up, {human_bytes(now.bytes_down)} down")
-    grid.add_row("pace", f"{whole(stage.events_per_s)} events/s, {whole(now.num_events)} until now")
+    grid.add_row(
+        "pace", f"{whole(round(stage.events_per_s))} events/s, {whole(now.num_events)} until now"
+    )
     return grid
 
 

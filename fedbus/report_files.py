@@ -8,7 +8,7 @@ from protocol.errors import ConfigError
 from simulator.report.document import to_json
 from simulator.report.drawing import to_png
 from simulator.report.page import to_html
-from simulator.report.plots import plots
+from simulator.report.plots import overview, plots
 from simulator.report.runs import Report
 
 PAGE: Final = "report.html"
@@ -44,7 +44,8 @@ def write(report: Report, folder: Path, json: str = "") -> None:
         _write(Path(json), document)
     drawn = plots(report)
     _write(folder / PAGE, to_html(report, drawn))
-    for plot in drawn:
+    both = overview(drawn)
+    for plot in drawn if both is None else (*drawn, both):
         _write(folder / f"{plot.name}.png", to_png(plot))
 
 

@@ -25,6 +25,7 @@ from simulator.scenario_parts import Dry
 from simulator.sweep import sweep
 
 _PLAIN_EVERY_S: Final = 5.0
+_Run = tuple[str, int]  # scenario and seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +121,17 @@ def _grouped(scenarios: Sequence[Scenario], results: Sequence[Result]) -> tuple[
 
 
 class _Watcher:
-    """What is looked at while runs go on."""
+    """What is looked at while runs go on, one or several at once."""
 
     def __init__(self, scenarios: Sequence[Scenario], num_runs: int, console: Console) -> None:
         self._scenarios = {scenario.name: scenario for scenario in scenarios}
         self._num_runs = num_runs
         self._num_ended = 0
+        self._open: dict[_Run, Stage] = {}
+        self._told_at: dict[_Run, float] = {}
         self._console = console
         self._live: Live | None = None
         self._printed_at = -_PLAIN_EVERY_S
-        self._seen = (0, 0.0)  # events and time, when the pace was last looked at
-        self._pace = 0.0
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -139,21 +140,19 @@ class _Watcher:
             yield
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
-            self._show_runs()
             yield
 
     def see(self, progress: Progress) -> None:
-        """Show how far the run in this process is."""
-        now = time.monotonic()
+        """Show how far a run is."""
+        now, run = time.monotonic(), (progress.scenario, progress.seed)
         stage = Stage(
-            number=self._num_ended + 1,
-            of=self._num_runs,
             progress=progress,
             scenario=self._scenarios[progress.scenario],
-            events_per_s=self._measured(progress.num_events, now),
+            events_per_s=self._pace(run, progress, now),
         )
+        self._open[run], self._told_at[run] = stage, now
         if self._live is not None:
-            self._live.update(live_table.picture(stage), refresh=True)
+            self._show()
         elif now >= self._printed_at + _PLAIN_EVERY_S:
             self._printed_at = now
             self._print(live_table.line(stage))
@@ -161,23 +160,24 @@ class _Watcher:
     def finished(self, result: Result) -> None:
         """Say in a line that a run ended."""
         self._num_ended += 1
-        self._seen = (0, 0.0)
-        self._show_runs()
+        self._open.pop((result.scenario, result.seed), None)
+        self._show()
         if self._num_runs > 1:
             self._print(f"{self._num_ended:>3} of {self._num_runs}  {live_table.ended(result)}")
 
-    def _show_runs(self) -> None:
-        if self._live is not None:
-            picture = live_table.runs_picture(self._num_ended, self._num_runs)
-            self._live.update(picture, refresh=True)
+    def _pace(self, run: _Run, progress: Progress, now: float) -> float:
+        """Return a run's events in a second of ours, since it was heard of last."""
+        before = self._open.get(run)
+        if before is None or now <= self._told_at[run]:
+            return 0.0
+        num_events = progress.num_events - before.progress.num_events
+        return num_events / (now - self._told_at[run]) if num_events else before.events_per_s
 
-    def _measured(self, num_events: int, now: float) -> float:
-        """Return events in a second of ours, since this was last asked."""
-        before, at = self._seen
-        self._seen = (num_events, now)
-        if at and now > at:
-            self._pace = (num_events - before) / (now - at)
-        return self._pace
+    def _show(self) -> None:
+        if self._live is not None:
+            stages = list(self._open.values())
+            picture = live_table.picture(stages, num_ended=self._num_ended, of=self._num_runs)
+            self._live.update(picture, refresh=True)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -60,12 +60,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The mean of several curves, and where their true mean lies; all alike for one or two."""
+    """The mean of several curves, and where their true mean lies (None for one or two).
+
+    ``seeds`` has a row for each curve, at the same places ``x``.
+    """
 
     x: Floats
     mean: Floats
-    low: Floats
-    high: Floats
+    seeds: Floats
+    half: Floats | None = None
 
 
 def interval(values: Sequence[float]) -> Interval | None:
@@ -86,15 +89,14 @@ def band(curves: Sequence[Curve]) -> Band | None:
     if not curves or any(len(curve.x) == 0 for curve in curves):
         return None
     if len(curves) == 1:
-        return Band(curves[0].x, curves[0].y, curves[0].y, curves[0].y)
+        return Band(curves[0].x, curves[0].y, curves[0].y[None])
     begin, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     if end <= begin:
         return None
     edges = np.linspace(begin, end, _NUM_PLACES + 1)
     values = np.stack([curve.between(edges) for curve in curves])
-    places, mean = (edges[1:] + edges[:-1]) / 2, values.mean(axis=0)
-    half = _half_width(values) if len(curves) >= _MIN_BAND else np.zeros_like(mean)
-    return Band(places, mean, mean - half, mean + half)
+    half = _half_width(values) if len(curves) >= _MIN_BAND else None
+    return Band((edges[1:] + edges[:-1]) / 2, values.mean(axis=0), values, half)
 
 
 def late_mean(curve: Curve, end: float, part: float = 0.2) -> float | None:

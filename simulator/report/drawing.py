@@ -11,11 +11,11 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from simulator.report import palette
 
-_WIDTH_IN: Final = 5.0
+WIDTH_IN: Final = 5.0
 _DPI: Final = 200
 _PAGE_FONT: Final = "system-ui,'Segoe UI',Roboto,'DejaVu Sans',sans-serif"
 
@@ -27,16 +27,18 @@ class Plot:
     name: str
     title: str
     reading: str
-    draw: Callable[[Figure], None]
+    draw: Callable[[FigureBase], None]
     height_in: float = 3.1
+    width_in: float = WIDTH_IN
 
 
 def to_png(plot: Plot) -> bytes:
     """Return the plot with its title, on white."""
     with _style():
-        figure = Figure(figsize=(_WIDTH_IN, plot.height_in + 0.3), layout="constrained")
+        figure = Figure(figsize=(plot.width_in, plot.height_in + 0.3), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        if plot.title:
+            figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         plot.draw(figure)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
@@ -46,7 +48,7 @@ def to_png(plot: Plot) -> bytes:
 def to_svg(plot: Plot) -> str:
     """Return the plot as an element for the page, whose colours are the page's variables."""
     with _style(salt=plot.name):
-        figure = Figure(figsize=(_WIDTH_IN, plot.height_in), layout="constrained")
+        figure = Figure(figsize=(plot.width_in, plot.height_in), layout="constrained")
         FigureCanvasSVG(figure)
         plot.draw(figure)
         out = io.StringIO()

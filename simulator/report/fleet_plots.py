@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from simulator.report import figures, palette, wording
@@ -39,7 +39,7 @@ def _pace(report: Report) -> Plot:
         for index, runs in enumerate(report.runs)
     ]
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: FigureBase) -> None:
         notes = notes_of(report)
         axes = draw_over_time(figure, lines, target=None, notes=notes, what="updates counted")
         axes.yaxis.set_major_formatter(EngFormatter())
@@ -57,7 +57,7 @@ def _pace(report: Report) -> Plot:
 def _participation(report: Report) -> Plot:
     names = _class_names(report)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: FigureBase) -> None:
         axes = figure.subplots()
         thick = _ROOM / len(report.runs)
         every = _mean_shares(report.runs[0])
@@ -86,7 +86,7 @@ def _participation(report: Report) -> Plot:
             label="share of the fleet",
             zorder=3,
         )
-        _label_rows(figure, [_class_label(report, name) for name in names])
+        _label_rows(axes, [_class_label(report, name) for name in names])
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("share of all counted updates")
         axes.set_xlim(left=0)
@@ -107,7 +107,7 @@ def _staleness(report: Report) -> Plot:
     names = [name for name in _class_names(report) if _has_updates(report, name)]
     width = max(1, -(-(_largest_staleness(report) + 1) // _MAX_BARS))
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: FigureBase) -> None:
         rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
         for axes, name in zip(rows, names, strict=True):
             for index, runs in enumerate(report.runs):
@@ -151,7 +151,7 @@ def _draw_distribution(axes: Axes, runs: Runs, name: str, index: int, width: int
 def _refused(report: Report) -> Plot:
     reasons = list(figures.refusals(r for runs in report.runs for r in runs.results))
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: FigureBase) -> None:
         axes = figure.subplots()
         thick = _ROOM / len(report.runs)
         for index, runs in enumerate(report.runs):
@@ -164,7 +164,7 @@ def _refused(report: Report) -> Plot:
                 label=label_of(runs.name),
             )
             axes.bar_label(bars, fmt=wording.whole, padding=4, fontsize=8)
-        _label_rows(figure, [wording.shown(reason) for reason in reasons])
+        _label_rows(axes, [wording.shown(reason) for reason in reasons])
         axes.margins(x=0.14)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -198,8 +198,7 @@ def _write_beside(axes: Axes, row: float, text: str) -> None:
     )
 
 
-def _label_rows(figure: Figure, labels: Sequence[str]) -> None:
-    axes = figure.axes[0]
+def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from simulator.report import figures, palette, wording
@@ -37,8 +37,8 @@ def band_words(report: Report) -> str:
     if most == _PAIR:
         return " The bold line is the mean of the two seeds, the faint lines."
     return (
-        f" The bold line is the mean of {most} seeds, the band where their true mean lies with 95 %"
-        " confidence (Student's t), the faint lines are the seeds."
+        f" A line is the mean of {most} seeds, its band where the true mean lies with 95 %"
+        " confidence (Student's t)."
     )
 
 
@@ -56,7 +56,7 @@ def _over_time(report: Report) -> Plot:
 def _over_bytes(report: Report) -> Plot:
     lines = _lines(report, lambda _: figures.accuracy, over=figures.traffic)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: FigureBase) -> None:
         axes = figure.subplots()
         draw_lines(axes, lines, report.target)
         axes.xaxis.set_major_formatter(EngFormatter("B"))
@@ -122,8 +122,8 @@ def _each_class(report: Report, runs: Runs, suffix: str) -> Plot:
 
 def _over_time_drawing(
     lines: Sequence[Line], target: float | None, notes: Sequence[Note]
-) -> Callable[[Figure], None]:
-    def draw(figure: Figure) -> None:
+) -> Callable[[FigureBase], None]:
+    def draw(figure: FigureBase) -> None:
         draw_over_time(figure, lines, target=target, notes=notes, what="accuracy")
 
     return draw

@@ -1,4 +1,4 @@
-"""Curves on axes: each with its seeds faintly behind it and the band that their mean lies in."""
+"""Curves on axes: the mean of the seeds, and the band that their true mean lies in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,12 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from simulator.report import palette, wording
 from simulator.report.bands import Band, Curve, Floats, band
 from simulator.result import Note
 
-_MAX_FAINT: Final = 12  # seeds that are drawn one by one, behind their mean
 _BEGINNING: Final = 0.08  # of a curve, which may lie below the axes
 _RARE: Final = 0.01  # of the values may lie below them too
 _MAX_NOTES: Final = 9
@@ -30,7 +29,12 @@ class Line:
 
 
 def draw_over_time(
-    figure: Figure, lines: Sequence[Line], *, target: float | None, notes: Sequence[Note], what: str
+    figure: FigureBase,
+    lines: Sequence[Line],
+    *,
+    target: float | None,
+    notes: Sequence[Note],
+    what: str,
 ) -> Axes:
     """Draw lines whose x is virtual seconds, in the unit that suits them, with numbered notes."""
     ends = [float(curve.x[-1]) for line in lines for curve in line.curves if len(curve.x)]
@@ -45,15 +49,13 @@ def draw_over_time(
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line], target: float | None = None) -> None:
-    """Draw every line's seeds, band and mean; the height from what comes after the beginning."""
+    """Draw every line's mean and band; the height from what comes after the beginning."""
     heights: list[Floats] = [] if target is None else [np.asarray([target])]
     for line in lines:
         mean = band(line.curves)
-        for curve in line.curves[:_MAX_FAINT] if len(line.curves) > 1 else ():
-            axes.step(curve.x, curve.y, where="post", color=line.colour, alpha=0.25, linewidth=0.6)
         if mean is not None:
             _draw_mean(axes, line, mean)
-        heights += [_late(curve) for curve in line.curves]
+            heights += _late(mean)
     if target is not None:
         axes.axhline(target, color=palette.FAINT, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -95,8 +97,11 @@ def label_of(name: str) -> str:
 
 
 def _draw_mean(axes: Axes, line: Line, mean: Band) -> None:
-    if len(line.curves) > 1:
-        axes.fill_between(mean.x, mean.low, mean.high, color=line.colour, alpha=0.18, linewidth=0)
+    if mean.half is not None:
+        low, high = mean.mean - mean.half, mean.mean + mean.half
+        axes.fill_between(mean.x, low, high, color=line.colour, alpha=0.18, linewidth=0)
+    elif len(mean.seeds) > 1:
+        axes.plot(mean.x, mean.seeds.T, color=line.colour, alpha=0.4, linewidth=0.8)
     axes.plot(
         mean.x,
         mean.mean,
@@ -120,13 +125,15 @@ def _draw_note(axes: Axes, number: int, at: float) -> None:
     )
 
 
-def _late(curve: Curve) -> Floats:
+def _late(mean: Band) -> list[Floats]:
     """Return the values after the beginning, which may lie below the axes."""
-    return curve.y[int(len(curve.y) * _BEGINNING) :]
+    half = np.zeros(1) if mean.half is None else mean.half
+    begin = int(len(mean.x) * _BEGINNING)
+    return [values[begin:] for values in (*mean.seeds, mean.mean - half, mean.mean + half)]
 
 
 def _fit_height(axes: Axes, heights: Sequence[Floats]) -> None:
-    """Show what the seeds did: bands of few seeds, and rare dips, may leave the picture."""
+    """Show all but rare dips."""
     values = np.concatenate(heights) if heights else np.zeros(0)
     if len(values):
         lowest, highest = float(np.quantile(values, _RARE)), float(values.max())

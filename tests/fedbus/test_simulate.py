@@ -208,11 +208,10 @@ def test_the_live_table_shows_every_class_and_what_happened(small: Path) -> None
         updates_by_class={"quick": 6, "late": 2},
         notes=("late vanished",),
     )
-    stage = Stage(
-        number=2, of=3, progress=progress, scenario=load_scenario(small), events_per_s=99.0
-    )
-    seen = printed(live_table.picture(stage))
-    assert "small · seed 7 · run 2 of 3" in seen
+    stage = Stage(progress=progress, scenario=load_scenario(small), events_per_s=99.0)
+    seen = printed(live_table.picture([stage], num_ended=1, of=3))
+    assert "small · seed 7" in seen
+    assert "1 of 3 ended" in seen
     assert "6 s of 12 s" in seen
     assert "late vanished" in seen
     quick, late = (
@@ -220,6 +219,8 @@ def test_the_live_table_shows_every_class_and_what_happened(small: Path) -> None
     )
     assert quick.split()[1:-1] == ["quick", "1", "6", "75%", "0.750"]
     assert "25%" in late
+    both = printed(live_table.picture([stage, stage], num_ended=0, of=2))
+    assert both.count("6 s of 12 s") == 2
     line = live_table.line(stage)
     for part in ("version 5", "accuracy 0.500", "99 events/s", "1 of 2 online"):
         assert part in line

@@ -13,7 +13,7 @@ from simulator.report import cells, measures
 from simulator.report.document import FORMAT, from_json, to_json
 from simulator.report.drawing import to_png, to_svg
 from simulator.report.page import to_html
-from simulator.report.plots import plots
+from simulator.report.plots import overview, plots
 from simulator.report.runs import Report, Runs
 from simulator.result import Note, Point, Result
 from tests.support.made_up_results import made_up
@@ -174,6 +174,13 @@ def test_a_plot_is_a_png_for_papers_and_follows_the_screen_on_the_page() -> None
     assert "var(--m0)" in svg
     assert "var(--m1)" in svg
     assert not re.search(r"#[0-9a-f]{6}", svg.replace("#ffffff", ""))
+
+
+def test_an_overview_is_of_what_was_learned() -> None:
+    both = overview(plots(against()))
+    assert both is not None
+    assert to_png(both).startswith(b"\x89PNG")
+    assert overview(plots(dry())) is None
 
 
 # --- figures ---------------------------------------------------------------------------------

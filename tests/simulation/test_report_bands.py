@@ -66,13 +66,14 @@ def test_a_band_lasts_while_all_curves_do() -> None:
     assert found.x[0] > 5
     assert found.x[-1] < 10
     assert found.mean == pytest.approx(np.full(len(found.x), 2))
-    assert found.high - found.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
 def test_two_seeds_make_a_mean_but_no_band() -> None:
     found = band([curve((0, 1), (10, 1)), curve((0, 2), (10, 2))])
     assert found is not None
-    assert (found.low == found.high).all()
+    assert found.half is None
+    assert found.seeds.mean(axis=0) == pytest.approx(found.mean)
 
 
 def test_curves_that_never_go_on_together_have_no_band() -> None:
