@@ -318,7 +318,7 @@ class Granting:
         return self._codec_for(words) is not None
 
     def _choose(self, waiting: Waiting) -> CodecSpec | None:
-        bandwidth, link = self._config.bandwidth, self.links.get(waiting.device)
+        bandwidth, link = self._config.bandwidth, self._links.get(waiting.device)
         limit = bandwidth.link_bytes(link.bytes_per_s) if link and link.bytes_per_s else 0
         return self._codec_for(frozenset(waiting.check_in.codecs), limit)
 
