@@ -1,5 +1,6 @@
 """Runs of scenarios: the same seed gives the same result, and what is measured is what happened."""
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from device_sdk.trainer import Assignment, Trained
+from protocol.errors import ConfigError
 from simulator.attackers import flipped, lie
 from simulator.drift import drifted
 from simulator.evaluating import Evaluator
@@ -73,6 +75,15 @@ def test_processes_give_the_same_results_and_tell_how_far_they_are(small: Scenar
     here = sweep([small], [0, 1])
     assert [same(each) for each in there] == [same(each) for each in here]
     assert {each.seed for each in told} <= {0, 1}
+
+
+def test_without_ray_the_extra_is_named(small: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "simulator.ray_engine", raising=False)
+    with pytest.raises(ConfigError, match=r"pip install 'fedbus\[ray\]'"):
+        sweep([small], [0], "ray")
+    with pytest.raises(ConfigError, match="engine 'cloud': use local, ray"):
+        sweep([small], [0], "cloud")
 
 
 def test_what_ran_before_ctrl_c_is_reported(small: Scenario) -> None:
