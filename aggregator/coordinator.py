@@ -28,7 +28,7 @@ from aggregator.actions import Action, Recall, Store
 from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
-from aggregator.downlink import Downlink
+from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
 from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
@@ -396,7 +396,7 @@ class Coordinator:
             return registered
         if lease is not None and self.leases.is_running(lease):
             self.partials.drop(lease.lease_id)  # it will train again: these are of another update
-            return [*registered, *self._lease_again(lease, check_in, now)]
+            return [*registered, *self._lease_messages(lease, check_in, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
         is_ready = self.secure is None or self.secure.is_ready(device, now)
@@ -424,15 +424,14 @@ class Coordinator:
             record = LeaseRecord(self._new_lease_id(), device, self.version, str(grant.codec))
             lease = self.granting.open(record, grant, now)
             self.counts["leases_given"] += 1
-            actions += [Store(record), self._lease_message(lease, check_in, now)]
+            actions += [Store(record), *self._lease_messages(lease, check_in, now)]
         if actions and self.config.mode == "rounds":
             self.buffers.open(now)
         return actions
 
     def _bytes_down(self, check_in: CheckIn) -> int:
         """Return what a device fetches before it trains."""
-        held = check_in.held_version
-        return 0 if held == self.version else self.downlink.route(self.version, held).model_bytes
+        return self.downlink.num_bytes(self.version, self._held(check_in))
 
     def _new_lease_id(self) -> bytes:
         """Return an id nobody can guess; the version in front keeps new ids together on disk."""
@@ -440,25 +439,25 @@ class Coordinator:
         drawn = derive(self._seed, "lease", self._num_leases)
         return (self.version.to_bytes(5, "big") + drawn)[:LEASE_ID_BYTES]
 
-    def _lease_again(self, lease: Lease, check_in: CheckIn, now: float) -> list[Action]:
-        """Say a running lease again; its model is published whole for who could not get to it."""
-        said: list[Action] = []
-        if check_in.unreachable:
-            version = lease.record.version
-            self.counts["models_unreachable"] += 1
-            self.downlink.make_whole(version)
-            said += self._publication.add(self.downlink.retained)
-            if not said:
-                said += self._publication.again((Kind.MODEL, version), now)
-        return [*said, self._lease_message(lease, check_in, now)]
-
-    def _lease_message(self, lease: Lease, check_in: CheckIn, now: float) -> Publish:
+    def _lease_messages(self, lease: Lease, check_in: CheckIn, now: float) -> list[Publish]:
+        """Return a lease, and the model for a device that could not put it together."""
         version = lease.record.version
-        if check_in.unreachable:
-            route = self.downlink.whole_route(version)
-        else:
-            is_able = DIFFERENCES in check_in.codecs
-            route = self.downlink.route(version, check_in.held_version if is_able else -1)
+        if not check_in.unreachable:
+            route = self.downlink.route(version, self._held(check_in))
+            return [self._lease_message(lease, check_in, route, now)]
+        self.counts["models_unreachable"] += 1
+        self.downlink.make_whole(version)
+        whole = self._publication.add(self.downlink.retained)
+        whole = whole or self._publication.again((Kind.MODEL, version), now)
+        route = self.downlink.whole_route(version)
+        return [*whole, self._lease_message(lease, check_in, route, now)]
+
+    def _held(self, check_in: CheckIn) -> int:
+        """Return the version from which a device can go on by differences; -1 for none."""
+        return check_in.held_version if DIFFERENCES in check_in.codecs else -1
+
+    def _lease_message(self, lease: Lease, check_in: CheckIn, route: Route, now: float) -> Publish:
+        version = lease.record.version
         message = LeaseMessage(
             lease.lease_id,
             check_in.install_id,

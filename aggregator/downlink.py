@@ -278,6 +278,15 @@ class Downlink:
             full, model = self._asked_for[version], FLOAT32
         return Route(step.model_hash, len(full), -1, model, -1)
 
+    def num_bytes(self, version: int, held: int = -1) -> int:
+        """Return what `route` makes a device fetch, in bytes, and what that costs beside them."""
+        if held == version:
+            return 0
+        way = self.route(version, held)
+        if way.base >= 0:
+            return int(self._cost(way.base, version))
+        return way.model_bytes + int(self._cost(self._keyframe(version), version))
+
     def _cost(self, base: int, version: int) -> float:
         """Return what the differences after ``base`` up to ``version`` cost, in bytes."""
         if version - base > MAX_DIFFERENCES:

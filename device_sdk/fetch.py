@@ -113,9 +113,16 @@ class Fetch:
         self._num_silences += 1
         return self._num_silences >= MAX_SILENCES
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has waited in vain: for something that is not there, it seems."""
+        return self.is_stuck or self._num_silences > 0
+
     def fall_back(self) -> None:
         """Begin again on the next way, if there is one."""
         lease = self._lease
+        if self._held is not None:
+            self._retry_s = RETRY_S / 2
         is_last = lease.keyframe < 0 and self._base < 0 and lease.model == FLOAT32
         self.is_stuck = self._held is None and not is_last
         self._held = None

@@ -162,6 +162,7 @@ class Session:
         if self._outgoing.pending is not None:
             self.state = State.REPORTING
         self._result: _Result | None = None
+        self._is_unreachable = False  # of the last model; the aggregator is told
         self._send_at: float | None = None  # when the update is to be sent, while it is held back
         self._member: Member | None = None
         if keys is not None:
@@ -383,7 +384,7 @@ class Session:
         self._timer_at = now + self._retry_s * self._jitter()
         return self._send(pending, ())
 
-    def _check_in(self, num_samples: int, *, unreachable: int = 0) -> Publish:
+    def _check_in(self, num_samples: int) -> Publish:
         if self._member is not None:  # no more than masked updates reveal of it
             num_samples = 1 << (num_samples - 1).bit_length()
         message = CheckIn(
@@ -392,8 +393,9 @@ class Session:
             num_samples,
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
-            unreachable,
+            int(self._is_unreachable),
         )
+        self.counts["models_unreachable"] += message.unreachable
         return self._voice.tell(message)
 
     def _would_train(self, num_samples: int) -> bool:
@@ -467,8 +469,8 @@ class Session:
         self._timer_at = now + fetch.next_retry_s() * self._jitter()
         if not fetch.is_stuck:
             return [*fetch.ask(self.topics)]
-        self.counts["models_unreachable"] += 1
-        return [self._check_in(max(1, self._num_samples()), unreachable=1)]
+        self._is_unreachable = True
+        return [self._check_in(max(1, self._num_samples()))]
 
     def _chunk(self, chunk: ModelChunk | DifferenceChunk, now: float) -> list[Action]:
         fetch = self._work.fetch
@@ -489,6 +491,7 @@ class Session:
             was_last = not fetch.needs_plan
             self._fall_back(fetch)
             return [] if was_last else self._ask_for_work(now)
+        self._is_unreachable = False
         self._timer_at = now + RETRY_S * self._jitter()
         return [*fetch.leave()]
 
@@ -518,7 +521,10 @@ class Session:
         self._step("lease ran out")
         self.counts["leases_lost"] += 1
         fetch, self._work.fetch = self._work.fetch, None
-        return [] if fetch is None else [*fetch.leave()]
+        if fetch is None:
+            return []
+        self._is_unreachable = fetch.is_waiting
+        return [*fetch.leave()]
 
     # --- the update --------------------------------------------------------------------------
 

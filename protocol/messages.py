@@ -87,7 +87,7 @@ class CheckIn:
     ``pending`` is that update's id, or empty: the aggregator answers with a lease, or for a
     pending update with held, receipt, refusal or the chunks it misses. ``unreachable`` is 1 if the
     model of its lease could not be put together from what is retained: then it gets that lease
-    again, with a model that is published whole.
+    again, or the next one, with a model that is published whole.
     """
 
     install_id: InstallId

@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.records import JournalRecord, Record, RefusalRecord, VersionRecord
+from device_sdk.held import unpack_held
 from device_sdk.pending import PENDING, RESIDUAL, Pending, unpack_pending, unpack_residual
 from protocol.codec import decode_update
+from protocol.vectors.hidden import model_hash
 from protocol.vectors.packing import decode, parse_codec
 from protocol.vectors.support import support_seed
 from simulator import SimulatedDevice, World
@@ -28,6 +30,7 @@ class Audit:
         self.refused: set[bytes] = set()
         self.journalled: dict[bytes, bytes] = {}
         self.outcomes: dict[str, int] = {}
+        self.hashes: dict[int, bytes] = {}
         self.model = np.zeros(SIZE)
         self._params: npt.NDArray[np.float32] | None = None
         store = world.server.store
@@ -57,6 +60,7 @@ class Audit:
     def _version(self, record: VersionRecord) -> None:
         assert record.version == self.version + 1, "a version was skipped or made twice"
         self.version = record.version
+        self.hashes[record.version] = record.model_hash
         ids = set(record.counted)
         assert len(ids) == len(record.counted), "counted twice in one version"
         assert not ids & self.counted, "counted twice"
@@ -116,12 +120,19 @@ class Audit:
             assert np.all(np.minimum(self.model, np.abs(self.model - 1)) <= TOLERANCE)
         if self._codec.contractive:
             self._check_conservation()
+        self._check_held()
         self.check_bounds()
 
     def _check_conservation(self) -> None:
         """Each delta that was ever stored is in the model or still on its device, and once."""
         kept = sum((self._kept(each.storage) for each in self._devices()), np.zeros(SIZE))
         np.testing.assert_allclose(self.model + kept, self.trainer.stored, atol=TOLERANCE)
+
+    def _check_held(self) -> None:
+        """Each device holds, to the last bit, what was published of some version."""
+        for device in self._devices():
+            if (kept := unpack_held(device.storage)) is not None:
+                assert model_hash(kept[0].params) == self.hashes[kept[0].version]
 
     def _devices(self) -> list[SimulatedDevice]:
         return list(self.world.devices.values())

@@ -25,6 +25,8 @@ DEVICES = "abcde"
 MAX_OPERATIONS = 30
 CODECS = ("dense/float32", "dense/float32", "topk-0.001/float32")
 
+DOWNLINKS = ("none", "topk-0.05/int8", "dense/int4")
+
 
 class _Draws:
     """Numbers drawn from one seed."""
@@ -75,4 +77,5 @@ def history(seed: int) -> History:
     joins = tuple(Join(name) for name in DEVICES[: draws.below(4)])
     length = draws.below(MAX_OPERATIONS) + 1
     drawn = tuple(_URN[draws.below(len(_URN))](draws) for _ in range(length))
-    return History(seed, mode, codec, packet_bytes, joins + drawn)
+    downlink = DOWNLINKS[draws.below(len(DOWNLINKS))]
+    return History(seed, mode, codec, packet_bytes, joins + drawn, downlink)

@@ -103,10 +103,14 @@ Operation = Join | Leave | Deliver | Drop | Duplicate | Reorder | Breakage | Adv
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One federation. ``packet_bytes`` decides into how many chunks models and updates are cut."""
+    """One federation. ``packet_bytes`` decides into how many chunks models and updates are cut.
+
+    ``downlink`` is the codec of differences.
+    """
 
     seed: int
     mode: str
     codec: str
     packet_bytes: int
     operations: tuple[Operation, ...]
+    downlink: str = "none"

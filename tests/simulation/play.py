@@ -3,6 +3,7 @@
 import hashlib
 from functools import partial
 
+from aggregator.bandwidth import BandwidthConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from aggregator.task_config import StalenessConfig, TaskConfig
@@ -48,10 +49,19 @@ def config(history: History) -> TaskConfig:
         normalise="goal",
         weigh_by_samples=False,
         max_staleness=2 if history.mode == "buffered" else 0,
+        bandwidth=bandwidth(history),
         lease_ttl_s=LEASE_TTL_S,
         chunk_patience_s=3.0,
         check_in_s=6,
     )
+
+
+def bandwidth(history: History) -> BandwidthConfig:
+    """Return how models go down: with differences now and then whole, in either of two ways."""
+    if history.downlink == "none":
+        return BandwidthConfig()
+    every, model = ((2, "int8"), (6, "float16"))[history.seed % 2]
+    return BandwidthConfig(differences=history.downlink, model=model, keyframe_every=every)
 
 
 class Player:
