@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.scheduling.buffered import Buffered
@@ -33,6 +33,7 @@ def changes(availability: Availability, count: int = 8) -> list[tuple[float, boo
     return found
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1e6), st.floats(0.01, 0.99), st.floats(0, 1, exclude_max=True))
 def test_hours_go_on_and_off_in_turn_and_always_later(
     period_s: float, on_fraction: float, phase: float

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,6 +185,7 @@ def matches(topic_filter: str, topic: str) -> bool:
     )
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("xyz"), filters, st.booleans())), topics)
 def test_whoever_wants_a_topic_gets_it_once(steps: list[tuple[str, str, bool]], topic: str) -> None:
     subscriptions, wanted = Subscriptions(), set[tuple[str, str]]()
@@ -195,6 +197,7 @@ def test_whoever_wants_a_topic_gets_it_once(steps: list[tuple[str, str, bool]], 
     assert set(found) == {client for client, each in wanted if matches(each, topic)}
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(topics, st.booleans())), filters)
 def test_what_is_retained_is_found_in_the_order_in_which_it_came(
     steps: list[tuple[str, bool]], topic_filter: str

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,7 @@ def arrivals(profile: LinkProfile, sent: list[tuple[int, float]]) -> list[tuple[
     return found
 
 
+@hypothesis.settings(max_examples=50, deadline=None)
 @given(profiles, sends)
 def test_everything_arrives_in_order_and_no_sooner_than_it_can(
     profile: LinkProfile, sent: list[tuple[int, float]]
@@ -66,6 +68,7 @@ def test_loss_shows_as_delay_that_doubles() -> None:
     assert delays[:5] == [0.0, 0.2, 0.6, 1.4, 3.0]
 
 
+@hypothesis.settings(max_examples=50, deadline=None)
 @given(st.floats(0, 200), st.integers(0, 5_000))
 def test_nothing_passes_during_an_outage(now: float, num_bytes: int) -> None:
     profile = LinkProfile(up_bps=8_000, latency_s=0.0, outages=(FLAPS,))
