@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from aggregator.actions import Action
 from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
@@ -124,6 +126,8 @@ class PlainBuffers:
         codec = self._codec if update.codec == str(self._codec) else parse_codec(update.codec)
         seed = support_seed(config.task, update.base_version)
         delta = read_delta(update, codec, self._layout, seed)
+        if config.selection.sees_norms:
+            lease.norm = float(np.linalg.norm(delta.values))
         weight = self._weigh(staleness)
         if config.weigh_by_samples:
             weight *= min(max(1, update.num_samples), config.samples_cap)

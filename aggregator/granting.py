@@ -7,9 +7,9 @@ and their links on the way is soft: a restart begins anew.
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from aggregator.bandwidth import budget_bytes, choose_codec
+from aggregator.bandwidth import budget_bytes, choose_codec, largest_budget
 from aggregator.fleet import Fleet, Waiting
 from aggregator.leases import Lease, LeaseBook
 from aggregator.records import LeaseRecord
@@ -19,7 +19,6 @@ from aggregator.scheduling.hungarian import Hungarian
 from aggregator.scheduling.links import Link, Links, rate
 from aggregator.scheduling.longest_waiting import LongestWaiting
 from aggregator.scheduling.oort import Oort
-from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.rules import Knowledge, Moment, Rule, Seat
 from aggregator.scheduling.selection import HUNGARIAN, MAX_SLOTS, OORT, UNIFORM, SelectionConfig
 from aggregator.scheduling.sites import Sites
@@ -30,6 +29,9 @@ from protocol.messages import CheckIn
 from protocol.stream import Stream
 from protocol.vectors.layout import Layout
 from protocol.vectors.packing import CodecSpec, parse_codec
+
+#: Said where more devices wait than R versions have leases for.
+FLOOR_LOST: Final = "more devices wait than every_versions versions have leases for"
 
 
 class Grant(NamedTuple):
@@ -44,7 +46,8 @@ class Grant(NamedTuple):
 class Granting:
     """Of one task; ``codec`` is what leases name where nothing else is chosen.
 
-    ``seed`` (32 bytes of this start) makes what rules draw; ``version`` is the newest.
+    ``seed`` (32 bytes of this start) makes what rules draw; ``version`` is the newest. ``links`` is
+    what it has learned.
     """
 
     def __init__(
@@ -65,22 +68,25 @@ class Granting:
         self._codec = codec
         self._layout = layout
         self._budgets: dict[str, int] = {}
-        self._budget = self.budget_bytes(str(codec))
-        version_bytes = per_version(config) * self._budget
+        self._budget = (
+            self.budget_bytes(str(codec))
+            if codec.masked
+            else largest_budget(codec, config.bandwidth, layout)
+        )
+        self._per_version = config.scheduling.per_version
+        version_bytes = self._per_version * self._budget
         most = most_bytes(self._selection.max_outstanding_bytes, version_bytes)
         self._credit = Credit(most, version_bytes)
         self._sites = Sites(self._selection.site_configs(), leases.sites)
         self._num_slots = num_slots(config)
-        self._links = Links(max(1, self._num_slots), self._selection.slot_s, config.max_devices)
+        self.links = Links(max(1, self._num_slots), self._selection.slot_s, config.max_devices)
         every = self._selection.every_versions if self._selection.scores else 0
         self._turns = fleet.queues.turns = Turns(every, config.max_devices, version)
         self._rule = self._make_rule(Stream(seed))
         self._ended_at: float | None = None
 
     def _make_rule(self, stream: Stream) -> Rule:
-        known = Knowledge(
-            self._fleet.queues, self._links, self._turns, stream, self._num_samples_of
-        )
+        known = Knowledge(self._fleet.queues, self.links, self._turns, stream, self._num_samples_of)
         selection = self._selection
         if selection.rule == UNIFORM:
             return Uniform(known)
@@ -98,7 +104,7 @@ class Granting:
         return Supply(
             num_grantable=min(self._num_in_open_sites(now), self._num_in_credit(partial_bytes)),
             num_online=self._fleet.num_online,
-            completion=self._links.completion,
+            completion=self.links.completion,
             is_choosing=self._selection.is_choosing,
             ended_at=self._ended_at,
         )
@@ -145,7 +151,7 @@ class Granting:
                 codec = self._choose(self._fleet.waiting(pick.device))
                 budget = 0 if codec is None else self.budget_bytes(str(codec))
                 left = self._credit.bytes_now(partial_bytes) - self._leases.outstanding_bytes
-                if budget > left:
+                if budget > left and self._leases.num_active:  # one alone always gets a lease
                     return
                 waiting = self._fleet.take(pick.device)
                 used.append(pick.seat)
@@ -240,7 +246,7 @@ class Granting:
         in_time = elapsed_s <= self.deadline_s
         lease.is_judged, was_judged = True, lease.is_judged
         device = lease.record.device
-        return self._links.arrived(
+        return self.links.arrived(
             device,
             lease.slot,
             elapsed_s=elapsed_s,
@@ -249,18 +255,18 @@ class Granting:
         )
 
     def _patience_s(self, lease: Lease) -> float:
-        usual_s = self._links.expected_s(lease.record.device, lease.upload_after_s, 0)
+        usual_s = self.links.expected_s(lease.record.device, lease.upload_after_s, 0)
         return min(self.deadline_s, 2 * usual_s) if usual_s else self.deadline_s
 
     def _judge_lost(self, lease: Lease) -> None:
         if lease.given_at is not None and not lease.is_judged:
             lease.is_judged = True
-            self._links.lost(lease.record.device, lease.slot)
+            self.links.lost(lease.record.device, lease.slot)
 
     # --- for people --------------------------------------------------------------------------
 
-    def why_wait(self, partial_bytes: int, now: float) -> str:
-        """Return, for a person, what keeps back devices that wait; empty: nothing here."""
+    def _why_wait(self, partial_bytes: int, now: float) -> str:
+        """What keeps back devices that wait; empty: nothing here."""
         if not self._fleet.num_waiting:
             return ""
         if not self._num_in_credit(partial_bytes):
@@ -272,14 +278,16 @@ class Granting:
     def report(self, partial_bytes: int, now: float) -> dict[str, object]:
         """Return what selection knows, for ``mon/rounds``."""
         sites = self._sites.report(now)
-        floor_kept = not self._selection.scores or self._turns.is_kept(per_version(self._config))
+        is_kept = not self._selection.scores or self._turns.is_kept(self._per_version)
+        why = self._why_wait(partial_bytes, now)
         return {
-            "selection": self._selection.rule,
+            "rule": self._selection.rule,
             "outstanding_bytes": self._leases.outstanding_bytes,
             "credit_bytes": self._credit.bytes_now(partial_bytes),
-            "completion": round(self._links.completion, 3),
-            "links_known": len(self._links),
-            **({} if floor_kept else {"floor": "too many devices wait for every_versions"}),
+            "in_time_percent": round(100 * self.links.completion),
+            "links_known": len(self.links),
+            **({"held_back_by": why} if why else {}),
+            **({} if is_kept else {"floor": FLOOR_LOST}),
             **({"sites": sites} if sites else {}),
         }
 
@@ -290,7 +298,7 @@ class Granting:
         return Moment(
             version=self._turns.version,
             left_s=left_s if left_s > 0 else self.deadline_s,
-            per_version=per_version(self._config),
+            per_version=self._per_version,
             budget_bytes=self._budget,
         )
 
@@ -318,7 +326,7 @@ class Granting:
         return self._codec_for(words) is not None
 
     def _choose(self, waiting: Waiting) -> CodecSpec | None:
-        bandwidth, link = self._config.bandwidth, self._links.get(waiting.device)
+        bandwidth, link = self._config.bandwidth, self.links.get(waiting.device)
         limit = bandwidth.link_bytes(link.bytes_per_s) if link and link.bytes_per_s else 0
         return self._codec_for(frozenset(waiting.check_in.codecs), limit)
 
@@ -329,15 +337,9 @@ class Granting:
         return choose_codec(self._codec, words, bandwidth, self._layout, limit_bytes=limit_bytes)
 
 
-def per_version(config: TaskConfig) -> int:
-    """Return how many leases a version needs: a round's selection, or a buffer's goal."""
-    scheduling = config.scheduling
-    return scheduling.selection if isinstance(scheduling, Rounds) else scheduling.goal
-
-
 def num_slots(config: TaskConfig) -> int:
     """Return how many upload slots there are; 0: everybody uploads when ready."""
     selection: SelectionConfig = config.selection
     if selection.slots or selection.rule != HUNGARIAN:
         return selection.slots
-    return min(MAX_SLOTS, per_version(config))
+    return min(MAX_SLOTS, config.scheduling.per_version)

@@ -121,6 +121,7 @@ class SecureConfig:
             )
         if not self.enabled:
             return
+        task.selection.check_masked(is_pairwise=self.scheme == PAIRWISE)
         if self.scheme == PAIRWISE and task.mode != "rounds":
             raise ConfigError(
                 'secure.scheme = "pairwise" works in rounds only, since its masks cancel among'

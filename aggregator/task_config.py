@@ -196,6 +196,7 @@ class TaskConfig:
             raise ConfigError(
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
             )
+        self.selection.check_credit(self.scheduling.per_version * budget)
         if max(len(document) for document in self.documents()) > MAX_DOCUMENT_CHARS:
             raise ConfigError(
                 f"model and training must fit {MAX_DOCUMENT_CHARS} characters of JSON"

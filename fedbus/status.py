@@ -5,7 +5,7 @@ from typing import Final
 
 from fedbus.screen import accuracy_text, refusals
 from fedbus.secure_status import secure_lines
-from fedbus.view import TaskView, count, names, text
+from fedbus.view import Report, TaskView, count, names, printable, table, text
 from protocol.refusals import MEANING
 
 _MAX_NAMES: Final = 20
@@ -48,8 +48,34 @@ def _waiting(view: TaskView) -> Iterator[str]:
     training = names(view.report("devices"), "training")
     if training:
         yield f"  at work: {_listed(training, num_training)}"
+    yield from _leases(rounds)
     if not num_training and not num_waiting:
         yield _idle_hint(count(rounds, "updates_in_buffer"))
+
+
+def _leases(rounds: Report) -> Iterator[str]:
+    """What keeps devices waiting, what leases may still cost, and how sites stand."""
+    leases = table(rounds, "leases")
+    if held_back := text(leases, "held_back_by"):
+        yield f"  no lease for those who wait: {held_back}"
+    if not leases:
+        return
+    yield (
+        f"leases: chosen by {text(leases, 'rule')}; updates of {count(leases, 'outstanding_bytes')}"
+        f" of at most {count(leases, 'credit_bytes')} bytes on their way;"
+        f" {count(leases, 'in_time_percent')} % came in time"
+    )
+    if floor := text(leases, "floor"):
+        yield f"  {floor}"
+    for name, site in table(leases, "sites").items():
+        if isinstance(site, dict):
+            yield f"  site {printable(name)}: {_site(site)}"
+
+
+def _site(site: Report) -> str:
+    most, rate = count(site, "concurrency"), count(site, "bytes_per_hour")
+    at_work = f"{count(site, 'training')}{f' of {most}' if most else ''} at work"
+    return f"{at_work}, {count(site, 'bytes_left')} bytes left of {rate} an hour" if rate else at_work
 
 
 def _idle_hint(num_buffered: int) -> str:

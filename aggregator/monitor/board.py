@@ -9,7 +9,19 @@ from protocol.topics import Topics
 
 #: Keys that change by themselves; they are shown when something else has changed.
 VOLATILE = frozenset(
-    {"bytes_up", "bytes_down", "open_for_s", "training", "ends_in_s", "epoch_ends_in_s"}
+    {
+        "bytes_up",
+        "bytes_down",
+        "open_for_s",
+        "training",
+        "ends_in_s",
+        "epoch_ends_in_s",
+        "outstanding_bytes",
+        "credit_bytes",
+        "in_time_percent",
+        "links_known",
+        "bytes_left",
+    }
 )
 
 

@@ -44,6 +44,7 @@ def rounds_report(coordinator: Coordinator, now: float) -> Report:
         "devices_training": view.num_active,
         "devices_waiting": view.num_waiting,
         "updates_incomplete": len(coordinator.partials),
+        "leases": coordinator.granting.report(coordinator.partials.num_bytes, now),
         **({} if coordinator.secure is None else secure_report(coordinator.secure, now)),
     }
 

@@ -34,6 +34,11 @@ class Buffered:
                 f" not {self.min_contributors}"
             )
 
+    @property
+    def per_version(self) -> int:
+        """How many leases a version needs."""
+        return self.goal
+
     def num_grants(self, view: View) -> int:
         """Return how many of the waiting devices get a lease now."""
         return max(0, min(view.supply.num_grantable, self.concurrency - view.num_active))

@@ -30,6 +30,8 @@ DEVICE_SHRINKAGE: Final = 2.0
 FADE: Final = 0.98
 #: How much of a time or a rate the newest observation is.
 NEWEST: Final = 0.25
+#: As many observations as what is taught counts for.
+_CERTAIN: Final = 1e9
 #: Links that are remembered.
 MAX_LINKS: Final = 100_000
 
@@ -112,6 +114,12 @@ class Links:
     def lost(self, device: str, slot: int) -> None:
         """No update came by the deadline."""
         self._observe(self._remember(device), slot, is_lost=True)
+
+    def teach(self, device: str, losses: Floats) -> None:
+        """Take a device's loss in each slot as known: observations will hardly change it."""
+        link = self._remember(device)
+        link.seen = np.full(self._num_slots, _CERTAIN)
+        link.lost = _CERTAIN * losses
 
     def expected_s(self, device: str, upload_after_s: float, num_bytes: int) -> float:
         """Return when an update would come if a lease were given now; 0 for a strange device."""

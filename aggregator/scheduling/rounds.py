@@ -59,6 +59,11 @@ class Rounds:
         """How many leases a round opens with while none is known to be lost."""
         return math.ceil(self.size * max(1.0, self.over_selection))
 
+    @property
+    def per_version(self) -> int:
+        """How many leases a version needs."""
+        return self.selection
+
     def wanted(self, supply: Supply) -> int:
         """Return how many leases a round opens with."""
         if self.over_selection != AUTO:
@@ -114,8 +119,13 @@ class Rounds:
 
     def waiting_for(self, view: View) -> str:
         """Return, for a person, what would close or open the round."""
+        wanted = self.wanted(view.supply)
+        since = self._gathering_since(view)
+        if view.opened_at is None and (view.num_waiting < wanted or since is None):
+            return f"{wanted} devices to check in ({view.num_waiting} wait)"
         if view.opened_at is None:
-            return f"{self.wanted(view.supply)} devices to check in ({view.num_waiting} wait)"
+            gather_s = max(0.0, (since or 0.0) + self.gather_s - view.now)
+            return f"the others to check in ({view.num_waiting} wait), {gather_s:.0f} s at most"
         left_s = view.opened_at + self.deadline_s - view.now
         if left_s > 0:
             return f"{view.num_buffered} of {self.size} updates; deadline in {left_s:.0f} s"

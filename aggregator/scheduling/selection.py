@@ -65,6 +65,9 @@ class OortConfig:
 class SelectionConfig:
     """How devices are chosen. docs/fleets.md says when to change it.
 
+    ``every_versions`` is the floor of rules that prefer some devices: each one that waits is chosen
+    once in so many versions, 0: no floor. ``freshness`` is `aggregator.scheduling.hungarian`'s.
+
     ``slots`` 0: with ``hungarian`` as many as a version needs, else none; ``deadline_s`` 0: the
     round's deadline, in ``buffered`` the lease's time; ``max_outstanding_bytes`` 0: 256 MiB, or
     what two versions need if that is more.
@@ -120,6 +123,14 @@ class SelectionConfig:
             if any(fnmatchcase(device, pattern) for pattern in site["devices"]):
                 return name
         return ELSEWHERE
+
+    def check_credit(self, version_bytes: int) -> None:
+        """Refuse a bound under which no version could be made. Raises ConfigError."""
+        if 0 < self.max_outstanding_bytes < version_bytes:
+            raise ConfigError(
+                f"selection.max_outstanding_bytes: the updates of one version need {version_bytes}"
+                f" bytes: raise it, or 0 for the default; or lower rounds.size or buffered.goal"
+            )
 
     def check_masked(self, *, is_pairwise: bool) -> None:
         """Refuse what masked updates cannot have. Raises ConfigError."""

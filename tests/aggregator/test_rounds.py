@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import pytest
+
+from aggregator.scheduling import Supply
 from aggregator.scheduling.rounds import Rounds
 from protocol import refusals
+from protocol.errors import ConfigError
 from protocol.messages import Lease, Refusal
 from tests.aggregator.conftest import MakeDesk
 from tests.support.desk import Desk
@@ -96,3 +100,24 @@ def test_a_restart_in_the_middle_of_a_round_goes_on_with_it(make_desk: MakeDesk)
     desk.send("b", leases[1], ONE)
     assert desk.coordinator.version == 1
     assert len(desk.store.counted_ids()) == 2
+
+
+def test_over_selection_can_follow_the_drop_out_that_was_measured() -> None:
+    measured = Rounds(size=6, over_selection=0)
+    for completion, wanted in ((1.0, 6), (0.75, 8), (0.5, 12), (0.01, 18)):
+        assert measured.wanted(Supply(99, completion=completion)) == wanted
+        assert Rounds(size=6).wanted(Supply(99, completion=completion)) == 6
+    with pytest.raises(ConfigError, match=r"or 0 \(measured\)"):
+        Rounds(over_selection=0.5)
+
+
+def test_measured_over_selection_gives_more_leases_after_a_round_that_lost_some(
+    make_desk: MakeDesk,
+) -> None:
+    desk = rounds(make_desk, size=2, quorum=1, over_selection=0, deadline_s=30.0, gather_s=1.0)
+    leases = gather(desk, "a", "b")
+    desk.wait(5)
+    desk.send("a", leases[0], ONE)
+    desk.wait(30)  # nothing comes from b
+    assert desk.coordinator.version == 1
+    assert 4 <= len(gather(desk, *"cdefghi")) <= 5, "half of them will bring an update"
