@@ -75,7 +75,9 @@ def _leases(rounds: Report) -> Iterator[str]:
 def _site(site: Report) -> str:
     most, rate = count(site, "concurrency"), count(site, "bytes_per_hour")
     at_work = f"{count(site, 'training')}{f' of {most}' if most else ''} at work"
-    return f"{at_work}, {count(site, 'bytes_left')} bytes left of {rate} an hour" if rate else at_work
+    return (
+        f"{at_work}, {count(site, 'bytes_left')} bytes left of {rate} an hour" if rate else at_work
+    )
 
 
 def _idle_hint(num_buffered: int) -> str:
