@@ -42,6 +42,15 @@ DurationOption = Annotated[
     float | None,
     typer.Option(min=0.001, metavar="S", help="Virtual seconds, instead of the scenario's."),
 ]
+TargetOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Time when this accuracy is reached, and go on; default: the scenario's target.",
+        show_default=False,
+    ),
+]
 EngineOption = Annotated[
     str, typer.Option(help="local, or ray: over a Ray cluster. The results are the same.")
 ]
@@ -66,6 +75,7 @@ class Wish:
     scenarios: tuple[str, ...]
     seed: int | None
     num_seeds: int
+    target: float | None
     duration_s: float | None
     is_dry: bool
     engine: str
@@ -79,6 +89,7 @@ class Wish:
         words += self.scenarios
         words += [] if self.seed is None else ["--seed", str(self.seed)]
         words += ["--seeds", str(self.num_seeds)] if self.num_seeds > 1 else []
+        words += [] if self.target is None else ["--target", f"{self.target:g}"]
         words += [] if self.duration_s is None else ["--duration", f"{self.duration_s:g}"]
         words += ["--dry"] if self.is_dry else []
         return shlex.join(words)
@@ -93,6 +104,7 @@ def simulate(
     out: OutOption = None,
     dry: DryOption = False,
     duration: DurationOption = None,
+    target: TargetOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 0,
     shards: ShardsOption = 1,
@@ -115,6 +127,7 @@ def simulate(
         scenarios=_checked(scenarios or [], is_comparison=compare),
         seed=seed,
         num_seeds=seeds,
+        target=target,
         duration_s=duration,
         is_dry=dry,
         engine=engine,
@@ -136,6 +149,8 @@ def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
         scenario = load_scenario(_path_of(word))
         if wish.duration_s is not None:
             scenario = replace(scenario, duration_s=wish.duration_s)
+        if wish.target is not None:
+            scenario = replace(scenario, target=0.0)  # timed, but not the end
         loaded.append(simulation.without_training(scenario) if wish.is_dry else scenario)
     loaded = simulation.apart(loaded, wish.scenarios)
     folder = out or Path("-against-".join(scenario.name for scenario in loaded) + "-report")
@@ -145,6 +160,7 @@ def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
         command=wish.command,
         seed=wish.seed,
         num_seeds=wish.num_seeds,
+        aim=wish.target,
         engine=wish.engine,
         workers=wish.workers,
         shards=wish.shards,

@@ -56,6 +56,7 @@ def run_all(
     command: str,
     seed: int | None,
     num_seeds: int,
+    aim: float | None,
     engine: str,
     workers: int,
     shards: int,
@@ -63,7 +64,8 @@ def run_all(
 ) -> Outcome:
     """Run every scenario with every seed, until the end or until a signal asks to leave.
 
-    ``seed`` is the first; None: the first scenario's own. Raises ConfigError.
+    ``seed`` is the first; None: the first scenario's own. ``aim`` is the accuracy whose reaching
+    is timed; None: the scenarios' target. Raises ConfigError.
     """
     first = scenarios[0].seed if seed is None else seed
     watcher = _Watcher(scenarios, len(scenarios) * num_seeds, console)
@@ -78,7 +80,7 @@ def run_all(
             finished=watcher.finished,
             stop=lambda: bool(seen),
         )
-    report = Report(command=command, runs=_grouped(scenarios, results))
+    report = Report(command=command, runs=_grouped(scenarios, results), aim=aim)
     return Outcome(report if report.runs else None, is_interrupted=bool(seen))
 
 

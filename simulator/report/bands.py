@@ -15,7 +15,7 @@ CONFIDENCE: Final = 0.95
 _MIN_SEEDS: Final = 2
 #: With two seeds, t is so wide that a band says nothing.
 _MIN_BAND: Final = 3
-_NUM_PLACES: Final = 120
+_NUM_PLACES: Final = 75
 
 Floats = npt.NDArray[np.float64]
 

@@ -77,12 +77,19 @@ def interval_words(report: Report) -> str:
 
 
 def _with_half_width(measure: Measure, held: Interval) -> str:
-    return measure.say(held.mean) + _half_width(measure, held)
+    return _both(measure.say(held.mean), measure, held)
 
 
-def _half_width(measure: Measure, held: Interval) -> str:
-    """Return what follows the mean: nothing where all seeds say the same, or there is but one."""
-    return f" ± {measure.say(held.half_width)}" if held.half_width else ""
+def _both(mean: str, measure: Measure, held: Interval) -> str:
+    """Return mean and half width, with their unit once.
+
+    The mean alone where all seeds say the same, or there is but one.
+    """
+    if not held.half_width:
+        return mean
+    half = measure.say(held.half_width)
+    number, _, unit = mean.partition(" ")
+    return f"{number if half.endswith(f' {unit}') else mean} ± {half}"
 
 
 def _seldom_reached(found: list[float], num: int, measure: Measure) -> str:
@@ -101,8 +108,8 @@ def _difference(report: Report, runs: Runs, measure: Measure) -> Difference:
         return Difference(NOTHING)
     if not held.mean and not held.half_width:
         return Difference("the same")
-    text = f"{'−' if held.mean < 0 else '+'}{measure.say(abs(held.mean))}"  # noqa: RUF001 - a minus
-    text += _half_width(measure, held)
+    sign = "−" if held.mean < 0 else "+"  # noqa: RUF001 - a minus
+    text = _both(f"{sign}{measure.say(abs(held.mean))}", measure, held)
     if measure.key in _TO_TARGET:
         text += _factor(report, runs, measure)
     if not held.excludes_zero or not measure.better:

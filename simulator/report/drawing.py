@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, FigureBase
 from simulator.report import palette
 
 WIDTH_IN: Final = 5.0
-_DPI: Final = 200
+_DPI: Final = 160
 _PAGE_FONT: Final = "system-ui,'Segoe UI',Roboto,'DejaVu Sans',sans-serif"
 
 
@@ -41,7 +41,9 @@ def to_png(plot: Plot) -> bytes:
             figure.suptitle(plot.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         plot.draw(figure)
         out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+        figure.savefig(
+            out, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
     return out.getvalue()
 
 

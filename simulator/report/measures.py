@@ -150,7 +150,7 @@ PROTOCOL: Final = (
         "Mean staleness",
         "of counted updates, in versions",
         _mean_staleness,
-        wording.short,
+        lambda mean: f"{mean:.2f}",
         -1,
     ),
     FAIRNESS,

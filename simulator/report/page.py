@@ -35,7 +35,7 @@ def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
     page = _template().render(
         report=report,
         title=_title(report),
-        about=[(runs.name, runs.results[0].about) for runs in report.runs],
+        about=_about(report),
         facts=_facts(report),
         verdict=cells.verdict(report),
         broken=any(
@@ -76,6 +76,12 @@ def _template() -> Template:
 
 def _title(report: Report) -> str:
     return " against ".join(wording.shown(runs.name) for runs in report.runs)
+
+
+def _about(report: Report) -> list[tuple[str, str]]:
+    """Return names and what they are about; once and without a name where all say the same."""
+    words = [(runs.name, runs.results[0].about) for runs in report.runs]
+    return words if len({about for _, about in words}) > 1 else [("", words[0][1])]
 
 
 def _facts(report: Report) -> list[str]:

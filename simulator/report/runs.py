@@ -33,15 +33,18 @@ class Report:
     """Everything that one command ran: one scenario, or several side by side.
 
     ``command`` is what to type to get it again; the first of ``runs`` is what others are compared
-    with.
+    with; ``aim`` is the accuracy whose reaching is timed, if it is another than the scenarios'.
     """
 
     command: str
     runs: tuple[Runs, ...]
+    aim: float | None = None
 
     @property
     def target(self) -> float | None:
-        """The accuracy whose reaching is timed: the highest that a scenario names."""
+        """The accuracy whose reaching is timed: if not said, the highest that a scenario names."""
+        if self.aim is not None:
+            return self.aim
         targets = [r.target for one in self.runs for r in one.results if r.target is not None]
         return max(targets, default=None)
 

@@ -24,6 +24,7 @@ from tests.support.made_up_results import made_up
 from tests.support.page import assert_stands_alone
 
 READY: Final = Path(__file__).parents[2] / "simulator" / "scenarios"
+EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "fleets"
 #: Two devices of two classes that have one seed and few rows: a second or so.
 SMALL: Final = """
 name = "small"
@@ -112,15 +113,16 @@ def test_scenarios_are_drawn_side_by_side(
     other = tmp_path / "copy.toml"
     other.write_text(SMALL.replace("seconds = 3", "seconds = 5"))
     out = tmp_path / "out"
-    options = ["--seeds", "2", "--seed", "3", "--workers", "1", "--duration", "6"]
+    options = ["--seeds", "2", "--seed", "3", "--workers", "1", "--duration=6", "--target=0.2"]
     assert main(["simulate", "--compare", str(small), str(other), *options, "--out", str(out)]) == 0
     report = report_in(out)
     assert [runs.name for runs in report.runs] == ["small", "copy"]
     assert [[r.seed for r in runs.results] for runs in report.runs] == [[3, 4], [3, 4]]
-    assert report.command.endswith("copy.toml --seed 3 --seeds 2 --duration 6")
+    assert report.command.endswith("copy.toml --seed 3 --seeds 2 --target 0.2 --duration 6")
     said = capsys.readouterr().out
     assert "4 of 4" in said
     assert "less small" in said
+    assert "Time to target" in said
 
 
 def test_a_dry_run_tells_what_the_protocol_costs(
@@ -179,6 +181,11 @@ def test_ready_scenarios_are_listed_with_what_they_are(capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(path.stem for path in READY.glob("*.toml"))
     assert all(len(line.split()) > 3 for line in lines)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_examples_are_scenarios(path: Path) -> None:
+    assert load_scenario(path).name == path.stem
 
 
 def test_scenarios_of_one_name_get_their_files_names(small: Path) -> None:
