@@ -5,8 +5,8 @@ answer from the devices before they are one. Either way a closed buffer ends as 
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,10 +15,11 @@ from aggregator.actions import Action
 from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
+from aggregator.participation import Participation
 from aggregator.task_config import TaskConfig
 from protocol.secagg.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
 from protocol.vectors.layout import Layout
-from protocol.vectors.packing import parse_codec
+from protocol.vectors.packing import SparseDelta, parse_codec
 from protocol.vectors.support import support_seed
 
 #: What members of a secure task say; each kind of buffers (``said``) understands a part of it.
@@ -35,11 +36,20 @@ class Fill(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A buffer that is done: the mean delta of its updates, or the reason why there is none."""
+    """A buffer that is done: the mean delta of its updates, or the reason why there is none.
+
+    What plain buffers know beside: ``samples`` of each device's update (1 where they do not
+    count); ``deltas``, (device, delta) of each update, for strategies that keep them; by group of
+    `aggregator.strata`, ``weights`` and ``means`` (how many updates, their mean delta).
+    """
 
     ids: tuple[bytes, ...]
     mean: Float64 | None
     reason: str = ""
+    samples: Mapping[str, int] = field(default_factory=dict)
+    deltas: tuple[tuple[str, SparseDelta], ...] = ()
+    weights: Mapping[int, float] = field(default_factory=dict)
+    means: Mapping[int, tuple[int, Float64]] = field(default_factory=dict)
 
 
 class Buffers(Protocol):
@@ -76,13 +86,17 @@ class Buffers(Protocol):
 
 
 class PlainBuffers:
-    """One buffer, in the clear: closed, it is done."""
+    """One buffer, in the clear: closed, it is done. ``participation`` weighs devices."""
 
-    def __init__(self, config: TaskConfig, layout: Layout) -> None:
+    def __init__(self, config: TaskConfig, layout: Layout, participation: Participation) -> None:
         self.buffer = Buffer(layout.size)
         self._config = config
         self._layout = layout
+        self._participation = participation
         self._codec = config.uplink
+        self._strategy = config.strategy.strategy()
+        self._samples: dict[str, int] = {}
+        self._deltas: list[tuple[str, SparseDelta]] = []
         self._weigh = config.staleness_weight()
         self._opened_at: float | None = None
         self._done: deque[Outcome] = deque()
@@ -128,20 +142,38 @@ class PlainBuffers:
         delta = read_delta(update, codec, self._layout, seed)
         if config.selection.sees_norms:
             lease.norm = float(np.linalg.norm(delta.values))
-        weight = self._weigh(staleness)
+        device, participation = lease.record.device, self._participation
+        weight = self._weigh(staleness) * participation.weight(device, version, staleness)
+        samples = 1
         if config.weigh_by_samples:
-            weight *= min(max(1, update.num_samples), config.samples_cap)
-        self.buffer.add(lease.lease_id, lease.record.device, delta, weight)
+            samples = min(max(1, update.num_samples), config.samples_cap)
+        strategy = self._strategy
+        group = participation.group(device, version, staleness) if strategy.strata else 0
+        self.buffer.add(lease.lease_id, device, delta, weight * samples, group=group)
+        self._samples[device] = samples
+        if strategy.caches:
+            self._deltas.append((device, delta))
         self.open(now)
 
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:  # noqa: ARG002
         """Close the buffer if it is due."""
         if is_due(self.fill):
-            mean = self.buffer.mean(self._config.normalise)
-            self._done.append(Outcome(tuple(self.buffer.ids), mean))
+            self._done.append(self._outcome())
             self.buffer.clear()
+            self._samples, self._deltas = {}, []
             self._opened_at = None
         return []
+
+    def _outcome(self) -> Outcome:
+        buffer, strata = self.buffer, self._strategy.strata
+        return Outcome(
+            tuple(buffer.ids),
+            buffer.mean(self._config.normalise),
+            samples=self._samples,
+            deltas=tuple(self._deltas),
+            weights=buffer.weights if strata else {},
+            means=buffer.means() if strata else {},
+        )
 
     def outcomes(self) -> list[Outcome]:
         """Take what is done."""

@@ -32,8 +32,8 @@ from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
 from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
+from aggregator.memory import Memory
 from aggregator.pairwise import PairwiseBuffers
-from aggregator.participation import Participation
 from aggregator.publication import Publication
 from aggregator.records import (
     CounterRecord,
@@ -105,6 +105,7 @@ class Coordinator:
         now: float,
         enrolment: Enrolment | None = None,
     ) -> None:
+        config = config.settled(masked=enrolment is not None)
         self.config = config
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
@@ -130,9 +131,6 @@ class Coordinator:
             else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
         )
         self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
-        self.buffers: Buffers = (
-            PlainBuffers(config, self.trained.layout) if self.secure is None else self.secure
-        )
         self.granting = Granting(
             config,
             self.fleet,
@@ -143,11 +141,16 @@ class Coordinator:
             version=self.version,
         )
         epochs = "-" if self.secure is None else self.secure.cohorts.epochs
-        self._participation = Participation(
-            snapshot.documents, epochs, is_noted=self.codec.calibrated
-        )
+        self._memory = Memory(config, snapshot.documents, epochs, self.trained.layout.size)
+        self._memory.published(self.version, self.trained.take(self.downlink.hidden), ())
+        self._participation = self._memory.participation
         if self._participation.is_outdated:
             self.versions.forget()
+        self.buffers: Buffers = (
+            PlainBuffers(config, self.trained.layout, self._participation)
+            if self.secure is None
+            else self.secure
+        )
         self._load_leases(snapshot, now)
 
     @property
@@ -399,8 +402,7 @@ class Coordinator:
             return [*registered, *self._lease_messages(lease, check_in, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
-        is_ready = self.secure is None or self.secure.is_ready(device, now)
-        self.fleet.wait(device, check_in, now, ready=is_ready)
+        self.fleet.wait(device, check_in, now, ready=self._is_ready(device, now))
         return [*registered, *self._advance(now)]
 
     def _turn_away(self, device: str, check_in: CheckIn, reason: str) -> list[Action]:
@@ -605,10 +607,17 @@ class Coordinator:
                 actions += self._step(outcome, now)
         if (secure := self.secure) is not None:
             self._notice_epoch(secure)
-            self.fleet.regroup(lambda device: secure.is_ready(device, now))
+        if self.secure is not None or self.config.fairness.max_share < 1:
+            self.fleet.regroup(lambda device: self._is_ready(device, now))
         if not self.fleet.num_waiting or self._between_rounds(now):
             return actions
         return [*actions, *self._grant(now)]
+
+    def _is_ready(self, device: str, now: float) -> bool:
+        """Whether its masks are, and it had no more than its share while others train."""
+        if self.secure is not None and not self.secure.is_ready(device, now):
+            return False
+        return self.leases.num_active == 0 or self._participation.may_train(device)
 
     def _between_rounds(self, now: float) -> bool:
         """A round that still waits for its sum has no successor yet."""
@@ -617,24 +626,28 @@ class Coordinator:
     def _step(self, outcome: Outcome, now: float) -> list[Action]:
         if outcome.mean is None:
             return self._abandon(outcome.ids, outcome.reason)
-        devices = self._devices_of(outcome.ids)
-        num_devices = self._participation.num_devices(devices)
+        staleness = self._staleness_of(outcome.ids)
+        counted = self._memory.told(outcome, staleness, self.version, self.versions.trained)
+        if counted is None:
+            return self._abandon(outcome.ids, refusals.TOO_STALE)
         gain = self._gain(outcome.ids)
-        record = self.versions.step(outcome.mean, outcome.ids, num_devices, gain=gain)
+        record = self.versions.step(outcome.mean, outcome.ids, counted, gain=gain)
         if record is None:
             return self._abandon(outcome.ids, refusals.NOT_FINITE)
         self.leases.close(outcome.ids)
         stale = self.leases.below(self.version - self.config.staleness_limit)
         open_ = [lease for lease in stale if lease.state is LeaseState.OPEN]
         self.granting.stepped(self.version, open_, now)
-        record = self.downlink.step(record, self.versions.params, self._needed(self.version))
+        needed = self._needed(self.version)
+        record = self.downlink.step(record, self.versions.params, needed)
+        self._memory.published(self.version, self.trained.take(self.downlink.hidden), needed)
         retained = self.downlink.retained
         secured = []
         if self.secure is not None:
             secured = self.secure.stepped(self.version, self.versions.trained, now)
         return [
             Store(record),
-            *self._participation.counted(devices),
+            *self._memory.counted(outcome, staleness, self.version),
             *[action for lease in open_ for action in self._forget(lease, refusals.TOO_STALE)],
             *secured,
             *self._publication.add(retained),
@@ -651,9 +664,10 @@ class Coordinator:
         kept = self.codec.num_kept(size) / size if is_enlarged else 1.0
         return gain_of(self.version - oldest, kept)
 
-    def _devices_of(self, ids: Iterable[bytes]) -> set[str]:
+    def _staleness_of(self, ids: Iterable[bytes]) -> dict[str, int]:
+        """Return the devices of these updates, and how many versions late each is."""
         leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
-        return {lease.record.device for lease in leases}
+        return {lease.record.device: self.version - lease.record.version for lease in leases}
 
     def _notice_epoch(self, secure: SecureBuffers | PairwiseBuffers) -> None:
         """With their epoch, devices forget what was counted of them: so do calibrated steps."""

@@ -121,6 +121,16 @@ class SecureConfig:
             )
         if not self.enabled:
             return
+        task = task.settled(masked=True)
+        if why := task.strategy.strategy().unmaskable:
+            raise ConfigError(
+                f'strategy.name = "{task.strategy.name}" does not work with masked updates: {why}'
+            )
+        if task.fairness.weighs:
+            raise ConfigError(
+                f'fairness.weights = "{task.fairness.weights}" needs single updates, and masked'
+                ' ones are summed first: use strategy.name = "calibrated", or max_share'
+            )
         task.selection.check_masked(is_pairwise=self.scheme == PAIRWISE)
         if self.scheme == PAIRWISE and task.mode != "rounds":
             raise ConfigError(

@@ -1,10 +1,11 @@
 """A task's settings: what the coordinator decides by. docs/configuration.md explains every key."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final, Self
 
 from aggregator.bandwidth import BandwidthConfig, largest_budget
 from aggregator.fairness import FairnessConfig
@@ -13,8 +14,13 @@ from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig
 from aggregator.strategy import Strategy
 from aggregator.strategy.adaptive import fedadagrad, fedadam, fedyogi
+from aggregator.strategy.ca2fl import ca2fl
 from aggregator.strategy.calibrated import calibrated
+from aggregator.strategy.fadas import fadas
+from aggregator.strategy.fedasync import fedasync
 from aggregator.strategy.fedavg import fedavg, fedavgm
+from aggregator.strategy.fedbuff import fedbuff
+from aggregator.strategy.stratified import stratified
 from device_sdk.engine.spec import ModelSpec, parse_spec
 from device_sdk.engine.subset import trained_subset
 from protocol.errors import ConfigError
@@ -24,14 +30,25 @@ from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from protocol.vectors.layout import Subset
 from protocol.vectors.packing import CodecSpec, parse_codec
 
-_STRATEGIES = {
+_STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
     "fedavg": fedavg,
+    "fedbuff": fedbuff,
+    "fedasync": fedasync,
     "fedavgm": fedavgm,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
     "fedyogi": fedyogi,
+    "fadas": fadas,
     "calibrated": calibrated,
+    "ca2fl": ca2fl,
+    "stratified": stratified,
 }
+#: The strategy that suits the mode; `TaskConfig.settled` says which.
+AUTO: Final = "auto"
+#: How many versions late an update of a buffered task may be. Plain: a device 20 times slower than
+#: the others still takes part. Masked: so that any rule's weight is within what masks can hold.
+PLAIN_STALENESS: Final = 100
+MASKED_STALENESS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +90,26 @@ class StalenessConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyConfig:
-    """Which server optimiser, and its own settings under ``options``."""
+    """Which server optimiser, and its own settings under ``options``.
 
-    name: str = "fedavg"
+    ``auto`` is what suits the mode (`TaskConfig.settled`).
+    """
+
+    name: str = AUTO
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.strategy()
 
     def strategy(self) -> Strategy:
-        """Return the strategy; raises ConfigError for a name or an option it does not know."""
-        if self.name not in _STRATEGIES:
-            raise ConfigError(f"name {self.name!r}: use {', '.join(_STRATEGIES)}")
-        factory = _STRATEGIES[self.name]
-        known = set(factory.__kwdefaults__ or {})
+        """Return the strategy; raises ConfigError for a name or an option it does not know.
+
+        Of ``auto`` it is FedAvg's, as long as it is not `TaskConfig.settled`.
+        """
+        if self.name not in (AUTO, *_STRATEGIES):
+            raise ConfigError(f"name {self.name!r}: use {AUTO}, {', '.join(_STRATEGIES)}")
+        factory = fedavg if self.name == AUTO else _STRATEGIES[self.name]
+        known = inspect.signature(factory).parameters
         for key, value in self.options.items():
             if key not in known:
                 raise ConfigError(f"options.{key}: {self.name} knows {', '.join(sorted(known))}")
@@ -99,8 +122,8 @@ class StrategyConfig:
 class TaskConfig:
     """One task: the model, how devices train it, and how their updates become versions.
 
-    ``max_staleness`` of -1 means the mode's own default: 20 versions in ``buffered``, 0 in
-    ``rounds``.
+    ``max_staleness`` of -1 means the mode's own default: in ``buffered`` `PLAIN_STALENESS`, masked
+    `MASKED_STALENESS`, 0 in ``rounds``.
     """
 
     task: str
@@ -140,16 +163,62 @@ class TaskConfig:
             raise ConfigError(
                 'normalise = "goal" divides by the number of updates: set weigh_by_samples = false'
             )
-        if self.strategy.strategy().calibrated and (
-            self.weigh_by_samples or not self.staleness.can_be_constant
-        ):
-            raise ConfigError(
-                'strategy.name = "calibrated" is right for a plain sum only: set weigh_by_samples'
-                " = false and leave staleness.rule alone"
-            )
+        self._check_strategy()
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be from {low} to {high}, not {getattr(self, name)}")
+
+    def _check_strategy(self) -> None:
+        """Refuse weights that a strategy cannot bear, or that contradict each other."""
+        name, strategy = self.strategy.name, self.strategy.strategy()
+        if strategy.plain_sum and (self.weigh_by_samples or self._weighs_by_pace):
+            raise ConfigError(
+                f'strategy.name = "{name}" is right for a plain sum only: set weigh_by_samples'
+                " = false and leave staleness.rule and fairness.weights alone"
+            )
+        if strategy.strata and self._weighs_by_pace:
+            raise ConfigError(
+                f'strategy.name = "{name}" balances fast and slow devices itself: leave'
+                " staleness.rule and fairness.weights alone, or take another strategy"
+            )
+        if strategy.drifts and (self.mode != "buffered" or self.buffered.goal != 1):
+            raise ConfigError(
+                f'strategy.name = "{name}" takes updates one by one: mode must be "buffered" and'
+                " buffered.goal 1"
+            )
+        self._check_fairness()
+
+    def _check_fairness(self) -> None:
+        rule = f'fairness.weights = "{self.fairness.weights}"'
+        if self.fairness.weighs and not self.staleness.can_be_constant:
+            raise ConfigError(
+                f"{rule} raises the updates of slow devices, and staleness.rule ="
+                f' "{self.staleness.rule}" lowers them: choose one'
+            )
+        if self.fairness.weighs and self.normalise == "goal":
+            raise ConfigError(f'{rule} means ratios: set normalise = "weights"')
+
+    @property
+    def _weighs_by_pace(self) -> bool:
+        """Whether late updates, or those of slow devices, weigh more or less than others."""
+        return self.fairness.weighs or not self.staleness.can_be_constant
+
+    def settled(self, *, masked: bool) -> Self:
+        """Return the same settings with nothing left open that depends on the kind of task.
+
+        A plain buffered task is ``stratified``, unless weights by pace were asked for; a masked one
+        is FedBuff's, with constant weights; rounds are FedAvg's. docs/adr/0022 says why.
+        """
+        name = "fedavg" if self.mode == "rounds" else "fedbuff"
+        if self.mode == "buffered" and not masked and not self._weighs_by_pace:
+            name = "stratified"
+        if self.strategy.name != AUTO:
+            name = self.strategy.name
+        limit = self.staleness_limit
+        if masked and self.mode == "buffered" and self.max_staleness < 0:
+            limit = MASKED_STALENESS
+        strategy = replace(self.strategy, name=name)
+        return replace(self, strategy=strategy, max_staleness=limit)
 
     @property
     def scheduling(self) -> Buffered | Rounds:
@@ -158,7 +227,8 @@ class TaskConfig:
 
     def staleness_weight(self) -> StalenessWeight:
         """Return how an update's staleness weighs."""
-        return parse_staleness(CONSTANT if self.uplink.calibrated else self.staleness.plain)
+        is_constant = self.strategy.strategy().balances or self.fairness.weighs
+        return parse_staleness(CONSTANT if is_constant else self.staleness.plain)
 
     @property
     def uplink(self) -> CodecSpec:
@@ -170,7 +240,7 @@ class TaskConfig:
         """The oldest base an update may have, in versions behind the current one."""
         if self.max_staleness >= 0:
             return self.max_staleness
-        return 20 if self.mode == "buffered" else 0
+        return PLAIN_STALENESS if self.mode == "buffered" else 0
 
     def model_spec(self) -> ModelSpec:
         """Return the model; raises ConfigError that names the layer."""
@@ -197,6 +267,13 @@ class TaskConfig:
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
             )
         self.selection.check_credit(self.scheduling.per_version * budget)
+        caches = 4 * self.trained().layout.size * self.max_devices
+        if self.strategy.strategy().caches and caches > self.fairness.max_cache_bytes:
+            raise ConfigError(
+                f'strategy.name = "{self.strategy.name}" keeps a delta of every device, {caches}'
+                f" bytes for {self.max_devices}: lower max_devices, raise fairness.max_cache_bytes,"
+                ' or use "calibrated", which keeps them on the devices'
+            )
         if max(len(document) for document in self.documents()) > MAX_DOCUMENT_CHARS:
             raise ConfigError(
                 f"model and training must fit {MAX_DOCUMENT_CHARS} characters of JSON"

@@ -1,6 +1,7 @@
 """The line of model versions: the current params, and the step from a mean delta to the next."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,6 +54,12 @@ class Versions:
         """Those of the current params that steps move."""
         return self._subset.take(self.params)
 
+    def drift(self, bases: Sequence[Float32]) -> Float64:
+        """Return the mean of these params (whole, as devices hold them) minus the current ones."""
+        now = self.trained.astype(np.float64)
+        trained = [self._subset.take(base) for base in bases]
+        return np.asarray(np.mean([each - now for each in trained], axis=0))
+
     def forget(self) -> None:
         """Begin anew with what the strategy remembers of single devices: a mask epoch ended."""
         if self._strategy.calibrated:
@@ -61,17 +68,17 @@ class Versions:
     def step(
         self,
         mean_delta: Float64,
-        counted: tuple[bytes, ...],
-        num_devices: int = 0,
+        ids: tuple[bytes, ...],
+        counted: Counted | None = None,
         *,
         gain: float = 1.0,
     ) -> VersionRecord | None:
         """Make the next version, or return None, changing nothing, if it would not be finite.
 
-        ``num_devices`` as in `aggregator.strategy.Counted`, ``gain`` as in
-        `aggregator.statistics.gain_of`.
+        ``ids`` are counted in it; ``counted`` says what a strategy may know of them (None: how many
+        they are), ``gain`` is as in `aggregator.statistics.gain_of`.
         """
-        of = Counted(len(counted), num_devices)
+        of = counted or Counted(len(ids), 0)
         exact, state = self._strategy.apply(self.trained, mean_delta, self._state, of)
         if self._statistics is not None:
             gain = 0.0 if self._strategy.calibrated else gain
@@ -84,6 +91,6 @@ class Versions:
         data = params.tobytes()
         encoded = {name: np.asarray(vector, "<f8").tobytes() for name, vector in state.items()}
         digest = hashlib.sha256(data).digest()
-        self.newest = VersionRecord(self.number + 1, data, digest, counted, encoded)
+        self.newest = VersionRecord(self.number + 1, data, digest, ids, encoded)
         self.params, self._state = params, state
         return self.newest

@@ -74,7 +74,7 @@ def time_to(target: float, config: TaskConfig, seed: int) -> float:
     world = World(config, seed.to_bytes(32, "little"))
     clock = _Watch(world, target, seed)
     for index, rows in enumerate(deal(seed)):
-        x, y = _digits()
+        x, y = digits()
         trainer = NumpyTrainer(data=(x[rows], y[rows]))
         world.add(f"device-{index:02}", trainer, _duration(seed, index))
     world.run_until(lambda: clock.reached_at < math.inf, LIMIT_S)
@@ -88,8 +88,8 @@ def deal(seed: int) -> list[Labels]:
     slow classes and shrink for the others. Drawn again until everybody has `MIN_SAMPLES`.
     """
     rng = np.random.default_rng([seed, 1])
-    train, _ = _split(seed)
-    labels = _digits()[1][train]
+    train, _ = split(seed)
+    labels = digits()[1][train]
     while True:
         dealt: list[list[int]] = [[] for _ in range(NUM_DEVICES)]
         for label in range(10):
@@ -148,8 +148,8 @@ class _Watch:
         self._world = world
         self._target = target
         self._model = Model(parse_spec(MODEL))
-        _, held_out = _split(seed)
-        x, y = _digits()
+        _, held_out = split(seed)
+        x, y = digits()
         self._x, self._y = x[held_out], y[held_out]
         world.server.store.watch = self._committed
 
@@ -164,12 +164,12 @@ class _Watch:
 
 
 @cache
-def _digits() -> tuple[npt.NDArray[np.float32], Labels]:
+def digits() -> tuple[npt.NDArray[np.float32], Labels]:
     x, y = load_digits(return_X_y=True)
     return (x / 16).astype(np.float32), y.astype(np.int64)
 
 
-def _split(seed: int) -> tuple[Labels, Labels]:
+def split(seed: int) -> tuple[Labels, Labels]:
     """Return the rows to train on, and those held out."""
-    order = np.random.default_rng([seed, 0]).permutation(len(_digits()[1]))
+    order = np.random.default_rng([seed, 0]).permutation(len(digits()[1]))
     return order[NUM_HELD_OUT:], order[:NUM_HELD_OUT]

@@ -3,6 +3,8 @@
 S. Reddi et al., "Adaptive Federated Optimization", ICLR 2021, Algorithm 2. All three share the
 first moment and the step; they differ in how the second moment follows the squared mean delta. As
 in the paper there is no bias correction and the second moment starts at ``tau ** 2``.
+
+Works under masking: all that is needed is the mean delta.
 """
 
 from collections.abc import Callable

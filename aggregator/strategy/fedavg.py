@@ -5,6 +5,8 @@ Data", AISTATS 2017, Algorithm 1 in delta form: with a server learning rate of 1
 the weighted mean of the devices' params. The same step over a buffer is FedBuff's.
 FedAvgM: T.-M. H. Hsu, H. Qi, M. Brown, "Measuring the Effects of Non-Identical Data Distribution
 for Federated Visual Classification", 2019: momentum over the mean deltas.
+
+Works under masking: it needs the (weighted) sum of the buffer and no more.
 """
 
 import numpy as np

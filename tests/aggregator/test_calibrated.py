@@ -22,7 +22,10 @@ FOUR = ("a", "b", "c", "d")
 
 
 class Textbook:
-    """CA2FL with the caches at the server (Wang et al. 2024, Algorithm 1), devices seen so far."""
+    """CA2FL with the caches at the server (Wang et al. 2024, Algorithm 1), devices seen so far.
+
+    A device's first update is no difference, and takes nothing of what is known.
+    """
 
     def __init__(self) -> None:
         self.caches: dict[str, npt.NDArray[np.float64]] = {}
@@ -30,6 +33,7 @@ class Textbook:
     def step(self, deltas: Sequence[tuple[str, Vector]]) -> npt.NDArray[np.float64]:
         """Return what a buffer of (device, delta) adds to the params."""
         known = sum(self.caches.values(), np.zeros(SIZE)) / max(1, len(self.caches))
+        known *= sum(device in self.caches for device, _ in deltas) / len(deltas)
         change = np.zeros(SIZE)
         for device, delta in deltas:
             before = self.caches.get(device, np.zeros(SIZE))

@@ -239,7 +239,8 @@ def test_a_stale_update_weighs_less_by_the_convention_named(
     make_desk: MakeDesk, normalise: str, divisor: float
 ) -> None:
     """The two conventions of `aggregator.buffer`: sum of weights, or number of updates."""
-    desk = make_desk(buffered=goal(1), normalise=normalise)
+    fedbuff = StrategyConfig(name="fedbuff")
+    desk = make_desk(buffered=goal(1), normalise=normalise, strategy=fedbuff)
     slow = desk.lease("slow")
     desk.send("a", desk.lease("a"), [0.0] * 6)
     desk.coordinator.config = desk.config

@@ -6,7 +6,7 @@ from functools import partial
 from aggregator.bandwidth import BandwidthConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
-from aggregator.task_config import StalenessConfig, TaskConfig
+from aggregator.task_config import StalenessConfig, StrategyConfig, TaskConfig
 from device_sdk.pending import PENDING, Pending
 from device_sdk.trainer import Assignment
 from protocol.stream import derive
@@ -46,6 +46,7 @@ def config(history: History) -> TaskConfig:
         buffered=Buffered(goal=3, concurrency=3, max_wait_s=15.0, min_contributors=QUORUM),
         rounds=Rounds(size=3, over_selection=1.3, quorum=QUORUM, deadline_s=12.0, gather_s=2.0),
         staleness=StalenessConfig(rule="constant"),
+        strategy=StrategyConfig(name="fedbuff"),
         normalise="goal",
         weigh_by_samples=False,
         max_staleness=2 if history.mode == "buffered" else 0,

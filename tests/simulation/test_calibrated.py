@@ -168,7 +168,10 @@ def test_in_every_disturbance_versions_are_those_of_the_textbook() -> None:
 
 
 class Textbook:
-    """Algorithm 1 of CA2FL; N are the devices that were counted before."""
+    """Algorithm 1 of CA2FL; N are the devices that were counted before.
+
+    A device's first update takes nothing of what is known.
+    """
 
     def __init__(self, params: Float64) -> None:
         self.versions = [params]
@@ -177,6 +180,7 @@ class Textbook:
     def step(self, buffer: list[tuple[str, int]]) -> None:
         """``buffer`` has the devices and the versions that they trained from."""
         known = np.mean(list(self._cached.values()), axis=0) if self._cached else np.zeros(SIZE)
+        known = known * (sum(device in self._cached for device, _ in buffer) / len(buffer))
         differences = np.zeros(SIZE)
         for device, base in buffer:
             delta = Pull(device).delta(self.versions[base])

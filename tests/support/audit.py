@@ -11,10 +11,11 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.admission import read_delta
-from aggregator.buffer import Buffer
+from aggregator.buffers import PlainBuffers
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator
+from aggregator.leases import Lease
+from aggregator.memory import Memory
 from aggregator.records import LeaseState, Snapshot, VersionRecord
 from aggregator.store import Store, open_store
 from aggregator.task_config import TaskConfig
@@ -23,10 +24,8 @@ from device_sdk.answers import ANSWER
 from device_sdk.evidence import EVIDENCE
 from device_sdk.pending import PENDING, unpack_pending
 from device_sdk.storage import Storage
-from protocol.codec import decode_update
 from protocol.secagg import scheme
-from protocol.vectors.packing import DENSE, parse_codec
-from protocol.vectors.support import support_seed
+from protocol.vectors.packing import DENSE
 from tests.support.federation import Federation
 from tests.support.run_device import Vector
 
@@ -173,22 +172,27 @@ def replayed(
     task: TaskConfig, store: Store, updates: Mapping[bytes, bytes]
 ) -> Iterator[tuple[int, bytes]]:
     """Make every version anew from the updates that the store says it counts."""
-    versions = Versions(task.strategy.strategy(), task.trained(), _first_version(task))
+    task = task.settled(masked=False)
     layout = task.trained().layout
-    buffer = Buffer(layout.size)
-    weigh = task.staleness_weight()
+    versions = Versions(task.strategy.strategy(), task.trained(), _first_version(task))
+    memory = Memory(task, {}, "-", layout.size)
+    buffers = PlainBuffers(task, layout, memory.participation)
     for version, entries in groupby(store.counted_ids(), itemgetter(0)):
         ids = tuple(lease_id for _, lease_id in entries)
+        staleness: dict[str, int] = {}
         for lease_id in ids:
-            update = decode_update(updates[lease_id])
-            support = support_seed(task.task, update.base_version)
-            delta = read_delta(update, parse_codec(update.codec), layout, support)
-            weight = weigh(version - 1 - update.base_version) * update.num_samples
-            buffer.add(lease_id, "", delta, weight)
-        record = versions.step(buffer.mean(task.normalise), ids)
+            lease = store.lease(lease_id)
+            assert lease is not None
+            staleness[lease.device] = version - 1 - lease.version
+            buffers.take(Lease(lease, 0.0), updates[lease_id], version - 1, 0.0)
+        buffers.close(lambda _fill: True, 0.0)
+        (outcome,) = buffers.outcomes()
+        assert outcome.mean is not None
+        counted = memory.told(outcome, staleness, version - 1, versions.trained)
+        record = versions.step(outcome.mean, ids, counted)
         assert record is not None
         assert record.version == version
-        buffer.clear()
+        memory.counted(outcome, staleness, version)
         yield version, record.params
 
 
