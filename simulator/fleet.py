@@ -5,30 +5,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import numpy as np
-
 from aggregator.task_config import TaskConfig
 from device_sdk.pending import Pending
 from device_sdk.trainer import Assignment
-from protocol.errors import ConfigError
-from protocol.stream import derive
+from protocol.stream import Stream, derive
 from simulator.availability import Always, Availability, Diurnal
 from simulator.broker_limits import BrokerLimits
 from simulator.device import SimulatedDevice
+from simulator.draws import Draws
 from simulator.enrolment import Enrolled, enrol
 from simulator.remote import TrainRemote
 from simulator.rogue import Rogue
 from simulator.scenario import Scenario
-from simulator.scenario_parts import TrainingTime
 from simulator.trainers import DeviceTrainer, Here, Member, Trainers
+from simulator.training_times import TrainingTimes, exponential
 from simulator.world import World
 from transport import Counters
-
-#: What generators of chance are for, beside the run's seed.
-_TIMES: Final = 2
-_FAULTS: Final = 3
-_REBOOTS: Final = 4
-_HOURS: Final = 5
 
 _ROGUES: Final = ("nan", "flood")
 
@@ -63,7 +55,6 @@ class Fleet:
         self.traffic = {each.name: Counters() for each in scenario.classes}
         self.note: Note = lambda _text: None
         self.closed: Closed = lambda _pending, _counted: None
-        self._seed = seed
         self._root = derive(seed.to_bytes(32, "little"), "simulate", scenario.name)
         self._config = task_of(scenario, seed)
         self._enrolled = self._enrol()
@@ -81,6 +72,9 @@ class Fleet:
 
     def _now(self) -> float:
         return self.world.now
+
+    def _draws(self, purpose: str, number: int) -> Draws:
+        return Draws(derive(self._root, purpose, number))
 
     def _enrol(self) -> Enrolled | None:
         secure = self.scenario.secure
@@ -115,9 +109,7 @@ class Fleet:
         device.closed = self.closed
         self.devices.append(device)
         if member.of.crashes_per_hour:
-            self._crash_later(
-                member, device, np.random.default_rng([self._seed, _FAULTS, member.number])
-            )
+            self._crash_later(member, device, self._draws("faults", member.number))
 
     def _join_rogue(self, member: Member) -> None:
         rogue = Rogue(
@@ -135,8 +127,8 @@ class Fleet:
         table = member.of.availability
         match table.kind:
             case "diurnal":
-                rng = np.random.default_rng([self._seed, _HOURS, member.number])
-                phase = (table.phase + table.phase_spread * rng.random()) % 1.0
+                drawn = self._draws("hours", member.number).next()
+                phase = (table.phase + table.phase_spread * drawn) % 1.0
                 return Diurnal(
                     period_s=table.period_s,
                     on_fraction=table.on_fraction,
@@ -154,25 +146,23 @@ class Fleet:
 
     def _duration(self, member: Member) -> Callable[[Assignment], float]:
         """Return how long each training takes; one in which the device vanishes never ends."""
-        training, vanish = member.of.training, member.of.vanish
-        rng = np.random.default_rng([self._seed, _TIMES, member.number])
-        factor = _factor(training, rng) if training.per == "device" else None
+        draws = self._draws("times", member.number)
+        times = TrainingTimes(member.of.training, partial(self._num_passed, member), draws)
+        vanish = member.of.vanish
 
         def duration(_assignment: Assignment) -> float:
-            base = training.seconds or self._samples_s(member, training)
-            took = base * (_factor(training, rng) if factor is None else factor)
-            if vanish and rng.random() < vanish:
-                self.world.queue.after(took * rng.random(), partial(self._vanish, member.name))
+            took = times.next()
+            if vanish and draws.next() < vanish:
+                self.world.queue.after(took * draws.next(), partial(self._vanish, member.name))
             return took
 
         return duration
 
-    def _samples_s(self, member: Member, training: TrainingTime) -> float:
-        """Return how long one training takes at so many samples a second, all epochs."""
+    def _num_passed(self, member: Member) -> float:
+        """Return how many samples one training passes over now, all epochs."""
         has_drifted = self.trainers.has_drifted(self.world.now)
         num_samples = self.trainers.num_samples(member.name, has_drifted=has_drifted)
-        epochs = self._config.training.get("epochs", 1)
-        return num_samples * float(epochs) / training.samples_per_s
+        return num_samples * float(self._config.training.get("epochs", 1))
 
     def _vanish(self, name: str) -> None:
         device = self.world.devices[name]
@@ -182,15 +172,13 @@ class Fleet:
 
     # --- what befalls it ---------------------------------------------------------------------
 
-    def _crash_later(
-        self, member: Member, device: SimulatedDevice, rng: np.random.Generator
-    ) -> None:
-        wait_s = float(rng.exponential(3_600.0 / member.of.crashes_per_hour))
+    def _crash_later(self, member: Member, device: SimulatedDevice, draws: Draws) -> None:
+        wait_s = exponential(draws, 3_600.0 / member.of.crashes_per_hour)
 
         def crash() -> None:
             if device.running:
                 device.lose_power(down_s=member.of.crash_down_s)
-            self._crash_later(member, device, rng)
+            self._crash_later(member, device, draws)
 
         self.world.queue.after(wait_s, crash)
 
@@ -216,10 +204,10 @@ class Fleet:
 
     def _reboot(self, number: int, share: float, down_s: float) -> None:
         """Cut the power of a share of all devices, drawn anew."""
-        rng = np.random.default_rng([self._seed, _REBOOTS, number])
         count = round(share * len(self.devices))
         self.note(f"{count} devices lose power for {down_s:g} s")
-        for place in sorted(rng.permutation(len(self.devices))[:count].tolist()):
+        order = Stream(derive(self._root, "reboot", number)).permutation(len(self.devices))
+        for place in sorted(order[:count].tolist()):
             if self.devices[place].running:
                 self.devices[place].lose_power(down_s=down_s)
 
@@ -227,14 +215,3 @@ class Fleet:
 def task_of(scenario: Scenario, seed: int) -> TaskConfig:
     """Return the task with first params that differ from seed to seed."""
     return replace(scenario.task, init_seed=scenario.task.init_seed + seed)
-
-
-def _factor(training: TrainingTime, rng: np.random.Generator) -> float:
-    match training.law:
-        case "constant":
-            return 1.0
-        case "uniform":
-            return float(rng.uniform(1 - training.spread, 1 + training.spread))
-        case "lognormal":
-            return float(rng.lognormal(0.0, training.spread))
-    raise ConfigError(f"law {training.law!r}")

@@ -17,7 +17,7 @@ from simulator.measure import Meter
 from simulator.result import Result
 from simulator.run import Progress, run
 from simulator.scenario import Scenario, load_scenario
-from simulator.scenario_parts import DeviceClass, Drift, TrainingTime
+from simulator.scenario_parts import DeviceClass, Drift, Dry, TrainingTime
 from simulator.sweep import sweep
 from simulator.trainers import Trainers
 from tests.simulation.scenario_files import loaded
@@ -228,15 +228,16 @@ def test_training_takes_as_long_as_its_law_says(
     small: Scenario, law: str, spread: float, per: str
 ) -> None:
     training = TrainingTime(seconds=10, law=law, spread=spread, per=per)
-    kind = DeviceClass(name="all", count=40, training=training)
-    fleet = Fleet(scenario := replace(small, classes=(kind,)), 0, Trainers(scenario, 0))
+    kind = DeviceClass(name="all", count=400, training=training)
+    scenario = replace(small, classes=(kind,), dry=Dry())
+    fleet = Fleet(scenario, 0, Trainers(scenario, 0))
     assignment = Assignment(np.ones(1, np.float32), 0, {}, {}, bytes(32))
     drawn = []
     for member in fleet.trainers.members:
         duration = fleet._duration(member)
         drawn.append([duration(assignment) for _ in range(5)])
     times = np.array(drawn)
-    assert np.median(times) == pytest.approx(10, rel=0.35)
+    assert np.median(times) == pytest.approx(10, rel=0.25)
     assert (np.ptp(times, axis=1) > 0).all() == (per == "training" and law != "constant")
     assert (np.ptp(times) > 0) == (law != "constant")
     if law == "uniform":
