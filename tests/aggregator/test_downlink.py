@@ -1,0 +1,255 @@
+"""Every version that is needed can be reached from what is published, and cheaply."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.bandwidth import BandwidthConfig
+from aggregator.downlink import Downlink, Route
+from aggregator.records import Published, VersionRecord
+from protocol.codec import unpack
+from protocol.errors import ConfigError, LocalProtocolError
+from protocol.messages import MAX_DIFFERENCES, Difference
+from protocol.topics import Kind
+from protocol.vectors.hidden import advanced, model_from_bytes, model_hash, rounded
+from protocol.vectors.layout import Layout, Subset, Tensor
+
+Vector = npt.NDArray[np.float32]
+
+LAYOUT = Layout((Tensor("w", (60, 10)), Tensor("b", (10,))))
+SUBSET = Subset(LAYOUT, frozenset({"w", "b"}))
+KEEP = 3
+PLAIN = BandwidthConfig()
+SPARSE = BandwidthConfig(differences="topk-0.02/int8", keyframe_every=10)
+CONFIGS = (
+    PLAIN,
+    SPARSE,
+    BandwidthConfig(differences="topk-0.02/int8", model="int8", keyframe_every=4),
+    BandwidthConfig(differences="dense/int8", model="float16", keyframe_every=6),
+    BandwidthConfig(differences="randk-0.05/int8", keyframe_every=1),
+    BandwidthConfig(model="int8"),
+)
+
+
+@dataclass
+class Line:
+    """A downlink, and what a store would keep of it. ``held`` is what it said of each version."""
+
+    config: BandwidthConfig
+    published: dict[int, Published] = field(default_factory=dict)
+    params: dict[int, bytes] = field(default_factory=dict)
+    held: dict[int, Vector] = field(default_factory=dict)
+    running: set[int] = field(default_factory=set)
+    version: int = -1
+
+    def __post_init__(self) -> None:
+        self.draws = np.random.default_rng(5)
+        self.x = self.draws.standard_normal(LAYOUT.size).astype(np.float32)
+        self.downlink = Downlink(self.config, SUBSET, "t")
+        self.step()
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.version += 1
+            self.x += 0.1 * self.draws.standard_normal(LAYOUT.size).astype(np.float32)
+            data = self.x.tobytes()
+            record = VersionRecord(self.version, data, hashlib.sha256(data).digest())
+            self.record = self.downlink.step(record, self.x.copy(), self.needed)
+            self.published[self.version] = self.record.published
+            self.params[self.version] = data
+            since, kept = self.record.published_since, self.needed
+            self.published = {at: told for at, told in self.published.items() if at >= since}
+            self.params = {at: data for at, data in self.params.items() if at in kept}
+            self.held[self.version] = self.downlink.hidden.copy()
+
+    @property
+    def needed(self) -> set[int]:
+        return self.running | set(range(self.version - KEEP + 1, self.version + 1))
+
+    def restart(self, config: BandwidthConfig) -> None:
+        self.downlink = Downlink(config, SUBSET, "t")
+        self.downlink.restore(self.record, self.published, self.params, self.needed)
+
+    def fetched(self, version: int, held: int = -1) -> tuple[Vector, int]:
+        """Go the way that a lease names; return the params, and how many differences it took."""
+        return self.go(self.downlink.route(version, held), version)
+
+    def go(self, route: Route, version: int) -> tuple[Vector, int]:
+        retained = self.downlink.retained
+        start, params = route.base, self.held.get(route.base)
+        if route.base < 0:
+            start = version if route.keyframe < 0 else route.keyframe
+            whole = retained[Kind.MODEL, start]
+            assert len(whole) == route.model_bytes
+            params = model_from_bytes(whole, route.model, LAYOUT)
+        assert params is not None
+        for number in range(start + 1, version + 1):
+            told = unpack(retained[Kind.DIFFERENCE, number], Difference)
+            params = advanced(params, told, SUBSET, task="t", version=number)
+            params = rounded(params, told.model, LAYOUT)
+        assert model_hash(params) == route.model_hash
+        return params, version - start
+
+
+@given(
+    st.lists(
+        st.sampled_from(["step", "step", "step", "lease", "free", "restart", "again"]), max_size=40
+    ),
+    st.lists(st.sampled_from(CONFIGS), min_size=1, max_size=3),
+)
+@settings(max_examples=60)
+def test_whoever_needs_a_version_gets_to_it(
+    events: list[str], configs: list[BandwidthConfig]
+) -> None:
+    """Whatever is leased, and however often the aggregator restarts, with other settings, too."""
+    line = Line(configs[0])
+    for number, event in enumerate(events):
+        match event:
+            case "step":
+                line.step()
+            case "lease":
+                line.running.add(line.version)
+            case "free":
+                line.running.discard(min(line.running, default=0))
+            case "restart":
+                line.restart(configs[number % len(configs)])
+            case "again":
+                line.restart(line.config)
+        for version in line.needed - {-1, -2}:
+            for held in (-1, *range(max(0, version - 6), version)):
+                params, _ = line.fetched(version, held)
+                np.testing.assert_array_equal(params, line.held[version])
+        assert len(line.downlink.retained) <= 3 * MAX_DIFFERENCES
+
+
+def test_what_it_costs_to_come_back_is_the_differences_missed() -> None:
+    line = Line(SPARSE)
+    line.step(25)
+    for missed in range(1, 8):
+        assert line.fetched(25, 25 - missed)[1] == missed
+    differences = [line.published[number].difference for number in (23, 24, 25)]
+    assert line.downlink.num_bytes(25, 22) == sum(map(len, differences)) + 3 * 128
+    assert line.downlink.num_bytes(25, 25) == 0
+
+
+def test_a_new_device_begins_at_the_newest_version_that_is_whole() -> None:
+    line = Line(SPARSE)
+    line.step(25)
+    route = line.downlink.route(25)
+    assert (route.keyframe, route.model, route.base) == (20, "float32", -1)
+    assert line.fetched(25)[1] == 5
+    assert line.downlink.route(20).keyframe == -1
+
+
+def test_who_missed_more_than_a_whole_model_costs_begins_anew() -> None:
+    line = Line(replace(SPARSE, differences="dense/int8", model="int8", keyframe_every=3))
+    line.step(9)
+    assert line.fetched(9, 8)[1] == 1
+    assert line.downlink.route(9, 2).base == -1
+
+
+def test_a_keyframe_comes_early_where_differences_cost_as_much() -> None:
+    line = Line(replace(SPARSE, differences="dense/float16", model="float16", keyframe_every=50))
+    line.step(8)
+    assert [number for number, told in line.published.items() if told.full][-1] >= 6
+
+
+def test_a_whole_model_is_no_more_than_its_numbers_can_say() -> None:
+    line = Line(CONFIGS[2])
+    line.step(8)
+    whole = line.published[8]
+    assert (whole.model, len(whole.full)) == ("int8", LAYOUT.size + 2 * 4)
+    np.testing.assert_array_equal(line.fetched(8)[0], line.fetched(8, 7)[0])
+
+
+def test_only_what_is_needed_stays_published() -> None:
+    line = Line(SPARSE)
+    line.step(3)
+    line.running.add(3)
+    line.step(60)
+    kinds = {(kind, version) for kind, version in line.downlink.retained if version <= 10}
+    assert kinds == {(Kind.MODEL, 0), *((Kind.DIFFERENCE, number) for number in (1, 2, 3))}
+    np.testing.assert_array_equal(line.fetched(3)[0], line.held[3])
+    line.running.clear()
+    line.step()
+    assert min(version for _, version in line.downlink.retained) > 10
+    assert min(line.published) > 10
+
+
+def test_who_cannot_get_there_gets_the_version_whole_till_the_next_restart() -> None:
+    line = Line(SPARSE)
+    line.step(25)
+    line.running.add(25)
+    line.step()
+    before = line.downlink.retained
+    line.downlink.make_whole(25)
+    assert line.downlink.retained.keys() - before.keys() == {(Kind.MODEL, 25)}
+    np.testing.assert_array_equal(line.go(line.downlink.whole_route(25), 25)[0], line.held[25])
+    assert line.downlink.route(26).keyframe == 20  # a restart would not find the other
+    line.running.clear()
+    line.step(3)
+    assert (Kind.MODEL, 25) not in line.downlink.retained
+    with pytest.raises(LocalProtocolError):
+        line.downlink.make_whole(3)
+
+
+def test_a_keyframe_is_whole_as_it_is() -> None:
+    line = Line(CONFIGS[2])
+    line.step(8)
+    line.downlink.make_whole(8)
+    assert line.downlink.whole_route(8).model == "int8"
+    assert line.go(line.downlink.whole_route(8), 8)[1] == 0
+
+
+def test_a_store_that_holds_something_else_is_refused() -> None:
+    line = Line(SPARSE)
+    line.step(5)
+    line.record = replace(line.record, model_hash=bytes(32))
+    with pytest.raises(LocalProtocolError, match="version 5"):
+        line.restart(SPARSE)
+
+
+def test_without_differences_a_version_is_its_params() -> None:
+    line = Line(PLAIN)
+    line.step(4)
+    assert line.record.published == Published("float32")
+    assert line.record.model_hash == hashlib.sha256(line.record.params).digest()
+    assert set(line.downlink.retained) == {(Kind.MODEL, number) for number in (2, 3, 4)}
+    assert line.downlink.route(4, 3) == Route(
+        line.record.model_hash, 4 * LAYOUT.size, -1, "float32", -1
+    )
+
+
+def test_who_must_understand_differences_is_known() -> None:
+    needing = [bool(Downlink(config, SUBSET, "t").needs) for config in CONFIGS]
+    assert needing == [False, True, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "says"),
+    [
+        ({"differences": "topk/int8"}, "fraction"),
+        ({"differences": "dense/seedmask"}, "public"),
+        ({"model": "int4"}, "int8"),
+        ({"keyframe_every": 0}, "keyframe_every"),
+        ({"keyframe_every": 65}, "keyframe_every"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings_: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        BandwidthConfig(**settings_)  # type: ignore[arg-type]  # what a file may hold
+
+
+def test_what_is_left_out_does_not_add_up() -> None:
+    """However long it goes on, what devices hold stays as near as after a few versions."""
+    line = Line(replace(SPARSE, differences="topk-0.2/int8"))
+    distances = []
+    for _ in range(120):
+        line.step()
+        distances.append(float(np.linalg.norm(line.x - line.downlink.hidden)))
+    assert np.mean(distances[-20:]) < 1.3 * np.mean(distances[20:40])
