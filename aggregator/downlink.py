@@ -255,6 +255,10 @@ class Downlink:
             hidden = self._follow(number, self._steps[number], hidden)
         return hidden
 
+    def is_published(self, version: int) -> bool:
+        """Whether a device can fetch this version."""
+        return version in self._steps and bool(self._steps[version].model_hash)
+
     def route(self, version: int, held: int = -1) -> Route:
         """Return how a device gets to a version that is needed, from the one it ``held``."""
         step, keyframe = self._steps[version], self._keyframe(version)

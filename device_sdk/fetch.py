@@ -52,11 +52,14 @@ Float32 = npt.NDArray[np.float32]
 class Fetch:
     """What has come of one version so far; ``held`` is the model that is here, if any.
 
+    ``is_silent``: it has waited in vain since the last chunk, so that something is gone, it seems.
+
     Raises RemoteProtocolError (``malformed``) for a lease with more differences than there can be.
     """
 
     def __init__(self, lease: Lease | Manifest, held: HeldModel | None = None) -> None:
         self.is_stuck = False
+        self.is_silent = False
         self._lease = lease
         self._keyframe = lease.version if lease.keyframe < 0 else lease.keyframe
         self._base = lease.base if isinstance(lease, Lease) else -1
@@ -110,13 +113,9 @@ class Fetch:
 
     def silent(self) -> bool:
         """Nothing came for as long as one waits; return whether it is time for another way."""
+        self.is_silent = True
         self._num_silences += 1
         return self._num_silences >= MAX_SILENCES
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it has waited in vain: for something that is not there, it seems."""
-        return self.is_stuck or self._num_silences > 0
 
     def fall_back(self) -> None:
         """Begin again on the next way, if there is one."""
@@ -142,6 +141,7 @@ class Fetch:
         A chunk beyond the lease's count is a leftover of another cut and ignored. Raises
         RemoteProtocolError (``malformed``, ``oversize``).
         """
+        self.is_silent = False
         self._num_silences = 0
         if isinstance(chunk, DifferenceChunk):
             self._add_difference(chunk)

@@ -395,7 +395,8 @@ class Session:
             b"" if self.pending is None else self.pending.lease_id,
             int(self._is_unreachable),
         )
-        self.counts["models_unreachable"] += message.unreachable
+        if self._is_unreachable:
+            self.counts["models_unreachable"] += 1
         return self._voice.tell(message)
 
     def _would_train(self, num_samples: int) -> bool:
@@ -523,7 +524,7 @@ class Session:
         fetch, self._work.fetch = self._work.fetch, None
         if fetch is None:
             return []
-        self._is_unreachable = fetch.is_waiting
+        self._is_unreachable = fetch.is_stuck or fetch.is_silent
         return [*fetch.leave()]
 
     # --- the update --------------------------------------------------------------------------
