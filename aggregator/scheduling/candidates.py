@@ -6,7 +6,7 @@ from typing import Final
 from aggregator.scheduling.rules import Knowledge, Moment
 
 #: A rule that compares devices looks at so many at once, drawn at random ...
-MAX_CANDIDATES: Final = 512
+MAX_CANDIDATES: Final = 256
 #: ... for so many seats; for more it is asked again.
 MAX_SEATS: Final = 64
 

@@ -51,15 +51,9 @@ class Hungarian:
         known = self._known
         weights = np.array([self._weight(device) for device in devices])
         loss = known.links.losses(devices)[:, [seat.slot for seat in seats]]
-        in_time = [
-            [
-                known.links.expected_s(device, seat.upload_after_s, moment.budget_bytes)
-                <= moment.left_s
-                for seat in seats
-            ]
-            for device in devices
-        ]
-        return objective(weights, loss, np.array(in_time))
+        afters_s = [seat.upload_after_s for seat in seats]
+        expected_s = known.links.expected(devices, afters_s, moment.budget_bytes)
+        return objective(weights, loss, expected_s <= moment.left_s)
 
     def _weight(self, device: str) -> float:
         age = self._known.turns.age(device)

@@ -46,6 +46,7 @@ class Link:
     bytes_per_s: float = 0.0
     norm: float = 0.0
     arrived_at: int = -1  # the version at which its last update came
+    _shrunk: Floats | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -54,11 +55,22 @@ class Link:
         return lost / (float(self.seen.sum()) + DEVICE_SHRINKAGE)
 
     def losses(self) -> Floats:
-        """Return the loss in each slot, shrunk towards the mean."""
-        shrunk: Floats = (self.lost + SLOT_SHRINKAGE * self.mean_loss) / (
-            self.seen + SLOT_SHRINKAGE
-        )
-        return shrunk
+        """Return the loss in each slot, shrunk towards the mean; kept until the next one is seen.
+
+        Most links are compared far more often than they are seen.
+        """
+        if self._shrunk is None:
+            mean = SLOT_SHRINKAGE * self.mean_loss
+            self._shrunk = (self.lost + mean) / (self.seen + SLOT_SHRINKAGE)
+        return self._shrunk
+
+    def observe(self, slot: int, *, is_lost: bool) -> None:
+        """Count an observation."""
+        self.seen *= FADE
+        self.lost *= FADE
+        self.seen[slot] += 1
+        self.lost[slot] += is_lost
+        self._shrunk = None
 
 
 class Links:
@@ -117,15 +129,25 @@ class Links:
 
     def teach(self, device: str, losses: Floats) -> None:
         """Take a device's loss in each slot as known: observations will hardly change it."""
-        link = self._remember(device)
-        link.seen = np.full(self._num_slots, _CERTAIN)
-        link.lost = _CERTAIN * losses
+        self._remember(device)
+        self._links[device] = Link(np.full(self._num_slots, _CERTAIN), _CERTAIN * losses)
 
     def expected_s(self, device: str, upload_after_s: float, num_bytes: int) -> float:
         """Return when an update would come if a lease were given now; 0 for a strange device."""
-        link = self.known(device)
-        upload_s = num_bytes / link.bytes_per_s if link.bytes_per_s else 0.0
-        return max(link.own_s, upload_after_s + upload_s) if link.own_s else 0.0
+        return float(self.expected([device], [upload_after_s], num_bytes)[0, 0])
+
+    def expected(
+        self, devices: Sequence[str], uploads_after_s: Sequence[float], num_bytes: int
+    ) -> Floats:
+        """Return `expected_s`, (devices, times of upload)."""
+        links = [self.known(device) for device in devices]
+        own_s = np.array([link.own_s for link in links])
+        upload_s = np.array(
+            [num_bytes / link.bytes_per_s if link.bytes_per_s else 0.0 for link in links]
+        )
+        slotted = np.asarray(uploads_after_s, np.float64)[None, :] + upload_s[:, None]
+        expected: Floats = np.where(own_s[:, None] > 0, np.maximum(own_s[:, None], slotted), 0.0)
+        return expected
 
     def losses(self, devices: Sequence[str]) -> Floats:
         """Return (devices, slots): each device's loss in each slot."""
@@ -142,10 +164,7 @@ class Links:
         return link
 
     def _observe(self, link: Link, slot: int, *, is_lost: bool) -> None:
-        link.seen *= FADE
-        link.lost *= FADE
-        link.seen[slot] += 1
-        link.lost[slot] += is_lost
+        link.observe(slot, is_lost=is_lost)
         self._num_seen = FADE * self._num_seen + 1
         self._num_lost = FADE * self._num_lost + is_lost
 

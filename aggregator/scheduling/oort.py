@@ -95,11 +95,8 @@ class Oort:
         values = utilities(
             worth, found, version=moment.version, preferred_s=preferred_s, config=self._config
         )
-        late = [
-            self._known.links.expected_s(device, 0.0, moment.budget_bytes) > moment.left_s
-            for device in devices
-        ]
-        values[np.array(late)] *= 1e-6  # chosen only where there is nobody else
+        expected_s = self._known.links.expected(devices, [0.0], moment.budget_bytes)[:, 0]
+        values[expected_s > moment.left_s] *= 1e-6  # chosen only where there is nobody else
         least = self._config.cutoff * float(np.sort(values)[-min(count, values.size)])
         return _draw(devices, np.where(values >= least, values, 0.0), count, self._known.stream)
 
