@@ -42,10 +42,13 @@ def settings(cls: Any, name: str) -> dict[str, Any]:
     return found
 
 
-AGGREGATORS = {
-    name.removeprefix("task.") if name.removeprefix("task.") in FLEET_TABLES else name: cls
-    for name, cls in settings(AggregatorConfig, "fed.toml").items()
-}
+def in_file(name: str) -> str:
+    """A section as it is called in the file: those of a fleet stand at the top."""
+    top = name.removeprefix("task.")
+    return top if top.split(".")[0] in FLEET_TABLES else name
+
+
+AGGREGATORS = {in_file(name): cls for name, cls in settings(AggregatorConfig, "fed.toml").items()}
 SETTINGS = {
     **AGGREGATORS,
     **{

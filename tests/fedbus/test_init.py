@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import AggregatorConfig
+from aggregator.config import AggregatorConfig, with_fleet
 from aggregator.config import load_config as load_aggregator
 from device_sdk.config import DeviceConfig
 from device_sdk.config import load_config as load_device
@@ -67,7 +67,7 @@ def test_nothing_is_overwritten(
 
 
 def test_what_is_commented_out_is_the_default() -> None:
-    plain = build(AggregatorConfig, tomllib.loads(sample("fed.toml")))
+    plain = build(AggregatorConfig, with_fleet(tomllib.loads(sample("fed.toml"))))
     spelled = uncommented("fed.toml")
     task = spelled["task"]
     assert isinstance(task, dict)
@@ -75,7 +75,7 @@ def test_what_is_commented_out_is_the_default() -> None:
     assert build(TrainingSettings, training) == TrainingSettings()
     task["training"] = {}
     assert task["strategy"].pop("options") == {"learning_rate": 1.0}
-    assert build(AggregatorConfig, spelled) == plain
+    assert build(AggregatorConfig, with_fleet(spelled)) == plain
     device = uncommented("device.toml")
     assert build(DeviceConfig, device) == build(DeviceConfig, tomllib.loads(sample("device.toml")))
 
