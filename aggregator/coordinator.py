@@ -397,13 +397,17 @@ class Coordinator:
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
-        if lease is not None and self.leases.is_running(lease):
+        if lease is not None and self._is_good(lease):
             self.partials.drop(lease.lease_id)  # it will train again: these are of another update
             return [*registered, *self._lease_messages(lease, check_in, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
         self.fleet.wait(device, check_in, now, ready=self._is_ready(device, now))
         return [*registered, *self._advance(now)]
+
+    def _is_good(self, lease: Lease) -> bool:
+        """It runs, and its version is published: a restart lets leases run again that had ended."""
+        return self.leases.is_running(lease) and self.downlink.is_published(lease.record.version)
 
     def _turn_away(self, device: str, check_in: CheckIn, reason: str) -> list[Action]:
         self._count_refusal(device, reason)
