@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from aggregator.scheduling.buffered import Buffered
 from aggregator.task_config import TaskConfig
 from protocol.errors import ConfigError
-from simulator import DryTrainer, Link, LinkProfile, Outage, SimulatedDevice, World
+from simulator import (
+    BrokerLimits,
+    Diurnal,
+    DryTrainer,
+    Link,
+    LinkProfile,
+    Outage,
+    SimulatedDevice,
+    World,
+)
 from tests.simulation.test_memory_bus import MemoryBus
 from tests.support.check_transport import settings
 from transport import QueueFullError
@@ -206,3 +215,39 @@ def test_a_fleet_that_lost_its_broker_comes_back_spread_out() -> None:
 
 def is_online(device: SimulatedDevice) -> bool:
     return device.transport is not None and device.transport.connected
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_links_hours_limits_and_restarts_at_once_nothing_is_lost_or_counts_twice(
+    seed: int,
+) -> None:
+    config = TaskConfig(
+        task="t",
+        model=MODEL,
+        buffered=Buffered(goal=3, max_wait_s=20.0),
+        check_in_s=6,
+        lease_ttl_s=60,
+    )
+    world = World(config, bytes([seed] * 32), limits=BrokerLimits.stock())
+    links = (NARROW, FLAPPING, BREAKING, None)
+    for number in range(8):
+        hours = Diurnal(period_s=150.0, on_fraction=0.7, phase=number / 8, drops=0.5)
+        world.add(
+            f"d{number:02}",
+            DryTrainer(),
+            lambda _: 5.0,
+            link=links[number % 4],
+            availability=hours,
+            updates_per_wake=number % 3,
+        )
+    for number in range(6):
+        world.run_for(150.0)
+        world.broker.restart(down_s=10.0, forget=number % 2 == 0)
+        world.server.lose_power(after=3 * number, down_s=5.0)
+    world.run_for(600.0)
+    counted = [lease_id for _, lease_id in world.server.store.counted_ids()]
+    assert len(counted) == len(set(counted))
+    receipts = {name: device.counts["receipts"] for name, device in world.devices.items()}
+    assert min(receipts.values()) >= 4, receipts
+    # A receipt is lost only with the power of a device that had not stored it: it asks again.
+    assert sum(receipts.values()) <= len(counted) + 8
