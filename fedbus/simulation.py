@@ -128,7 +128,7 @@ class _Watcher:
     def __init__(self, scenarios: Sequence[Scenario], num_runs: int, console: Console) -> None:
         self._scenarios = {scenario.name: scenario for scenario in scenarios}
         self._num_runs = num_runs
-        self._num_ended = 0
+        self._ended: set[_Run] = set()
         self._open: dict[_Run, Stage] = {}
         self._told_at: dict[_Run, float] = {}
         self._console = console
@@ -147,6 +147,8 @@ class _Watcher:
     def see(self, progress: Progress) -> None:
         """Show how far a run is."""
         now, run = time.monotonic(), (progress.scenario, progress.seed)
+        if run in self._ended:
+            return  # told late, by another process
         stage = Stage(
             progress=progress,
             scenario=self._scenarios[progress.scenario],
@@ -161,11 +163,12 @@ class _Watcher:
 
     def finished(self, result: Result) -> None:
         """Say in a line that a run ended."""
-        self._num_ended += 1
-        self._open.pop((result.scenario, result.seed), None)
+        run = (result.scenario, result.seed)
+        self._ended.add(run)
+        self._open.pop(run, None)
         self._show()
         if self._num_runs > 1:
-            self._print(f"{self._num_ended:>3} of {self._num_runs}  {live_table.ended(result)}")
+            self._print(f"{len(self._ended):>3} of {self._num_runs}  {live_table.ended(result)}")
 
     def _pace(self, run: _Run, progress: Progress, now: float) -> float:
         """Return a run's events in a second of ours, since it was heard of last."""
@@ -178,7 +181,7 @@ class _Watcher:
     def _show(self) -> None:
         if self._live is not None:
             stages = list(self._open.values())
-            picture = live_table.picture(stages, num_ended=self._num_ended, of=self._num_runs)
+            picture = live_table.picture(stages, num_ended=len(self._ended), of=self._num_runs)
             self._live.update(picture, refresh=True)
 
     def _print(self, text: str) -> None:

@@ -87,7 +87,7 @@ def _participation(report: Report) -> Plot:
             zorder=3,
         )
         _label_rows(axes, [_class_label(report, name) for name in names])
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("share of all counted updates")
         axes.set_xlim(left=0)
         add_legend(axes, len(report.runs) + 1)

@@ -29,6 +29,11 @@ def notes_of(report: Report) -> tuple[Note, ...]:
     return report.runs[0].results[0].notes
 
 
+def note_words(report: Report) -> str:
+    """Say what the numbers at the foot of a plot are, where there are some."""
+    return " The numbers below stand for what happened then." if notes_of(report) else ""
+
+
 def band_words(report: Report) -> str:
     """Say what a band and the faint lines are, where there are several seeds."""
     most = max(len(runs.results) for runs in report.runs)
@@ -48,7 +53,7 @@ def _over_time(report: Report) -> Plot:
         name="accuracy_time",
         title="Accuracy against virtual time",
         reading="The accuracy of each new version on rows that no device holds. Higher and further"
-        " left is better." + band_words(report),
+        " left is better." + band_words(report) + note_words(report),
         draw=_over_time_drawing(lines, report.target, notes_of(report)),
     )
 
