@@ -1,6 +1,5 @@
 """Whether every update of a federation counted once: the store against the devices' own records."""
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from aggregator.buffers import PlainBuffers
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator
+from aggregator.downlink import Downlink
 from aggregator.leases import Lease
 from aggregator.memory import Memory
 from aggregator.records import LeaseState, Snapshot, VersionRecord
@@ -89,10 +89,10 @@ def _check_plain(
     full = task.buffered.goal if task.mode == "buffered" else task.rounds.size
     assert num_waiting < full, "waits for ever"
     hashes = dict(federation.query("SELECT version, model_hash FROM fedbus_version"))
-    for version, params in replayed(task, store, stored):
-        assert hashlib.sha256(params).digest() == hashes[version], f"version {version}"
-        kept = store.params(version)
-        assert kept in (None, params)
+    for record in replayed(task, store, stored):
+        assert record.model_hash == hashes[record.version], f"version {record.version}"
+        kept = store.params(record.version)
+        assert kept in (None, record.params)
 
 
 def _check_answers(federation: Federation) -> None:
@@ -170,11 +170,14 @@ def steps(federation: Federation) -> list[tuple[tuple[bytes, ...], npt.NDArray[n
 
 def replayed(
     task: TaskConfig, store: Store, updates: Mapping[bytes, bytes]
-) -> Iterator[tuple[int, bytes]]:
-    """Make every version anew from the updates that the store says it counts."""
+) -> Iterator[VersionRecord]:
+    """Make every version anew from the updates that the store says it counts, as published."""
     task = task.settled(masked=False)
     layout = task.trained().layout
-    versions = Versions(task.strategy.strategy(), task.trained(), _first_version(task))
+    first = _first_version(task)
+    versions = Versions(task.strategy.strategy(), task.trained(), first)
+    downlink = Downlink(task.bandwidth, task.trained(), task.task)
+    downlink.step(first, versions.params, ())
     memory = Memory(task, {}, "-", layout.size)
     buffers = PlainBuffers(task, layout, memory.participation)
     for version, entries in groupby(store.counted_ids(), itemgetter(0)):
@@ -193,7 +196,7 @@ def replayed(
         assert record is not None
         assert record.version == version
         memory.counted(outcome, staleness, version)
-        yield version, record.params
+        yield downlink.step(record, versions.params, ())
 
 
 def _first_version(task: TaskConfig) -> VersionRecord:

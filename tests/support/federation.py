@@ -46,8 +46,11 @@ Settings = Mapping[str, object]
 class Monitor:
     """A plain subscriber, ``mosquitto_sub -v``, of everything that people may read."""
 
-    def __init__(self, path: Path, port: int, login: Sequence[str] = ()) -> None:
-        filters = [part for one in TOPICS.monitor_filters() for part in ("-t", one)]
+    def __init__(
+        self, path: Path, port: int, login: Sequence[str] = (), filters: Sequence[str] = ()
+    ) -> None:
+        wanted = filters or TOPICS.monitor_filters()
+        filters = [part for one in wanted for part in ("-t", one)]
         command = ["mosquitto_sub", "-v", "-p", str(port), "-k", "5", *login, *filters]
         self._path = path
         with path.open("ab") as out:
@@ -208,9 +211,10 @@ class Federation:
         status = Path(f"/proc/{self._processes[name].pid}/status").read_text(encoding="ascii")
         return int(status.partition("VmRSS:")[2].split()[0])
 
-    def watch(self, name: str) -> Monitor:
-        """Start one more plain subscriber."""
-        monitor = Monitor(self.folder / f"{name}.log", self.broker.port, self._login())
+    def watch(self, name: str, *filters: str) -> Monitor:
+        """Start one more plain subscriber, of all that people may read unless told otherwise."""
+        path = self.folder / f"{name}.log"
+        monitor = Monitor(path, self.broker.port, self._login(), filters)
         self._monitors.append(monitor)
         return monitor
 
@@ -292,7 +296,9 @@ class Federation:
         self._write(process, {**table, "broker": broker})
 
     def _aggregator_table(self, task: Settings) -> Settings:
+        at_the_top = {name: task[name] for name in ("bandwidth",) if name in task}
         return {
+            **at_the_top,
             "state_dir": str(self.state_dir("aggregator")),
             "monitor_s": 0.1,
             "broker": self._broker_table("aggregator"),
@@ -304,7 +310,7 @@ class Federation:
                 "max_staleness": 1_000_000,
                 "check_in_s": 1,
                 "buffered": {"goal": 4, "max_wait_s": 3600.0},
-                **task,
+                **{name: value for name, value in task.items() if name not in at_the_top},
             },
         }
 
