@@ -153,6 +153,7 @@ class Participation:
     def _take(self, device: str, past: Past) -> None:
         if (before := self._past.get(device)) is not None:
             self.fleet[group_of(before.gap)] -= before.samples
+            self.fleet += Counter()  # no group of nobody stays: a restart would not know of it
         self.fleet[group_of(past.gap)] += past.samples
         self._past[device] = past
 
