@@ -93,7 +93,7 @@ def print_summary(report: Report, folder: Path, page: str, console: Console) -> 
     """Say how it ended, the figures, and where the rest lies."""
     results = [result for runs in report.runs for result in runs.results]
     lost, twice = sum(r.lost for r in results), sum(r.counted_twice for r in results)
-    console.print(Text(verdict(report), style="bold"))
+    console.print(Text(verdict(report), style="bold"), soft_wrap=True)
     console.print(live_table.summary(report))
     console.print(live_table.safety(lost, twice))
     console.print(Text(f"report: {folder / page}"), soft_wrap=True)
