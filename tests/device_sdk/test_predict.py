@@ -1,17 +1,20 @@
 """`Device.predict`: the same model that was trained, or the operator's file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aggregator.export import export
-from device_sdk.actions import Train
+from device_sdk.actions import Keep, Store, Train
 from device_sdk.config import DeviceConfig, InferenceConfig
 from device_sdk.device import Device
 from device_sdk.engine import Model, parse_spec
+from device_sdk.held import MODEL as MODEL_KEY
+from device_sdk.held import HeldModel, pack_held
 from device_sdk.inference import NoModelError
+from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import Assignment, NumpyTrainer, TrainingError
 from protocol.errors import ConfigError
 
@@ -54,6 +57,48 @@ def leased(device: Device, version: int) -> Assignment:
 def test_before_the_first_lease_there_is_nothing_to_predict_with(device: Device) -> None:
     with pytest.raises(NoModelError):
         device.predict(X)
+
+
+def test_right_after_a_start_the_model_that_was_kept_predicts(tmp_path: Path) -> None:
+    params = MODEL.init(bytes(31) + b"\x05")
+    kept = HeldModel(5, bytes(32), params)
+    Storage(tmp_path / "state").store(MODEL_KEY, pack_held(kept, SPEC))
+    started = device_of(tmp_path)
+    np.testing.assert_array_equal(started.predict(X), MODEL.predict(params, X))
+    leased(started, 2)
+    assert not np.array_equal(started.predict(X), MODEL.predict(params, X))
+    started._leave()
+
+
+def test_a_model_that_does_not_fit_is_not_kept_and_counted(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_all = Storage.store_all
+
+    def small(storage: Storage, items: Mapping[str, bytes]) -> None:
+        if max(map(len, items.values())) > 100:
+            raise StorageError("full")
+        store_all(storage, items)
+
+    monkeypatch.setattr(Storage, "store_all", small)
+    assert device._perform([Keep(MODEL_KEY, bytes(101)), Store("boots", b"1")])
+    assert device._session.counts["models_not_kept"] == 1
+    assert device._storage.load()["boots"] == b"1"
+
+
+def test_a_model_gives_way_to_an_update(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device._perform([Keep(MODEL_KEY, bytes(101))])
+    store_all = Storage.store_all
+
+    def full(storage: Storage, items: Mapping[str, bytes]) -> None:
+        if MODEL_KEY in storage.load():
+            raise StorageError("full")
+        store_all(storage, items)
+
+    monkeypatch.setattr(Storage, "store_all", full)
+    assert device._perform([Store("pending", b"update")])
+    assert device._storage.load()["pending"] == b"update"
+    assert MODEL_KEY not in device._storage.load()
 
 
 def test_the_newest_lease_s_model_predicts(device: Device) -> None:
