@@ -16,7 +16,7 @@ from aggregator.records import LeaseRecord
 from aggregator.scheduling import Supply
 from aggregator.scheduling.credit import Credit, most_bytes
 from aggregator.scheduling.hungarian import Hungarian
-from aggregator.scheduling.links import Link, Links, rate
+from aggregator.scheduling.links import MAX_LINKS, Link, Links, rate
 from aggregator.scheduling.longest_waiting import LongestWaiting
 from aggregator.scheduling.oort import Oort
 from aggregator.scheduling.rules import Knowledge, Moment, Rule, Seat
@@ -79,7 +79,8 @@ class Granting:
         self._credit = Credit(most, version_bytes)
         self._sites = Sites(self._selection.site_configs(), leases.sites)
         self._num_slots = num_slots(config)
-        self.links = Links(max(1, self._num_slots), self._selection.slot_s, config.max_devices)
+        max_links = min(MAX_LINKS, config.max_devices)
+        self.links = Links(max(1, self._num_slots), self._selection.slot_s, max_links)
         every = self._selection.every_versions if self._selection.scores else 0
         self._turns = fleet.queues.turns = Turns(every, config.max_devices, version)
         self._rule = self._make_rule(Stream(seed))
