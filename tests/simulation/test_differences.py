@@ -1,9 +1,11 @@
 """A fleet on differences: all hold the same, whatever is lost, and it costs what it should."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from aggregator.bandwidth import BandwidthConfig
 from aggregator.scheduling.buffered import Buffered
@@ -13,6 +15,7 @@ from device_sdk.trainer import Assignment, Trained, Trainer
 from protocol.topics import Kind
 from protocol.vectors.hidden import model_hash
 from simulator import SimulatedDevice, World
+from tests.simulation import secure_generate, secure_play
 
 MODEL = {
     "input": [40],
@@ -77,8 +80,8 @@ def check_same(world: World) -> None:
     assert coordinator is not None
     checked = 0
     for device in world.devices.values():
-        kept = unpack_held(device.storage)
-        assert kept is not None
+        if (kept := unpack_held(device.storage)) is None:
+            continue
         published = coordinator.downlink.held(kept[0].version)
         if published is not None:
             assert model_hash(kept[0].params) == model_hash(published)
@@ -196,6 +199,19 @@ def test_a_whole_model_that_the_broker_lost_is_published_again() -> None:
     lose(world, "model", version(world))
     device = join(world, "new")
     until(world, lambda: held(device) == version(world), 1500.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_masks_all_goes_as_without(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secure history, whose audit counts every delta, on differences."""
+    plain = secure_play.config
+    down = BandwidthConfig(differences="topk-0.05/int8", model="float16", keyframe_every=4)
+    monkeypatch.setattr(
+        secure_play, "config", lambda history: replace(plain(history), bandwidth=down)
+    )
+    player = secure_play.SecurePlayer(secure_generate.secure_history(seed))
+    player.run()
+    check_same(player.world)
 
 
 def test_a_device_without_the_word_is_told_so() -> None:
