@@ -31,7 +31,10 @@ MODEL: Mapping[str, Any] = {
     "layers": [{"type": "dense", "units": 2}],
     "loss": "softmax_cross_entropy",
 }
-CODECS = ("dense", "topk", "randk", "float32", "float16", "int8", "calibrated")
+CODECS = (
+    *("dense", "topk", "randk", "float32", "float16", "int8"),
+    *("calibrated", "differences"),
+)
 Vector = npt.NDArray[np.float32]
 
 
