@@ -118,8 +118,11 @@ class MemoryStore:
         self._count(leases, batch.versions)
         self._devices |= batch.devices
         self._totals |= batch.totals
-        self._documents |= batch.documents
-        self._documents = {key: data for key, data in self._documents.items() if data}
+        for key, data in batch.documents.items():
+            if data:
+                self._documents[key] = data
+            else:
+                self._documents.pop(key, None)
         if batch.journal:
             self._next_sequence = batch.journal[-1].sequence + 1
         self._journal |= entries
