@@ -88,7 +88,9 @@ class Dataset:
     def labels(self) -> Labels:
         """``y`` as classes. Raises ConfigError if it is none: splits by label need them."""
         if self.y.dtype.kind not in "iub" or self.y.ndim != 1 or int(self.y.min()) < 0:
-            raise ConfigError("data.split: y holds no class labels; deal by client")
+            raise ConfigError(
+                'y holds no class labels, counted from 0: only split = "clients" works'
+            )
         return self.y.astype(np.int64)
 
 
@@ -130,7 +132,10 @@ def _parts(
     num_devices = len(is_slow)
     if config.split == "clients" and data.client is not None:
         return splits.clients(data.client, train, num_devices, rng)
-    labels = data.labels
+    try:
+        labels = data.labels
+    except ConfigError as error:
+        raise ConfigError(f"data.split: {error}") from None
     if config.split == "shards":
         return splits.shards(labels, train, num_devices, per_device=config.shards, rng=rng)
     tilt = None

@@ -34,5 +34,5 @@ def _images(x: Features) -> Features:
         return x
     side = isqrt(x.shape[1])
     if side * side != x.shape[1]:
-        raise ConfigError(f"drift.kind: rows of {x.shape[1]} numbers are no square images")
+        raise ConfigError(f"rows of {x.shape[1]} numbers are no square images")
     return x.reshape(len(x), side, side)

@@ -69,6 +69,7 @@ from protocol.settings import build
 from protocol.topics import check_id
 from simulator.availability import Trace, read_trace
 from simulator.data import DataConfig, Dataset, deal, load_data
+from simulator.drift import drifted
 from simulator.links import LinkProfile
 from simulator.profiles import PROFILES
 from simulator.scenario_parts import (
@@ -165,7 +166,8 @@ class Scenario:
 
     def check(self) -> None:
         """Check what goes beyond single tables: data, split, model. Raises ConfigError."""
-        self.task.check()
+        with _told_as("task"):
+            self.task.check()
         self.secure.check(self.task)
         for at, each in enumerate(self.classes):
             with _told_as(f"classes[{at}].availability.file"):
@@ -190,6 +192,18 @@ class Scenario:
             model.check_batch(dealt.x[row].reshape(1, *shape), dealt.y[row])
         except TrainingError as error:
             raise ConfigError(f"task.model: does not fit the data: {error}") from None
+        self._check_labels(data)
+
+    def _check_labels(self, data: Dataset) -> None:
+        """Refuse what turns labels round where there are none, and images where there are none."""
+        if self.drift is not None:
+            with _told_as("drift.kind"):
+                num_labels = 1 if self.drift.kind == "mirrored" else int(data.labels.max()) + 1
+                drifted(self.drift, data.x[:1], data.y[:1], num_labels, has_begun=True)
+        for at, each in enumerate(self.classes):
+            if each.attack == "label_flip":
+                with _told_as(f"classes[{at}].attack"):
+                    _ = data.labels
 
 
 @contextmanager

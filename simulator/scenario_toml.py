@@ -49,16 +49,17 @@ class Source:
     def _line(self, problem: str) -> int:
         """Return the line of the innermost key that is named, and there; 0: none is.
 
-        The first word after a table's name may be one of its keys: ``task: mode 'x': use ...``.
+        What follows a table's name may go on with its keys: ``task: model: loss: 'mse' is none``.
         """
-        head, _, rest = problem.partition(": ")
-        named = _NAMED.match(head)
-        path = _path(named[0]) if named else ()
-        word = re.match(r"[\w-]+", rest)
-        if word and (*path, word[0]) in self.lines:
-            return self.lines[(*path, word[0])]
-        while path and path not in self.lines:
-            path = path[:-1]
+        path: KeyPath = ()
+        for part in problem.split(": "):
+            named = _NAMED.match(part)
+            longer = (*path, *_path(named[0])) if named else path
+            while longer not in self.lines and len(longer) > len(path):
+                longer = longer[:-1]
+            if longer == path:
+                break
+            path = longer
         return self.lines.get(path, 0)
 
 

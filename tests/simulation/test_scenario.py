@@ -43,6 +43,7 @@ WRONG = [
     ("goal = 3", "gaol = 3", 18, "task.buffered.gaol: unknown key; did you mean 'goal'?"),
     ("goal = 3", "goal = 0", 18, "task.buffered: goal must be"),
     ("units = 10", "units = 9", 10, "task.model: does not fit the data"),
+    ("softmax_cross_entropy", "mse", 13, "task: model: loss: 'mse' is none of"),
     ("input = [64]", "input = [63]", 11, "task.model.input: "),
     ("count = 4", "count = 0", 22, "class[0]: count: an empty class"),
     ("count = 4", "count = 4\nmemory_budget = '9 KiB'", 23, "needs at least"),
@@ -107,6 +108,25 @@ def test_data_lie_beside_the_scenario_or_where_the_variable_says(
     client = far.data_set().client
     assert client is not None
     assert set(client.tolist()) == {-1, 0, 1, 2, 3, 4, 5, 6}
+
+
+def test_what_needs_labels_or_images_is_refused_without_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, person = rng.normal(size=(90, 10)), np.arange(90) % 9
+    np.savez(tmp_path / "a.npz", x=rng.normal(size=(90, 66)), y=y, person=person)
+    path = _with_file(tmp_path, "a.npz", 'client = "person"', 'split = "clients"')
+    text = path.read_text(encoding="utf-8").replace("[64]", "[66]")
+    text = text.replace("softmax_cross_entropy", "mean_squared_error")
+    load_scenario(write(tmp_path, text))
+    for old, new, problem in (
+        ('split = "clients"', "", "data.split: y holds no class labels"),
+        ("slow = true", 'attack = "label_flip"', "class[1].attack: y holds no class"),
+        ("[[class]]", '[drift]\nat_s = 1\nkind = "mirrored"\n[[class]]', "no square images"),
+        ("[[class]]", '[drift]\nat_s = 1\nkind = "rotated_labels"\n[[class]]', "drift.kind: y"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            load_scenario(write(tmp_path, text.replace(old, new, 1)))
+        assert problem in str(raised.value)
 
 
 def test_missing_data_are_told_with_where_to_get_them(
