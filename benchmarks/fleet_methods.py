@@ -13,6 +13,7 @@ of the devices a round), while trainings take lognormal or Pareto times.
 Sessions, coordinator, engine and wire are the product's; only time is simulated.
 """
 
+import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from aggregator.fairness import FairnessConfig
 from aggregator.records import Record, VersionRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
@@ -55,6 +57,23 @@ FEDBUFF: Final[Mapping[str, Any]] = {
 }
 #: Name -> settings beside the defaults; ``default`` and ``fedbuff`` are compared.
 METHODS: Final[Mapping[str, Mapping[str, Any]]] = {"fedbuff": FEDBUFF, "default": {}}
+_CONSTANT: Final = StalenessConfig(rule="constant")
+#: What else there is: ``python -m benchmarks.fleet_methods digits calibrated fadas``.
+OTHERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "polynomial": {"strategy": StrategyConfig(name="fedbuff")},
+    "constant": {"strategy": StrategyConfig(name="fedbuff"), "staleness": _CONSTANT},
+    "inverse_rate": {"fairness": FairnessConfig(weights="inverse_rate")},
+    "stale_weight": {"fairness": FairnessConfig(weights="stale_weight")},
+    "calibrated": {"strategy": StrategyConfig(name="calibrated"), "weigh_by_samples": False},
+    "ca2fl": {"strategy": StrategyConfig(name="ca2fl"), "weigh_by_samples": False},
+    "fadas": {"strategy": StrategyConfig(name="fadas", options={"learning_rate": 0.02})},
+    "fedasync": {"strategy": StrategyConfig(name="fedasync"), "buffered": Buffered(goal=1)},
+    "max_share": {
+        "strategy": StrategyConfig(name="fedbuff"),
+        "staleness": _CONSTANT,
+        "fairness": FairnessConfig(max_share=0.08),
+    },
+}
 TAILS: Final = ("lognormal", "pareto")
 
 
@@ -139,7 +158,8 @@ def run_job(job: Job) -> Run:
     """Let a set-up learn with a method."""
     setup = SETUPS[job.setup](job.seed)
     codec = {} if job.codec == DEFAULT else {"codec": job.codec}
-    return run(setup, task(setup, {**codec, **METHODS[job.method]}), job.seed, job.span_s)
+    method = {**METHODS, **OTHERS}[job.method]
+    return run(setup, task(setup, {**codec, **method}), job.seed, job.span_s)
 
 
 def task(setup: Setup, settings: Mapping[str, Any]) -> TaskConfig:
@@ -242,3 +262,21 @@ def _ratio(times: Sequence[tuple[float, float]]) -> Report:
         "ratios": [figure(ours / theirs) for ours, theirs in times],
         "ratio": within(figure(math.exp(ratio)), WAITING_RATIO),
     }
+
+
+def main() -> None:
+    """Print what methods reach in a set-up, with dense updates."""
+    parser = argparse.ArgumentParser(prog="benchmarks.fleet_methods", description=main.__doc__)
+    parser.add_argument("setup", choices=SETUPS)
+    parser.add_argument("methods", nargs="+", choices=[*METHODS, *OTHERS])
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    options = parser.parse_args()
+    for method in options.methods:
+        jobs = [Job(options.setup, method, DENSE, seed, SPAN_S) for seed in range(options.seeds)]
+        runs = [run_job(job) for job in jobs]
+        means = Run(*(figure(fmean(values)) for values in zip(*runs, strict=True)))
+        print(options.setup, method, means, flush=True)
+
+
+if __name__ == "__main__":
+    main()
