@@ -188,12 +188,12 @@ def _found(name: str, folder: Path) -> Path:
     if not place and FOLDER_VARIABLE in name:
         raise ConfigError(
             f"data.file: {name}: set {FOLDER_VARIABLE} to the folder with the data sets;"
-            " docs/fleets.md says where each comes from"
+            " docs/simulation.md says where each comes from"
         )
     path = folder / re.sub(r"\$\{?" + FOLDER_VARIABLE + r"\}?", lambda _: place, name)
     if not path.is_file():
         raise ConfigError(
-            f"data.file: no file {path}; docs/fleets.md says where data sets come from"
+            f"data.file: no file {path}; docs/simulation.md says where data sets come from"
         )
     return path
 

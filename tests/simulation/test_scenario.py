@@ -135,7 +135,7 @@ def test_missing_data_are_told_with_where_to_get_them(
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     with pytest.raises(ConfigError, match=r"toml:5: data.file: .*set FEDBUS_DATA to the folder"):
         load_scenario(_with_file(tmp_path, "${FEDBUS_DATA}/a.npz"))
-    with pytest.raises(ConfigError, match=r"toml:5: data.file: no file .*docs/fleets.md"):
+    with pytest.raises(ConfigError, match=r"toml:5: data.file: no file .*docs/simulation.md"):
         load_scenario(_with_file(tmp_path, "a.npz"))
     np.savez(tmp_path / "a.npz", x=np.zeros((9, 64)), y=np.zeros(8, np.int64))
     with pytest.raises(ConfigError, match=r"toml:4: data.y: .*as many rows"):
