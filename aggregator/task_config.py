@@ -130,7 +130,7 @@ class TaskConfig:
     model: Mapping[str, Any]
     prefix: str = DEFAULT_PREFIX
     training: Mapping[str, Any] = field(default_factory=dict)
-    codec: str = "topk-0.1/int8"
+    codec: str = "topk-0.05/int4"
     mode: str = "buffered"
     buffered: Buffered = field(default_factory=Buffered)
     rounds: Rounds = field(default_factory=Rounds)

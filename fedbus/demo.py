@@ -39,7 +39,7 @@ def demo(
     mode: Annotated[str, typer.Option(help="buffered (asynchronous) or rounds.")] = "buffered",
     codec: Annotated[
         str, typer.Option(help="How updates travel, like dense/float32 or topk-0.01/int8.")
-    ] = "topk-0.1/int8",
+    ] = "topk-0.05/int4",
     scheme: Annotated[
         str,
         typer.Option(
