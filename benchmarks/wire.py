@@ -37,12 +37,18 @@ CODECS: Final = (
     "dense/float32",
     "dense/float16",
     "dense/int8",
+    "dense/int4",
+    "dense/ternary",
     "topk-0.1/float32",
     "topk-0.1/int8",
+    "topk-0.05/int4",
     "topk-0.01/float16",
     "topk-0.01/int8",
+    "topk-0.01/int4",
+    "topk-0.01/ternary",
     "randk-0.1/float32",
     "randk-0.1/int8",
+    "randk-0.1/int4",
 )
 PLAIN: Final = "dense/float32"
 SMALLEST: Final = "topk-0.01/int8"
