@@ -393,7 +393,9 @@ class Coordinator:
             return [*registered, *self._turn_away(device, check_in, reason)]
         words = frozenset(check_in.codecs)
         if not (self.granting.serves(words) and self.downlink.needs <= words):
-            return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC)]
+            missing = sorted((self.codec.words | self.downlink.needs) - words)
+            detail = f"this task needs {', '.join(missing)}: update the device's SDK"
+            return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC, detail)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
@@ -409,11 +411,14 @@ class Coordinator:
         """It runs, and its version is published: a restart lets leases run again that had ended."""
         return self.leases.is_running(lease) and self.downlink.is_published(lease.record.version)
 
-    def _turn_away(self, device: str, check_in: CheckIn, reason: str) -> list[Action]:
-        self._count_refusal(device, reason)
+    def _turn_away(
+        self, device: str, check_in: CheckIn, reason: str, detail: str = ""
+    ) -> list[Action]:
+        self._count_refusal(device, reason, detail)
         # The next roster may name it, any moment.
         stay_s = self.config.check_in_s if reason == refusals.NOT_ENROLLED else TURNED_AWAY_S
-        refusal = Refusal(b"", reason, refusals.MEANING[reason], stay_s, check_in.install_id)
+        text = detail or refusals.MEANING[reason]
+        refusal = Refusal(b"", reason, text, stay_s, check_in.install_id)
         return [self._publication.to_device(device, refusal)]
 
     def _grant(self, now: float) -> list[Action]:

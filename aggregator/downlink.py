@@ -183,7 +183,7 @@ class Downlink:
         keyframe = self._keyframe(version - 1)
         step = self._steps[keyframe]
         is_far = version - keyframe >= self._config.keyframe_every
-        return is_far or step.is_params or self._cost(keyframe, version - 1) > len(step.full)
+        return is_far or step.is_params or self._sum(keyframe, version - 1) > len(step.full)
 
     # --- what is published -------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Downlink:
     def _horizon(self) -> int:
         """Return the oldest version that a device can hold and still pays less by differences."""
         keyframe = self._keyframe(self._newest)
-        whole = len(self._steps[keyframe].full) + self._cost(keyframe, self._newest)
+        whole = len(self._steps[keyframe].full) + self._sum(keyframe, self._newest)
         at, cost = self._newest, 0
         while self._newest - at < MAX_DIFFERENCES and self._has_difference(at):
             cost += self._steps[at].cost
@@ -288,14 +288,15 @@ class Downlink:
             return 0
         way = self.route(version, held)
         if way.base >= 0:
-            return int(self._cost(way.base, version))
-        return way.model_bytes + int(self._cost(self._keyframe(version), version))
+            return self._sum(way.base, version)
+        return way.model_bytes + self._sum(self._keyframe(version), version)
 
     def _cost(self, base: int, version: int) -> float:
-        """Return what the differences after ``base`` up to ``version`` cost, in bytes."""
-        if version - base > MAX_DIFFERENCES:
-            return float("inf")
+        """Return what the differences after ``base`` cost, in bytes; infinite: some are gone."""
         numbers = range(base + 1, version + 1)
-        if not all(map(self._has_difference, numbers)):
+        if len(numbers) > MAX_DIFFERENCES or not self._differences.issuperset(numbers):
             return float("inf")
-        return sum(self._steps[number].cost for number in numbers)
+        return self._sum(base, version)
+
+    def _sum(self, base: int, version: int) -> int:
+        return sum(self._steps[number].cost for number in range(base + 1, version + 1))

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from aggregator.bandwidth import BandwidthConfig
 from aggregator.downlink import Downlink, Route
 from aggregator.records import Published, VersionRecord
+from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, LocalProtocolError
-from protocol.messages import MAX_DIFFERENCES, Difference
+from protocol.messages import MAX_DIFFERENCES, CheckIn, Difference, Lease, Refusal
 from protocol.topics import Kind
 from protocol.vectors.hidden import advanced, model_from_bytes, model_hash, rounded
 from protocol.vectors.layout import Layout, Subset, Tensor
+from tests.support.desk import CODECS, Desk, install_id, task_config
 
 Vector = npt.NDArray[np.float32]
 
@@ -102,7 +105,7 @@ class Line:
     ),
     st.lists(st.sampled_from(CONFIGS), min_size=1, max_size=3),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_whoever_needs_a_version_gets_to_it(
     events: list[str], configs: list[BandwidthConfig]
 ) -> None:
@@ -253,3 +256,33 @@ def test_what_is_left_out_does_not_add_up() -> None:
         line.step()
         distances.append(float(np.linalg.norm(line.x - line.downlink.hidden)))
     assert np.mean(distances[-20:]) < 1.3 * np.mean(distances[20:40])
+
+
+def test_a_device_whose_sdk_knows_no_differences_is_told_what_to_do(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, task_config(bandwidth=SPARSE))
+    words = tuple(word for word in CODECS if word != "differences")
+    message = CheckIn(install_id("a"), -1, 1, words)
+    desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
+    refusal = desk.last("a")
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == refusals.WRONG_CODEC
+    assert "needs differences: update the device's SDK" in refusal.detail
+    assert desk.lease("b").version == 0
+    desk.close()
+
+
+def test_a_model_that_is_published_again_is_so_now_and_then_only(tmp_path: Path) -> None:
+    """Were a broker to lose something, a thousand devices would say so at once."""
+    desk = Desk(tmp_path, task_config(bandwidth=SPARSE))
+    desk.lease("a")
+    desk.retained.clear()
+    message = CheckIn(install_id("a"), -1, 1, CODECS, unreachable=1)
+    topics = desk.coordinator.topics
+    for seconds, is_there in ((0, True), (3, False), (10, True)):
+        desk.now += seconds
+        desk.retained.clear()
+        desk.hear(topics.out("a"), desk.sealed("a", message))
+        assert (topics.model(0, 0) in desk.retained) == is_there
+        assert isinstance(desk.last("a"), Lease)
+    assert desk.coordinator.counts["models_unreachable"] == 3
+    desk.close()

@@ -48,7 +48,7 @@ VECTORS = st.lists(NUMBERS, min_size=LAYOUT.size, max_size=LAYOUT.size).map(
     st.sampled_from(SUBSETS),
     st.sampled_from(MODEL_TYPES),
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_by_differences_or_whole_a_device_holds_what_the_aggregator_says(
     line: list[Vector], spelled: str, subset: Subset, model: str
 ) -> None:
