@@ -89,3 +89,9 @@ def test_calibrated_the_slow_ones_count_as_much(codec: str, number: int) -> None
     plain, calibrated = distance("fedavg", codec, seed), distance("calibrated", codec, seed)
     assert plain > 0.5  # alone, the fast ones would go 0.75 away
     assert calibrated < plain / 10
+
+
+def test_stratified_as_by_default_half_of_the_lean_is_gone() -> None:
+    seed = derive(bytes(32), "fast devices", 0)
+    plain, default = (distance(name, "dense/float32", seed) for name in ("fedbuff", "auto"))
+    assert default < 0.6 * plain
