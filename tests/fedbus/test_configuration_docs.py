@@ -66,7 +66,8 @@ def plain_fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
     return {
         field.name: field
         for field in dataclasses.fields(cls)
-        if not dataclasses.is_dataclass(hints[field.name]) and field.name not in tables
+        if not dataclasses.is_dataclass(hints[field.name])
+        and (field.name not in tables or hints[field.name] is str)
     }
 
 
