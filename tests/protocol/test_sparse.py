@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -122,6 +122,7 @@ def test_decode_inverts_encode(case: Case, fine: bool) -> None:  # noqa: FBT001 
     assert len(data) <= max_indices_bytes(size, indices.size, fine=fine)
 
 
+@settings(deadline=None)  # the slow way takes long for the large examples
 @given(cases().filter(lambda case: case[1] <= 100_000))
 @example((spread(1000, 100_000), 100_000))
 @example((spread(5000, 100_000), 100_000))
