@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check test test-arm fix broker bench clean
+.PHONY: demo check test test-arm soak fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS := 1
@@ -27,12 +27,15 @@ check: .venv/dev ## format, lint, types, imports, tests without a broker: some t
 test: .venv/dev ## everything that is checked
 	scripts/ensure-servers
 	$(MAKE) check
-	$(BIN)/pytest -q -n 2 -m 'slow and not broker'
+	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
 	scripts/test-tflite
-	$(BIN)/pytest -q -n 2 -m broker
+	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
 test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. Five minutes, the first time fifteen
 	scripts/test-arm
+
+soak: .venv/dev ## half an hour: 1,000 real clients, kills and outages, memory watched
+	$(BIN)/python -m benchmarks.soak --json soak.json
 
 fix: .venv/dev ## format, and mend what can be mended
 	$(BIN)/ruff format .
