@@ -22,7 +22,7 @@ _TO_TARGET: Final = frozenset({TIME_TO_TARGET.key, BYTES_TO_TARGET.key})
 class Difference:
     """How much more one measure is than under the first runs; ``verdict`` is better, worse or ''.
 
-    A verdict is given only where the interval does not contain 0.
+    A verdict is given only where all seeds have the measure and the interval does not contain 0.
     """
 
     text: str
@@ -112,6 +112,9 @@ def _difference(report: Report, runs: Runs, measure: Measure) -> Difference:
     text = _both(f"{sign}{measure.say(abs(held.mean))}", measure, held)
     if measure.key in _TO_TARGET:
         text += _factor(report, runs, measure)
+    most = min(len(report.runs[0].results), len(runs.results))
+    if held.num < most:  # who came there is not chosen by chance: no verdict
+        return Difference(f"{text}, of {held.num} of {most} seeds")
     if not held.excludes_zero or not measure.better:
         return Difference(text)
     return Difference(text, "better" if held.mean * measure.better > 0 else "worse")

@@ -59,33 +59,8 @@ def _participation(report: Report) -> Plot:
 
     def draw(figure: FigureBase) -> None:
         axes = figure.subplots()
-        thick = _ROOM / len(report.runs)
-        every = _mean_shares(report.runs[0])
-        fleet = [every.get(name, (0.0, 0.0))[0] for name in names]
-        for index, runs in enumerate(report.runs):
-            held = _mean_shares(runs)
-            places = [row + _offset(index, report, thick) for row in range(len(names))]
-            own = [held.get(name, (0.0, 0.0))[1] for name in names]
-            axes.barh(
-                places,
-                own,
-                height=thick * 0.9,
-                color=palette.method_colour(index),
-                label=label_of(_with_fairness(runs, alone=len(report.runs) == 1)),
-            )
-            for place, part in zip(places, own, strict=True):
-                _write_beside(axes, place, wording.percent(part))
-        axes.scatter(
-            fleet,
-            range(len(names)),
-            marker="D",
-            s=34,
-            color=palette.INK,
-            edgecolors="white",
-            linewidths=0.8,
-            label="share of the fleet",
-            zorder=3,
-        )
+        for index in range(len(report.runs)):
+            _draw_shares(axes, report, index, names)
         _label_rows(axes, [_class_label(report, name) for name in names])
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("share of all counted updates")
@@ -101,6 +76,34 @@ def _participation(report: Report) -> Plot:
         draw=draw,
         height_in=1.25 + 0.2 * len(names) * max(1.4, len(report.runs)),
     )
+
+
+def _draw_shares(axes: Axes, report: Report, index: int, names: Sequence[str]) -> None:
+    """Draw one scenario's classes: a bar for the updates, a diamond for the devices."""
+    runs, thick = report.runs[index], _ROOM / len(report.runs)
+    held = _mean_shares(runs)
+    rows = {name: row + _offset(index, report, thick) for row, name in enumerate(names)}
+    places = [rows[name] for name in held]
+    axes.barh(
+        places,
+        [own for _, own in held.values()],
+        height=thick * 0.9,
+        color=palette.method_colour(index),
+        label=label_of(_with_fairness(runs, alone=len(report.runs) == 1)),
+    )
+    axes.scatter(
+        [fleet for fleet, _ in held.values()],
+        places,
+        marker="D",
+        s=34,
+        color=palette.INK,
+        edgecolors="white",
+        linewidths=0.8,
+        label="" if index else "share of the fleet",
+        zorder=3,
+    )
+    for place, (_, own) in zip(places, held.values(), strict=True):
+        _write_beside(axes, place, wording.percent(own))
 
 
 def _staleness(report: Report) -> Plot:
@@ -135,13 +138,14 @@ def _staleness(report: Report) -> Plot:
 def _draw_distribution(axes: Axes, runs: Runs, name: str, index: int, width: int) -> None:
     counts = figures.staleness(runs.results, name)
     total = sum(counts.values())
+    colour = palette.method_colour(index)
     if not total:
+        axes.plot([], [], color=colour, linewidth=1.2, label=label_of(runs.name))  # for the legend
         return
     parts = [0.0] * (max(counts) // width + 1)
     for staleness, count in counts.items():
         parts[staleness // width] += count / total
     edges = [place * width - 0.5 for place in range(len(parts) + 1)]
-    colour = palette.method_colour(index)
     axes.stairs(parts, edges, fill=True, color=colour, alpha=0.35, linewidth=0)
     axes.stairs(parts, edges, color=colour, linewidth=1.2, label=label_of(runs.name))
     mean = sum(staleness * count for staleness, count in counts.items()) / total

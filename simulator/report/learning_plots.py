@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -13,6 +14,7 @@ from simulator.report.runs import Report, Runs
 from simulator.result import Note, Point, Result
 
 _PAIR: Final = 2
+_MARGIN: Final = 0.02
 
 
 def learning_plots(report: Report) -> Iterator[Plot]:
@@ -64,6 +66,7 @@ def _over_bytes(report: Report) -> Plot:
     def draw(figure: FigureBase) -> None:
         axes = figure.subplots()
         draw_lines(axes, lines, report.target)
+        _keep_to_accuracies(axes)
         axes.xaxis.set_major_formatter(EngFormatter("B"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlabel="bytes up and down, all devices together", ylabel="accuracy")
@@ -90,8 +93,8 @@ def _by_class(report: Report) -> Iterator[Plot]:
 
 
 def _slow_classes(report: Report) -> Plot:
-    classes = report.runs[0].results[0].classes
-    slow = wording.listed([wording.shown(one.name) for one in classes if one.is_slow])
+    classes = [one for runs in report.runs for one in runs.results[0].classes if one.is_slow]
+    slow = wording.listed(list(dict.fromkeys(wording.shown(one.name) for one in classes)))
     lines = _lines(report, figures.slow_accuracy)
     return Plot(
         name="accuracy_slow",
@@ -129,9 +132,16 @@ def _over_time_drawing(
     lines: Sequence[Line], target: float | None, notes: Sequence[Note]
 ) -> Callable[[FigureBase], None]:
     def draw(figure: FigureBase) -> None:
-        draw_over_time(figure, lines, target=target, notes=notes, what="accuracy")
+        axes = draw_over_time(figure, lines, target=target, notes=notes, what="accuracy")
+        _keep_to_accuracies(axes)
 
     return draw
+
+
+def _keep_to_accuracies(axes: Axes) -> None:
+    """Show no height that no accuracy has: Student's t knows nothing of 0 and 1."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -_MARGIN), min(high, 1 + _MARGIN))
 
 
 def _lines(

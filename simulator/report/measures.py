@@ -109,10 +109,9 @@ EVENTS_PER_S: Final = Measure(
 MEMORY: Final = Measure(
     "peak_rss_bytes",
     "Memory",
-    "largest resident size of the process",
+    "largest resident size of the process until then, its earlier runs included",
     lambda result, _: float(result.peak_rss_bytes) or None,
     wording.size,
-    -1,
 )
 DEVICES: Final = Measure(
     "devices",
@@ -173,7 +172,7 @@ PROTOCOL: Final = (
     Measure(
         "reconnects",
         "Reconnects",
-        "after a link was lost",
+        "connections after a device's first: lost links, reboots, hours away",
         lambda result, _: sum(one.reconnects for one in result.classes),
         wording.whole,
         -1,

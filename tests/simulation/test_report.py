@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from matplotlib.figure import Figure
 
 from protocol.errors import ConfigError
 from protocol.refusals import MEANING, TOO_STALE
-from simulator.report import cells, measures
+from simulator.report import cells, figures, measures
 from simulator.report.document import FORMAT, from_json, to_json
 from simulator.report.drawing import to_png, to_svg
+from simulator.report.measures import TIME_TO_TARGET
 from simulator.report.page import to_html
 from simulator.report.plots import overview, plots
 from simulator.report.runs import Report, Runs
@@ -183,6 +185,48 @@ def test_an_overview_is_of_what_was_learned() -> None:
     assert overview(plots(dry())) is None
 
 
+def drawing_of(report: Report, name: str) -> Figure:
+    figure = Figure()
+    next(plot for plot in plots(report) if plot.name == name).draw(figure)
+    return figure
+
+
+def unlike() -> Report:
+    """Two scenarios whose device classes have nothing in common."""
+    return report_of((made_up(name="a"),), (made_up(name="b", class_names=("x", "y", "lazy")),))
+
+
+def test_each_scenario_s_classes_stand_beside_their_own_part_of_its_fleet() -> None:
+    report = unlike()
+    (axes,) = drawing_of(report, "participation").axes
+    diamonds = [float(x) for part in axes.collections for x, _ in part.get_offsets()]
+    every = [figures.shares(runs.results[0]) for runs in report.runs]
+    assert diamonds == [fleet for shares in every for fleet, _ in shares.values()]
+    assert sum(diamonds) == pytest.approx(2)
+
+
+def test_a_legend_names_scenarios_that_the_first_class_is_not_of() -> None:
+    legend = drawing_of(unlike(), "staleness").axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+def test_the_slow_classes_of_every_scenario_are_named() -> None:
+    (plot,) = (plot for plot in plots(unlike()) if plot.name == "accuracy_slow")
+    assert "(slow and lazy)" in plot.reading
+
+
+def test_no_band_of_accuracies_is_drawn_where_none_can_be() -> None:
+    apart = tuple(
+        replace(result, points=tuple(replace(p, accuracy=share) for p in result.points))
+        for result, share in zip(seeds("one").runs[0].results, (0.1, 0.9, 0.95), strict=True)
+    )
+    for name in ("accuracy_time", "accuracy_bytes"):
+        low, high = drawing_of(report_of(apart), name).axes[0].get_ylim()
+        assert -0.05 < low < 0.1
+        assert 0.95 < high < 1.05
+
+
 # --- figures ---------------------------------------------------------------------------------
 
 
@@ -207,6 +251,18 @@ def test_a_target_that_nobody_reaches_is_said_beside_one_that_is_reached() -> No
     never = tuple(replace(p, accuracy=0.2) for p in made_up().points)
     report = report_of((made_up(),), (made_up(name="b", points=never),))
     assert text_of(report, measures.TIME_TO_TARGET)[1] == "not reached"
+
+
+def test_no_verdict_rests_on_the_seeds_that_got_there() -> None:
+    plain = tuple(made_up(seed, pace_s=60 + seed) for seed in range(4))
+    fast = tuple(made_up(seed, name="b", pace_s=20 + seed) for seed in range(4))
+    row = next(r for r in cells.rows(report_of(plain, fast)) if r.measure is TIME_TO_TARGET)
+    assert row.differences[0].verdict == "better"
+    never = replace(fast[3], points=tuple(replace(p, accuracy=0.2) for p in fast[3].points))
+    some = report_of(plain, (*fast[:3], never))
+    row = next(r for r in cells.rows(some) if r.measure is TIME_TO_TARGET)
+    assert row.differences[0].verdict == ""
+    assert row.differences[0].text.endswith("of 3 of 4 seeds")
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
