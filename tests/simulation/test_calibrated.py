@@ -132,7 +132,7 @@ def _numbers(seed: bytes) -> Iterator[int]:
     ],
 )
 def test_the_sum_is_that_of_all_caches_whatever_befalls_them(codec: str, mode: str) -> None:
-    trouble = Trouble(config(codec, mode), NAMES, derive(bytes(32), codec, mode))
+    trouble = Trouble(config(codec, mode), NAMES, derive(bytes(32), "caches", codec, mode))
     trouble.run(NUM_UPDATES)
     caches = trouble.caches
     assert len(caches.caches) == len(NAMES)
