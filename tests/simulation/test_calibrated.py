@@ -42,7 +42,7 @@ def config(codec: str = "dense/float32", mode: str = "buffered") -> TaskConfig:
         rounds=Rounds(size=4, over_selection=1.5, quorum=3, deadline_s=12.0, gather_s=2.0),
         strategy=StrategyConfig(name="calibrated"),
         weigh_by_samples=False,
-        max_staleness=2 if mode == "buffered" else 0,
+        max_staleness=1 if mode == "buffered" else 0,
         lease_ttl_s=20,
         chunk_patience_s=3.0,
         check_in_s=6,
@@ -132,7 +132,7 @@ def _numbers(seed: bytes) -> Iterator[int]:
     ],
 )
 def test_the_sum_is_that_of_all_caches_whatever_befalls_them(codec: str, mode: str) -> None:
-    trouble = Trouble(config(codec, mode), NAMES, derive(bytes(32), "caches", codec, mode))
+    trouble = Trouble(config(codec, mode), NAMES, derive(bytes(32), codec, mode))
     trouble.run(NUM_UPDATES)
     caches = trouble.caches
     assert len(caches.caches) == len(NAMES)
