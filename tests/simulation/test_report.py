@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -199,7 +200,7 @@ def unlike() -> Report:
 def test_each_scenario_s_classes_stand_beside_their_own_part_of_its_fleet() -> None:
     report = unlike()
     (axes,) = drawing_of(report, "participation").axes
-    diamonds = [float(x) for part in axes.collections for x, _ in part.get_offsets()]
+    diamonds = [float(at[0]) for part in axes.collections for at in np.asarray(part.get_offsets())]
     every = [figures.shares(runs.results[0]) for runs in report.runs]
     assert diamonds == [fleet for shares in every for fleet, _ in shares.values()]
     assert sum(diamonds) == pytest.approx(2)
