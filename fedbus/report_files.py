@@ -1,5 +1,6 @@
 """The folder that a report is written to."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -25,8 +26,15 @@ def check_writable(folder: Path, json: str) -> None:
         part.unlink()
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}") from None
-    if json not in {"", STDOUT} and not Path(json).absolute().parent.is_dir():
-        raise ConfigError(f"--json {json}: there is no folder {Path(json).absolute().parent}")
+    if json in {"", STDOUT}:
+        return
+    beside = Path(json).absolute().parent
+    if not beside.is_dir():
+        raise ConfigError(f"--json {json}: there is no folder {beside}")
+    if Path(json).is_dir():
+        raise ConfigError(f"--json {json}: is a folder; name a file, or - for stdout")
+    if not os.access(beside, os.W_OK):
+        raise ConfigError(f"--json {json}: nothing may be written to {beside}")
 
 
 def write(report: Report, folder: Path, json: str = "") -> None:
@@ -56,4 +64,5 @@ def _write(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise ConfigError(f"{path}: {error.strerror}") from None

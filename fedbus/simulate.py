@@ -89,8 +89,8 @@ class Wish:
         words += self.scenarios
         words += [] if self.seed is None else ["--seed", str(self.seed)]
         words += ["--seeds", str(self.num_seeds)] if self.num_seeds > 1 else []
-        words += [] if self.target is None else ["--target", f"{self.target:g}"]
-        words += [] if self.duration_s is None else ["--duration", f"{self.duration_s:g}"]
+        words += [] if self.target is None else ["--target", _exact(self.target)]
+        words += [] if self.duration_s is None else ["--duration", _exact(self.duration_s)]
         words += ["--dry"] if self.is_dry else []
         return shlex.join(words)
 
@@ -141,6 +141,7 @@ def simulate(
 def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
     """Run, report, and return the exit status."""
     _check_extra()
+    _check_engine(wish)
     from fedbus import report_files, simulation  # noqa: PLC0415 - they stand on an extra
     from simulator.scenario import load_scenario  # noqa: PLC0415
 
@@ -174,6 +175,11 @@ def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
     if outcome.is_interrupted:
         return _INTERRUPTED
     return int(not simulation.is_sound(outcome.report))
+
+
+def _exact(number: float) -> str:
+    """Return a number so that it reads back as the same."""
+    return repr(number).removesuffix(".0")
 
 
 def _checked(words: list[str], *, is_comparison: bool) -> tuple[str, ...]:
@@ -218,3 +224,17 @@ def _check_extra() -> None:
         import simulator.sweep  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'fedbus[simulate]'") from None
+
+
+def _check_engine(wish: Wish) -> None:
+    """Say what does not go together before a folder is made."""
+    from simulator.sweep import ENGINES, RAY  # noqa: PLC0415 - behind an extra
+
+    if wish.engine not in ENGINES:
+        raise ConfigError(f"--engine {wish.engine!r}: use {', '.join(ENGINES)}")
+    if wish.engine == RAY:
+        import simulator.ray_engine  # noqa: F401, PLC0415 - which says that Ray is missing
+    elif wish.shards > 1:
+        raise ConfigError("--shards: devices train apart only with --engine ray")
+    if wish.is_dry and wish.target is not None:
+        raise ConfigError("--target: nothing is learned with --dry; leave out one of the two")

@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from fedbus import live_table
 from fedbus.__main__ import main
 from fedbus.live_table import Stage
+from fedbus.simulate import Wish
 from fedbus.simulation import apart
 from simulator.report.document import from_json
 from simulator.report.runs import Report, Runs
@@ -148,7 +149,10 @@ def test_a_dry_run_tells_what_the_protocol_costs(
         (["{small}", "--engine", "cloud"], "engine 'cloud'"),
         (["{small}", "--out", "{small}"], "--out"),
         (["{small}", "--json", "{small}/x/y.json"], "--json"),
+        (["{small}", "--json", "."], "--json .: is a folder"),
         (["{small}", "--duration", "1e12"], "duration_s"),
+        (["{small}", "--shards", "2"], "only with --engine ray"),
+        (["{small}", "--dry", "--target", "0.5"], "nothing is learned with --dry"),
     ],
 )
 def test_what_a_person_can_mend_is_one_sentence(
@@ -163,6 +167,24 @@ def test_what_a_person_can_mend_is_one_sentence(
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
+    assert not [path for path in small.parent.rglob("*") if path.suffix in {".part", ".png"}]
+
+
+def test_the_command_of_a_report_gives_the_same_run_again() -> None:
+    wish = Wish(
+        scenarios=("a b.toml",),
+        seed=0,
+        num_seeds=2,
+        target=0.12345678,
+        duration_s=1234567.5,
+        is_dry=False,
+        engine="local",
+        workers=1,
+        shards=1,
+    )
+    assert wish.command == (
+        "fedbus simulate 'a b.toml' --seed 0 --seeds 2 --target 0.12345678 --duration 1234567.5"
+    )
 
 
 def test_an_error_in_a_scenario_names_the_line(
