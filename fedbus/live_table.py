@@ -78,11 +78,11 @@ def ended(result: Result) -> str:
 def summary(report: Report) -> RenderableType:
     """Return the report's figures as a table: a column for each scenario, and differences."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", style="dim", no_wrap=True)
-    for runs in report.runs:
-        table.add_column(Text(shown(runs.name)), justify="right")
-    for _ in report.runs[1:]:
-        table.add_column(Text(f"less {shown(report.runs[0].name)}"), justify="right")
+    # Folded, not cut: on a narrow terminal half a number would be another one.
+    table.add_column("", style="dim", overflow="fold")
+    names = [shown(runs.name) for runs in report.runs]
+    for title in (*names, *[f"less {names[0]}"] * (len(names) - 1)):
+        table.add_column(Text(title), justify="right", overflow="fold")
     for row in cells.rows(report):
         if report.learned and row.measure in SCALE:
             continue  # how fast this machine is: on the page

@@ -263,6 +263,12 @@ def test_the_summary_names_what_must_be_zero_in_red_if_it_is_not() -> None:
     assert "Accuracy on slow classes" in seen
 
 
+def test_a_narrow_terminal_cuts_no_number() -> None:
+    runs = tuple(Runs(name=name, results=(made_up(name=name),)) for name in ("one", "another"))
+    said = printed(live_table.summary(Report(command="x", runs=runs)), width=36)
+    assert "…" not in said
+
+
 def test_a_quiet_run_says_nothing_and_json_goes_to_a_file_of_its_own_too(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
