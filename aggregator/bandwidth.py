@@ -11,13 +11,14 @@ Pure: what the device understands, and what its link and site have left, are arg
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Self
 
 from protocol.errors import ConfigError
 from protocol.messages import MAX_DIFFERENCES
-from protocol.vectors.hidden import check_model_type, parse_downlink
+from protocol.vectors.hidden import FLOAT32, check_model_type, parse_downlink
 from protocol.vectors.layout import Layout
-from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
+from protocol.vectors.levels import INT4, INT8
+from protocol.vectors.packing import TOPK, CodecSpec, max_body_bytes, parse_codec
 
 #: What an encoded update holds beside its values.
 UPDATE_OVERHEAD_BYTES: Final = 192
@@ -42,6 +43,12 @@ LADDER: Final = (
     "topk-0.001/ternary",
 )
 MAX_UPLINK_BYTES: Final = 1 << 30
+AUTO: Final = "auto"
+NONE: Final = "none"
+#: With ``differences = "auto"``, no difference carries a smaller part of the coordinates.
+AUTO_FRACTION: Final = 0.05
+#: And a model with fewer params is published whole.
+AUTO_PARAMS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,22 +63,23 @@ class BandwidthConfig:
     Down: ``differences`` is the codec by which devices hear of the next version, ``none`` gives
     each of them every version whole. Then, and for devices that are new, models are published as
     ``model`` (float32, float16 or int8), with differences at least every ``keyframe_every``
-    versions.
+    versions. `settled` says what ``auto`` is.
     """
 
     uplink_bytes: int = 0
     uplink_s: float = 60.0
     uplink_codecs: tuple[str, ...] = ()
-    differences: str = "none"
-    model: str = "float32"
+    differences: str = AUTO
+    model: str = AUTO
     keyframe_every: int = 10
 
     def __post_init__(self) -> None:
         self._check_uplink()
         try:
-            if self.differences != "none":
+            if self.differences not in {AUTO, NONE}:
                 parse_downlink(self.differences)
-            check_model_type(self.model)
+            if self.model != AUTO:
+                check_model_type(self.model)
         except ConfigError as error:
             raise ConfigError(f"bandwidth, downlink: {error}") from None
         if not 1 <= self.keyframe_every <= MAX_DIFFERENCES:
@@ -92,6 +100,22 @@ class BandwidthConfig:
                 raise ConfigError(
                     f"uplink_codecs: {spelled!r}: write support and type only, as in topk-0.01/int8"
                 )
+
+    def settled(self, codec: CodecSpec, size: int, *, masked: bool) -> Self:
+        """Return the same settings without ``auto``, for a task's codec and ``size`` params.
+
+        Where updates name the coordinates that they move, versions move few of them: differences
+        carry as large a part, `AUTO_FRACTION` at least, as 4-bit levels, and whole models are of
+        8 bits. Other tasks, and models so small that control messages weigh more, have neither.
+        """
+        differences, model = self.differences, self.model
+        if differences == AUTO:
+            is_sparse = codec.support == TOPK and not masked and size >= AUTO_PARAMS
+            fraction = max(codec.fraction, AUTO_FRACTION)
+            differences = str(CodecSpec(TOPK, fraction, INT4)) if is_sparse else NONE
+        if model == AUTO:
+            model = FLOAT32 if differences == NONE else INT8
+        return replace(self, differences=differences, model=model)
 
     def check(self, codec: CodecSpec, layout: Layout) -> None:
         """Check that some codec fits the model. Raises ConfigError that names the smallest."""

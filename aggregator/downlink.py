@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.bandwidth import BandwidthConfig
+from aggregator.bandwidth import NONE, BandwidthConfig
 from aggregator.records import Published, VersionRecord
 from protocol.codec import pack, unpack
 from protocol.errors import LocalProtocolError
@@ -83,7 +83,7 @@ class Downlink:
     def __init__(self, config: BandwidthConfig, subset: Subset, task: str) -> None:
         self.hidden: Float32 = np.zeros(0, np.float32)
         self._config = config
-        self._codec = None if config.differences == "none" else parse_downlink(config.differences)
+        self._codec = None if config.differences == NONE else parse_downlink(config.differences)
         self._subset = subset
         self._task = task
         self._steps: dict[int, _Step] = {}

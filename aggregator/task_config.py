@@ -218,7 +218,9 @@ class TaskConfig:
         if masked and self.mode == "buffered" and self.max_staleness < 0:
             limit = MASKED_STALENESS
         strategy = replace(self.strategy, name=name)
-        return replace(self, strategy=strategy, max_staleness=limit)
+        size = self.trained().layout.size
+        bandwidth = self.bandwidth.settled(parse_codec(self.codec), size, masked=masked)
+        return replace(self, strategy=strategy, bandwidth=bandwidth, max_staleness=limit)
 
     @property
     def scheduling(self) -> Buffered | Rounds:

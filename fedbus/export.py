@@ -209,7 +209,8 @@ def _stored(config: Path, task: str) -> NewestModel:
         store.close()
     if version is None:
         raise ConfigError(f"{config}: the store has no version yet: start the aggregator once")
-    downlink = Downlink(checked.task.bandwidth, checked.task.trained(), task)
+    settled = checked.task.settled(masked=checked.secure.enabled)
+    downlink = Downlink(settled.bandwidth, settled.trained(), task)
     downlink.restore(version, snapshot.published, snapshot.live_params, ())
     return NewestModel(checked.task.model, downlink.hidden, version.version)
 

@@ -173,3 +173,25 @@ def test_a_device_that_understands_no_codec_that_fits_is_turned_away(make_desk: 
     turned_away = ask(desk, "a", frozenset({"dense", "float32"}))
     assert isinstance(turned_away, Refusal)
     assert turned_away.reason == refusals.WRONG_CODEC
+
+
+@pytest.mark.parametrize(
+    ("codec", "size", "kind", "expected"),
+    [
+        ("topk-0.01/int4", 2_000, "plain", ("topk-0.05/int4", "int8")),
+        ("topk-0.2/int8", 2_000, "plain", ("topk-0.2/int4", "int8")),
+        ("topk-0.05/int4", 999, "plain", ("none", "float32")),
+        ("dense/int8", 2_000, "plain", ("none", "float32")),
+        ("topk-0.05/int4", 2_000, "masked", ("none", "float32")),
+    ],
+)
+def test_models_go_down_as_differences_where_updates_name_what_they_move(
+    codec: str, size: int, kind: str, expected: tuple[str, str]
+) -> None:
+    settled = BandwidthConfig().settled(parse_codec(codec), size, masked=kind == "masked")
+    assert (settled.differences, settled.model) == expected
+
+
+def test_what_is_asked_for_down_stays_so() -> None:
+    asked = BandwidthConfig(differences="dense/int8", model="float16")
+    assert asked.settled(parse_codec("dense/int8"), 10, masked=True) == asked

@@ -27,15 +27,15 @@ Vector = npt.NDArray[np.float32]
 LAYOUT = Layout((Tensor("w", (60, 10)), Tensor("b", (10,))))
 SUBSET = Subset(LAYOUT, frozenset({"w", "b"}))
 KEEP = 3
-PLAIN = BandwidthConfig()
-SPARSE = BandwidthConfig(differences="topk-0.02/int8", keyframe_every=10)
+PLAIN = BandwidthConfig(differences="none", model="float32")
+SPARSE = BandwidthConfig(differences="topk-0.02/int8", model="float32", keyframe_every=10)
 CONFIGS = (
     PLAIN,
     SPARSE,
     BandwidthConfig(differences="topk-0.02/int8", model="int8", keyframe_every=4),
     BandwidthConfig(differences="dense/int8", model="float16", keyframe_every=6),
-    BandwidthConfig(differences="randk-0.05/int8", keyframe_every=1),
-    BandwidthConfig(model="int8"),
+    BandwidthConfig(differences="randk-0.05/int8", model="float32", keyframe_every=1),
+    BandwidthConfig(differences="none", model="int8"),
 )
 
 

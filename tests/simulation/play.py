@@ -60,7 +60,7 @@ def config(history: History) -> TaskConfig:
 def bandwidth(history: History) -> BandwidthConfig:
     """Return how models go down: with differences now and then whole, in either of two ways."""
     if history.downlink == "none":
-        return BandwidthConfig()
+        return BandwidthConfig(differences="none", model="float32")
     every, model = ((2, "int8"), (6, "float16"))[history.seed % 2]
     return BandwidthConfig(differences=history.downlink, model=model, keyframe_every=every)
 
