@@ -165,6 +165,7 @@ class _Watch:
 
 @cache
 def digits() -> tuple[npt.NDArray[np.float32], Labels]:
+    """Return the images (n, 64), from 0 to 1, and their labels."""
     x, y = load_digits(return_X_y=True)
     return (x / 16).astype(np.float32), y.astype(np.int64)
 
