@@ -48,8 +48,9 @@ def _pace(report: Report) -> Plot:
     return Plot(
         name="updates_time",
         title="Updates counted against virtual time",
-        reading="How many updates were in some version by then. A straight line is a fleet at a"
-        " steady pace; a flat piece is a time in which nothing arrived.",
+        reading="How many updates were in some version by then, at each version that was looked"
+        " at. Even stairs are a fleet at a steady pace; a step that is longer than the others is a"
+        " time in which little was counted.",
         draw=draw,
     )
 
