@@ -137,6 +137,7 @@ class Session:
         self.install_id = install_id
         self.state = State.IDLE
         self.online = False
+        self._is_subscribed = False
         self.counts: Counter[str] = Counter()
         self.turned_away = ""
         #: Why the last training failed; empty after one that did not.
@@ -221,8 +222,7 @@ class Session:
         """The bus is there (again): brokers forget, so birth and state are said again."""
         self.online = True
         self._chunk_bytes = payload_bytes(max_packet_bytes)
-        filters = (*self.topics.device_filters(self.device), self.topics.state(self.device))
-        actions: list[Action] = [Subscribe(filters), *self._announce()]
+        actions = [*self._subscribe(), *self._announce()]
         if self._member is not None:
             actions += self._member.connected(self._chunk_bytes, now)
         if self.state is State.FETCHING:
@@ -230,6 +230,15 @@ class Session:
         if self.state is State.AWAY:
             self._timer_at = self._away_until
         return [*actions, *self._report(now), *self._speak(now)]
+
+    def _subscribe(self) -> list[Action]:
+        """Subscribe, once: the transport does it again with each connection."""
+        if self._is_subscribed:
+            return []
+        self._is_subscribed = True
+        return [
+            Subscribe((*self.topics.device_filters(self.device), self.topics.state(self.device)))
+        ]
 
     def disconnected(self) -> list[Action]:
         """The bus is gone; training goes on."""
@@ -242,6 +251,7 @@ class Session:
     def asleep(self) -> list[Action]:
         """The device is about to leave on purpose: it says so, and keeps what it holds."""
         # What is retained will be there when it is back: no broker need queue each version for it.
+        self._is_subscribed = False
         return [
             Unsubscribe((self.topics.plan(), self.topics.manifest())),
             Publish(self.topics.state(self.device), b"sleeping", retain=True),

@@ -10,7 +10,7 @@ from device_sdk.pending import PENDING, RESIDUAL, unpack_pending, unpack_residua
 from device_sdk.session import TRANSITIONS, State
 from device_sdk.trainer import Trained
 from protocol import refusals
-from protocol.actions import Publish
+from protocol.actions import Publish, Subscribe
 from protocol.codec import decode_update
 from protocol.messages import CheckIn, ChunksMissing, Held, ModelChunk, Receipt, Refusal
 from protocol.vectors import packing
@@ -592,3 +592,16 @@ def test_chunks_of_another_version_are_ignored() -> None:
 def test_every_state_can_be_left() -> None:
     for state in State:
         assert [1 for (origin, _), target in TRANSITIONS.items() if origin is state != target]
+
+
+def test_it_subscribes_once_as_the_transport_does_it_again() -> None:
+    device = Handset()
+    device.connect()
+    assert any(isinstance(action, Subscribe) for action in device.log)
+    device.log.clear()
+    device.perform(device.session.disconnected())
+    device.connect()
+    assert not any(isinstance(action, Subscribe) for action in device.log)
+    device.perform(device.session.asleep())
+    device.connect()
+    assert device.topics.plan() in device.subscribed
