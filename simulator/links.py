@@ -2,9 +2,13 @@
 
 Each direction serialises: it is busy until the last byte is out, and what was sent first arrives
 first. Nothing is ever lost in silence. A lost segment costs time: a round trip if others follow it
-(fast retransmit), else a retransmission time-out that doubles (RFC 6298). During an outage nothing
-passes; afterwards bytes move with the first retransmission that gets through, and a connection that
-was silent for longer than its keepalive is broken.
+(fast retransmit), else a retransmission time-out that doubles (RFC 6298). It also costs rate: each
+loss halves TCP's window, so that a link that loses is never faster than `tcp_bps`. During an outage
+nothing passes; afterwards bytes move with the first retransmission that gets through, and a
+connection that was silent for longer than its keepalive is broken.
+
+M. Mathis, J. Semke, J. Mahdavi, T. Ott: The Macroscopic Behavior of the TCP Congestion Avoidance
+Algorithm. ACM SIGCOMM Computer Communication Review 27(3), 1997.
 
 Pure: the time is an argument and chance comes from the seed.
 """
@@ -24,13 +28,17 @@ MAX_TIMEOUT_S: Final = 60.0
 #: As many retransmissions of one segment as Linux tries (tcp_retries2).
 MAX_TRIES: Final = 15
 MAX_LOSS: Final = 0.9
+#: Less is open to nothing: every moment between two outages is walked through.
+MIN_OPEN_S: Final = 0.01
+MIN_BPS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
     """From ``first_s`` on nothing passes for ``for_s`` seconds; again every ``every_s`` (0: once).
 
-    A link that flaps is ``Outage(first_s=0, every_s=10, for_s=3)``. Raises ConfigError.
+    A link that flaps is ``Outage(first_s=0, every_s=10, for_s=3)``; in between it is open for
+    `MIN_OPEN_S` at least. Raises ConfigError.
     """
 
     first_s: float = 0.0
@@ -42,32 +50,44 @@ class Outage:
             raise ConfigError(f"first_s must be 0 or more, not {self.first_s}")
         if not 0 < self.for_s < math.inf:
             raise ConfigError(f"for_s must be above 0, not {self.for_s}")
-        if self.every_s and not self.for_s < self.every_s < math.inf:
+        if self.every_s and not self.for_s + MIN_OPEN_S <= self.every_s < math.inf:
             raise ConfigError(
-                f"every_s must be above for_s ({self.for_s}), or 0 for once, not {self.every_s}"
+                f"every_s must be above for_s ({self.for_s}) by at least {MIN_OPEN_S}, or 0 for"
+                f" once, not {self.every_s}"
             )
 
     def start_before(self, now: float) -> float:
         """Return when the last one began that began at ``now`` or before; -infinity: none yet."""
-        if now < self.first_s:
-            return -math.inf
-        if not self.every_s:
-            return self.first_s
-        return self.first_s + (now - self.first_s) // self.every_s * self.every_s
+        return -math.inf if now < self.first_s else self._start(self._number(now))
 
     def start_after(self, now: float) -> float:
         """Return when the next one begins, later than ``now``; infinity: never."""
-        if now < self.first_s:
-            return self.first_s
-        return self.start_before(now) + self.every_s if self.every_s else math.inf
+        return self.first_s if now < self.first_s else self._start(self._number(now) + 1)
+
+    def _start(self, number: int) -> float:
+        if not self.every_s:
+            return math.inf if number else self.first_s
+        return self.first_s + number * self.every_s
+
+    def _number(self, now: float) -> int:
+        """Return which is the last that began at ``now`` or before, from 0.
+
+        A quotient may round to the one beside it: what `_start` says decides.
+        """
+        number = int((now - self.first_s) // self.every_s) if self.every_s else 0
+        while self._start(number) > now:
+            number -= 1
+        while self._start(number + 1) <= now:
+            number += 1
+        return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkProfile:
     """What a link can do: bits per second each way, seconds one way, the share of segments lost.
 
-    ``jitter_s`` is the most that is added to ``latency_s``, evenly. At most one of the ``outages``
-    may repeat. Raises ConfigError.
+    The rates (`MIN_BPS` or more) are the line's: see `tcp_bps`. ``jitter_s`` is the most that is
+    added to ``latency_s``, evenly. At most one of the ``outages`` may repeat. Raises ConfigError.
     """
 
     up_bps: float = math.inf
@@ -79,8 +99,8 @@ class LinkProfile:
 
     def __post_init__(self) -> None:
         for name in ("up_bps", "down_bps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+            if not getattr(self, name) >= MIN_BPS:
+                raise ConfigError(f"{name} must be {MIN_BPS:g} or more, not {getattr(self, name)}")
         for name in ("latency_s", "jitter_s"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
@@ -94,6 +114,21 @@ class LinkProfile:
         """The first retransmission time-out: two round trips, within TCP's bounds."""
         round_trip_s = 2 * (self.latency_s + self.jitter_s)
         return min(max(MIN_TIMEOUT_S, 2 * round_trip_s), MAX_TIMEOUT_S)
+
+    @property
+    def round_trip_s(self) -> float:
+        """The mean round trip of a segment that finds the link idle."""
+        return 2 * self.latency_s + self.jitter_s
+
+    @property
+    def tcp_bps(self) -> float:
+        """The most that TCP gets over an endless line with these losses (Mathis et al. 1997, 2).
+
+        Segment / round trip * sqrt(3 / 2) / sqrt(loss): each loss halves the window, which grows by
+        a segment a round trip. Meant for losses of a few percent; with more, time-outs rule.
+        """
+        slowness = self.round_trip_s * math.sqrt(self.loss)
+        return 8 * SEGMENT_BYTES * math.sqrt(1.5) / slowness if slowness else math.inf
 
     def outage_end(self, at: float) -> float | None:
         """Return when the outage at this time ends; None: there is none."""
@@ -115,8 +150,8 @@ class _Way:
 
     __slots__ = ("free_at", "last_at", "seconds_per_byte")
 
-    def __init__(self, bps: float) -> None:
-        self.seconds_per_byte = 8.0 / bps
+    def __init__(self, profile: LinkProfile, line_bps: float) -> None:
+        self.seconds_per_byte = 8.0 / min(line_bps * (1 - profile.loss), profile.tcp_bps)
         self.free_at = 0.0
         self.last_at = 0.0
 
@@ -128,8 +163,8 @@ class Link:
 
     def __init__(self, profile: LinkProfile, seed: bytes) -> None:
         self.profile = profile
-        self._up = _Way(profile.up_bps)
-        self._down = _Way(profile.down_bps)
+        self._up = _Way(profile, profile.up_bps)
+        self._down = _Way(profile, profile.down_bps)
         self._draws = Draws(seed)
 
     def up(self, num_bytes: int, now: float) -> float:
@@ -151,7 +186,7 @@ class Link:
 
     def _pass(self, way: _Way, num_bytes: int, now: float) -> float:
         profile = self.profile
-        duration_s = num_bytes * way.seconds_per_byte / (1 - profile.loss)
+        duration_s = num_bytes * way.seconds_per_byte
         way.free_at = _sent(profile, max(now, way.free_at), duration_s)
         delay_s = profile.latency_s + self._recovery_s(num_bytes)
         if profile.jitter_s:
@@ -167,8 +202,8 @@ class Link:
         num_before = -(-num_bytes // SEGMENT_BYTES) - 1
         is_repaired = self._draws.next() < 1 - (1 - loss) ** max(0, num_before)
         num_lost = int(math.log(1 - self._draws.next()) / math.log(loss))
-        round_trip_s = 2 * self.profile.latency_s
-        return is_repaired * round_trip_s + _backoff_s(self.profile.timeout_s, num_lost)
+        repair_s = is_repaired * self.profile.round_trip_s
+        return repair_s + _backoff_s(self.profile.timeout_s, num_lost)
 
 
 def _backoff_s(timeout_s: float, num_lost: int) -> float:

@@ -21,6 +21,7 @@ from simulator import (
     SimulatedDevice,
     World,
 )
+from simulator.links import MIN_OPEN_S, SEGMENT_BYTES
 from tests.simulation.test_memory_bus import MemoryBus
 from tests.support.check_transport import settings
 from transport import QueueFullError
@@ -73,8 +74,57 @@ def test_a_link_is_busy_until_the_last_byte() -> None:
 
 def test_loss_shows_as_delay_that_doubles() -> None:
     link = Link(LinkProfile(latency_s=0.05, loss=0.5), SEED)
-    delays = sorted({round(link.up(100, 1_000.0 * n) - 1_000.0 * n - 0.05, 6) for n in range(99)})
-    assert delays[:5] == [0.0, 0.2, 0.6, 1.4, 3.0]
+    starts = [1_000.0 * number for number in range(99)]
+    delays = sorted({round(link.up(100, start) - start, 6) for start in starts})
+    assert [round(delay - delays[0], 6) for delay in delays[:5]] == [0.0, 0.2, 0.6, 1.4, 3.0]
+
+
+@pytest.mark.parametrize("loss", [0.001, 0.005, 0.02])
+def test_a_link_that_loses_is_no_faster_than_tcp_can_be(loss: float) -> None:
+    """Mathis et al. 1997: 1.22 segments a round trip over the root of the loss."""
+    link = Link(LinkProfile(up_bps=1e9, latency_s=0.05, loss=loss), SEED)
+    num_bytes = 10_000_000
+    bound_bps = 1.2247 * 8 * SEGMENT_BYTES / (0.1 * math.sqrt(loss))
+    assert num_bytes * 8 / link.up(num_bytes, 0.0) == pytest.approx(bound_bps, rel=0.05)
+
+
+def test_a_line_that_is_slower_than_tcp_could_be_loses_what_is_sent_again() -> None:
+    profile = LinkProfile(up_bps=10_000, latency_s=0.05, loss=0.02)
+    assert profile.tcp_bps > profile.up_bps
+    assert Link(profile, SEED).up(100_000, 0.0) == pytest.approx(80 / 0.98, abs=1.0)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@given(st.floats(0, 100), st.floats(0.02, 100), st.floats(0.01, 0.99), st.integers(0, 10**6))
+def test_an_outage_began_before_any_moment_and_the_next_begins_later(
+    first_s: float, every_s: float, share: float, number: int
+) -> None:
+    """At the moments where rounding bites: at a beginning, at an end, and just beside both."""
+    for_s = share * (every_s - MIN_OPEN_S)
+    outage = Outage(first_s=first_s, every_s=every_s, for_s=for_s)
+    start = first_s + number * every_s
+    for moment in (start, start + for_s, start + every_s):
+        for now in (math.nextafter(moment, -1), moment, math.nextafter(moment, math.inf)):
+            if now < first_s:
+                continue
+            assert outage.start_before(now) <= now < outage.start_after(now)
+            assert outage.start_after(now) - outage.start_before(now) == pytest.approx(every_s)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@given(st.floats(0, 20), st.floats(0.05, 50), st.floats(0.01, 0.99))
+@hypothesis.example(0.0, 0.7, 0.15)
+@hypothesis.example(5.0, 9.9, 0.3)
+@hypothesis.example(0.0, 60.1, 0.08)
+def test_a_link_that_is_always_busy_moves_on_whatever_the_period_of_its_outages(
+    first_s: float, every_s: float, share: float
+) -> None:
+    for_s = share * (every_s - MIN_OPEN_S)
+    outage = Outage(first_s=first_s, every_s=every_s, for_s=for_s)
+    link = Link(LinkProfile(up_bps=1e4, latency_s=0.0, outages=(outage,)), SEED)
+    found = [link.up(500, 0.0) for _ in range(100)]
+    assert found == sorted(set(found))
+    assert 40.0 - 1e-6 <= found[-1] < math.inf
 
 
 @hypothesis.settings(max_examples=50, deadline=None)
@@ -96,12 +146,12 @@ def test_an_outage_that_never_lets_a_retry_through_ends_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LinkProfile(up_bps=0), "up_bps must be above 0"),
+        (lambda: LinkProfile(up_bps=0), "up_bps must be 1 or more"),
         (lambda: LinkProfile(loss=1.0), "loss must be from 0 to 0.9"),
         (lambda: LinkProfile(latency_s=-1), "latency_s must be 0 or more"),
         (lambda: LinkProfile(jitter_s=math.nan), "jitter_s must be 0 or more"),
         (lambda: Outage(for_s=0), "for_s must be above 0"),
-        (lambda: Outage(for_s=5, every_s=5), "every_s must be above for_s"),
+        (lambda: Outage(for_s=5, every_s=5.001), "every_s must be above for_s"),
         (lambda: LinkProfile(outages=(FLAPS, FLAPS)), "at most one may repeat"),
     ],
 )
