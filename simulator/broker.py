@@ -44,6 +44,7 @@ class Broker:
         self.route: Route | None = None
         self.watch: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._latency_s = latency_s
+        self._back_at = 0.0
         self._queue = queue
         self._sessions: dict[str, Session] = {}
         self._subscriptions = Subscriptions()
@@ -153,13 +154,15 @@ class Broker:
     def restart(self, *, down_s: float, forget: bool | None = None) -> None:
         """Go down for ``down_s`` seconds; all connections break.
 
+        Of restarts that overlap, the one that lasts longest counts.
         ``forget``: sessions, their messages and everything retained are lost, as without
         persistence; None: as the limits have it. Wills are not published: the broker did not see
         anybody go.
         """
         forget = not self.limits.persistence if forget is None else forget
         self.available = False
-        self._queue.after(down_s, self._come_back)
+        self._back_at = max(self._back_at, self._queue.now + down_s)
+        self._queue.at(self._back_at, self._come_back)
         for session in list(self._sessions.values()):
             client = session.client
             self.leave(session.client_id)
@@ -192,7 +195,7 @@ class Broker:
     # --- inside ------------------------------------------------------------------------------
 
     def _come_back(self) -> None:
-        self.available = True
+        self.available = self._queue.now >= self._back_at
 
     def _has_expired(self, session: Session) -> bool:
         away_s = self._queue.now - session.left_at

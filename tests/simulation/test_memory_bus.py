@@ -114,6 +114,16 @@ def test_a_broker_that_forgets_has_nothing_retained_and_no_sessions(bus: MemoryB
     bus.settle(reader)  # it has subscribed again
 
 
+def test_of_restarts_that_overlap_the_longest_counts(bus: MemoryBus) -> None:
+    bus.broker.restart(down_s=300.0)
+    bus.queue.run_until(10.0)
+    bus.broker.restart(down_s=30.0)
+    bus.queue.run_until(299.0)
+    assert not bus.broker.available
+    bus.queue.run_until(301.0)
+    assert bus.broker.available
+
+
 def test_a_broker_that_remembers_delivers_after_its_restart(bus: MemoryBus) -> None:
     reader = sent(bus, b"under way")
     bus.broker.retained["state"] = b"kept"
