@@ -64,6 +64,7 @@ class SimulatedDevice:
         "_availability",
         "_broker",
         "_counts_before",
+        "_dark_until",
         "_down_s",
         "_drops",
         "_duration",
@@ -88,6 +89,7 @@ class SimulatedDevice:
         "counters",
         "install_id",
         "name",
+        "num_connects",
         "num_not_sent",
         "session",
         "storage",
@@ -145,8 +147,11 @@ class SimulatedDevice:
         self._remote = remote
         #: Publishes that found their queue full, as on a device whose link is too slow.
         self.num_not_sent = 0
+        #: Connections it has had, all that ended included.
+        self.num_connects = 0
         self._num_starts = 0
         self._down_s: float | None = None
+        self._dark_until = 0.0  # no hours bring power back before
         self._fails_next_write = False
         self._power = Power()
         self._timer: Scheduled | None = None
@@ -164,7 +169,7 @@ class SimulatedDevice:
     # --- power -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Switch it on; nothing if it is on, or not at its hours."""
+        """Switch it on, by hand; nothing if it is on, or not at its hours."""
         if self.transport is not None or not self._is_on:
             return
         self._power.restore()
@@ -189,7 +194,7 @@ class SimulatedDevice:
 
     def follow_hours(self) -> None:
         """Start if it is time, then go and come as its availability says."""
-        self.start()
+        self._start_if_powered()
         if self._availability is None:
             return
         change = self._availability.next_change(self._queue.now)
@@ -199,7 +204,7 @@ class SimulatedDevice:
     def lose_power(self, *, after: int = 0, down_s: float | None = None) -> None:
         """Cut its power: now, or when it has written or published ``after`` more times.
 
-        It starts again ``down_s`` after the cut; None: never.
+        It starts again ``down_s`` after the cut, at its hours; None: never.
         """
         self._down_s = down_s
         if after == 0:
@@ -222,7 +227,7 @@ class SimulatedDevice:
     def _change(self, *, is_on: bool) -> None:
         self._is_on = is_on
         if not is_on and self._drops.next() < self._share_of_drops():
-            self.lose_power()
+            self.lose_power(down_s=0.0)  # it has power again, and no hours
         elif not is_on:
             self.leave()
         self.follow_hours()
@@ -243,8 +248,13 @@ class SimulatedDevice:
             return
         self.transport.vanish()
         self._forget()
+        self._dark_until = math.inf if self._down_s is None else self._queue.now + self._down_s
         if self._down_s is not None:
-            self._queue.after(self._down_s, self.start)
+            self._queue.at(self._dark_until, self._start_if_powered)
+
+    def _start_if_powered(self) -> None:
+        if self._queue.now >= self._dark_until:
+            self.start()
 
     def _forget(self) -> None:
         self._counts_before = self.counts
@@ -292,6 +302,7 @@ class SimulatedDevice:
         if transport is None:
             return
         for event in transport.events():
+            self.num_connects += isinstance(event, Connected)
             self._perform(self._decide(event))
             if isinstance(event, Message) and self.transport is transport:
                 transport.acknowledge(event)

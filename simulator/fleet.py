@@ -70,6 +70,11 @@ class Fleet:
             self.world.queue.at(self._joins_at(member), partial(self._join, member))
         self._plan_events()
 
+    @property
+    def clients(self) -> list[SimulatedDevice | Rogue]:
+        """All that have joined until now."""
+        return [*self.devices, *self.rogues]
+
     def _now(self) -> float:
         return self.world.now
 
@@ -119,6 +124,7 @@ class Fleet:
             world=self.world,
             seed=derive(self._root, "rogue", member.name),
             counters=self.traffic[member.of.name],
+            link=member.of.link,
         )
         self.rogues.append(rogue)
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Meter:
         self._evaluator = evaluator
         self._every = evaluate_every
         self._newest: VersionRecord | None = None
-        self._lateness = 0.0  # of the updates in it, on the average
+        self._unscored: Point | None = None  # what was measured of it when it appeared
         self._place_of = {
             member.name: fleet.scenario.classes.index(member.of)
             for member in fleet.trainers.members
@@ -126,9 +127,9 @@ class Meter:
         lateness = [self._count(lease_id, record.version) for lease_id in record.counted]
         self.num_updates += len(record.counted)
         self.version, self._newest = record.version, record
-        self._lateness = float(np.mean(lateness)) if lateness else 0.0
+        self._unscored = self._measured(float(np.mean(lateness)) if lateness else 0.0)
         if record.version % self._every == 0:
-            self._point(record, self._lateness)
+            self._score(record, self._unscored)
 
     def _count(self, lease_id: bytes, version: int) -> int:
         """Count an update; return its staleness in versions."""
@@ -141,23 +142,30 @@ class Meter:
         self._per_device[leased.device] += 1
         return staleness
 
-    def _point(self, record: VersionRecord, staleness: float) -> None:
-        now = self._world.now
+    def _measured(self, staleness: float) -> Point:
+        """Return the newest version's point, but for how good it is: that takes time."""
+        return Point(
+            version=self.version,
+            at_s=self._world.now,
+            bytes_up=sum(each.bytes_up for each in self._fleet.traffic.values()),
+            bytes_down=sum(each.bytes_down for each in self._fleet.traffic.values()),
+            num_updates=self.num_updates,
+            staleness=round(staleness, 6),
+        )
+
+    def _score(self, record: VersionRecord, point: Point) -> None:
+        """Add a point to the curves, with how good the version was in its moment."""
         coordinator = self._world.server.coordinator
         held = None if coordinator is None else coordinator.downlink.held(record.version)
         params = np.frombuffer(record.params, "<f4") if held is None else held
-        scores: Scores = self._evaluator.evaluate(params.astype(np.float32, copy=False), now)
+        params = params.astype(np.float32, copy=False)
+        scores: Scores = self._evaluator.evaluate(params, point.at_s)
         self.points.append(
-            Point(
-                version=record.version,
-                at_s=now,
+            replace(
+                point,
                 accuracy=scores.accuracy,
                 loss=scores.loss,
                 group_accuracy=scores.by_group,
-                bytes_up=sum(each.bytes_up for each in self._fleet.traffic.values()),
-                bytes_down=sum(each.bytes_down for each in self._fleet.traffic.values()),
-                num_updates=self.num_updates,
-                staleness=round(staleness, 6),
             )
         )
 
@@ -170,8 +178,10 @@ class Meter:
 
     def close(self) -> None:
         """Let the newest version have a point, whatever its number."""
-        if self._newest is not None and self.points[-1].version != self.version:
-            self._point(self._newest, self._lateness)
+        if self._newest is None or self._unscored is None:
+            return
+        if not self.points or self.points[-1].version != self.version:
+            self._score(self._newest, self._unscored)
 
     @property
     def model_hash(self) -> str:
@@ -186,6 +196,9 @@ class Meter:
             for key, count in device.counts.items():
                 if key.startswith("declined_"):
                     declined[self._place_of[device.name]][key.removeprefix("declined_")] += count
+        reconnects: Counter[int] = Counter()
+        for client in self._fleet.clients:
+            reconnects[self._place_of[client.name]] += max(0, client.num_connects - 1)
         updates: list[list[int]] = [[] for _ in scenario.classes]
         for name, place in self._place_of.items():
             updates[place].append(self._per_device[name])
@@ -204,7 +217,7 @@ class Meter:
                     staleness=dict(sorted(tally.staleness.items())),
                     bytes_up=traffic.bytes_up,
                     bytes_down=traffic.bytes_down,
-                    reconnects=max(0, traffic.connected - count),
+                    reconnects=reconnects[place],
                     declined=dict(sorted(declined[place].items())),
                 )
             )

@@ -154,7 +154,7 @@ class _Run:
         world = self._fleet.world
         counts = world.server.counts
         counts["dropped_by_broker"] = world.broker.dropped
-        counts["not_sent_by_devices"] = sum(each.num_not_sent for each in self._fleet.devices)
+        counts["not_sent_by_devices"] = sum(each.num_not_sent for each in self._fleet.clients)
         return {key: count for key, count in sorted(counts.items()) if count}
 
     def result(self, ended: str, engine: str, wall_s: float) -> Result:
