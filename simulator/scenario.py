@@ -8,7 +8,7 @@
     target = 0.95                     # optional: end at this accuracy of held-out rows
     updates = 0                       # optional: end when so many were counted
     seed = 0                          # what is drawn, unless the caller says another
-    devices = 0                       # how many, where classes have a share instead of a count
+    devices = 0                       # how many in all, where classes have shares of them
     evaluate_every = 1                # versions
 
     [data]                            # not with [dry]
@@ -55,13 +55,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from aggregator.config import as_written, with_fleet
+from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import NONE, SecureConfig
 from aggregator.task_config import TaskConfig
-from device_sdk.engine.errors import TrainingError
-from device_sdk.engine.model import Model
 from device_sdk.engine.plan import plan_training
 from device_sdk.engine.settings import TrainingSettings
 from protocol.errors import ConfigError
@@ -69,9 +66,9 @@ from protocol.settings import build
 from protocol.topics import check_id
 from simulator.availability import Trace, read_trace
 from simulator.data import DataConfig, Dataset, deal, load_data
-from simulator.drift import drifted
 from simulator.links import LinkProfile
 from simulator.profiles import PROFILES
+from simulator.scenario_learning import check_drift, check_rows
 from simulator.scenario_parts import (
     MAX_S,
     AvailabilityTable,
@@ -87,6 +84,8 @@ from simulator.scenario_toml import read_source
 
 #: A task that the file gives no name.
 TASK: Final = "simulated"
+#: Shares may sum to so much more or less than 1.
+_SHARES_OFF: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,27 +114,42 @@ class Scenario:
     def __post_init__(self) -> None:
         check_id(self.name, "name")
         check_ranges(self, _RANGES)
+        self._check_classes()
+        if self.target and self.dry:
+            raise ConfigError("target: nothing is learned in a [dry] scenario; use updates")
+
+    def _check_classes(self) -> None:
         if not self.classes:
             raise ConfigError("class: a fleet without devices; add a [[class]]")
         names = [each.name for each in self.classes]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"classes[{names.index(name)}].name: two are called {name!r}")
-        if any(each.share for each in self.classes) and not self.devices:
-            raise ConfigError("devices: classes with a share need to know of how many")
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise ConfigError(f"classes[{at}].name: two are called {name!r}")
+        for at, each in enumerate(self.classes):
+            if each.share and not self.devices:
+                raise ConfigError(f"classes[{at}].share: of how many? set devices at the top")
+        wanted = sum(self._wanted)
+        if self.devices and abs(wanted - self.devices) > _SHARES_OFF * self.devices:
+            raise ConfigError(
+                f"devices: {self.devices}, but the classes make {wanted:.12g} of them: let shares"
+                " sum to 1 (a count is count / devices), or leave devices out if all have a count"
+            )
         if not all(self.counts):
             at = self.counts.index(0)
             raise ConfigError(
                 f"classes[{at}].share: an empty class; {self.classes[at].share} of {self.devices}"
                 " devices is not even one"
             )
-        if self.target and self.dry:
-            raise ConfigError("target: nothing is learned in a [dry] scenario; use updates")
+
+    @property
+    def _wanted(self) -> list[float]:
+        """How many devices each class asks for, in parts of devices."""
+        return [each.count or each.share * self.devices for each in self.classes]
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many devices each class has; of shares, the rest goes to the largest remainders."""
-        wanted = [each.count or each.share * self.devices for each in self.classes]
+        wanted = self._wanted
         counts = [int(each + 1e-9) for each in wanted]
         shared = [place for place, each in enumerate(self.classes) if each.share]
         total = round(sum(wanted[place] for place in shared))
@@ -168,7 +182,13 @@ class Scenario:
         """Check what goes beyond single tables: data, split, model. Raises ConfigError."""
         with _told_as("task"):
             self.task.check()
-        self.secure.check(self.task)
+        with _told_as("secure"):
+            self._check_secure()
+        if isinstance(rounds := self.task.scheduling, Rounds) and rounds.needed > self.num_devices:
+            raise ConfigError(
+                f"task.rounds: {rounds.needed} updates end a round, but there are"
+                f" {self.num_devices} devices"
+            )
         for at, each in enumerate(self.classes):
             with _told_as(f"classes[{at}].availability.file"):
                 if each.availability.file:
@@ -176,43 +196,39 @@ class Scenario:
         if self.dry is None:
             self._check_learning()
 
+    def _check_secure(self) -> None:
+        self.secure.check(self.task)
+        if self.secure.enabled:
+            num_params = self.task.trained().layout.size
+            roster = self.secure.parameters(self.task, self.num_devices, num_params)
+            self.secure.check_roster(self.task, roster, num_params)
+
     def _check_learning(self) -> None:
+        with _told_as("task"):
+            spec = self.task.model_spec()
         settings = build(TrainingSettings, self.task.training, "task.training")
         for at, each in enumerate(self.classes):
             with _told_as(f"classes[{at}].memory_budget"):
-                plan_training(self.task.model_spec(), settings, each.memory_budget_bytes)
+                plan_training(spec, settings, each.memory_budget_bytes)
         data = self.data_set()
-        dealt = deal(self.data, data, self.is_slow, self.seed)
-        shape = self.task.model_spec().input
-        if dealt.x.shape[1:] != shape and int(np.prod(dealt.x.shape[1:])) != int(np.prod(shape)):
-            raise ConfigError(f"task.model.input: {shape}, but a row of x is {dealt.x.shape[1:]}")
-        try:
-            model = Model(self.task.model_spec())
-            row = dealt.held_out[:1]
-            model.check_batch(dealt.x[row].reshape(1, *shape), dealt.y[row])
-        except TrainingError as error:
-            raise ConfigError(f"task.model: does not fit the data: {error}") from None
-        self._check_labels(data)
-
-    def _check_labels(self, data: Dataset) -> None:
-        """Refuse what turns labels round where there are none, and images where there are none."""
+        check_rows(spec, data)
         if self.drift is not None:
-            with _told_as("drift.kind"):
-                num_labels = 1 if self.drift.kind == "mirrored" else int(data.labels.max()) + 1
-                drifted(self.drift, data.x[:1], data.y[:1], num_labels, has_begun=True)
+            check_drift(self.drift, data)
         for at, each in enumerate(self.classes):
             if each.attack == "label_flip":
                 with _told_as(f"classes[{at}].attack"):
                     _ = data.labels
+        deal(self.data, data, self.is_slow, self.seed)
 
 
 @contextmanager
 def _told_as(key: str) -> Iterator[None]:
-    """Put the key that is at fault in front of a ConfigError."""
+    """Put the key that is at fault in front of a ConfigError that does not begin with it."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
+        told = str(error)
+        raise ConfigError(told if told.startswith(key) else f"{key}: {told}") from None
 
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
@@ -254,7 +270,10 @@ def _tables(given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(task := tables.get("task"), dict):
         tables["task"] = {"task": TASK, **task}
     if isinstance(classes := tables.pop("class", None), list):
-        tables["classes"] = [_spelled_out(at, each) for at, each in enumerate(classes)]
+        tables["classes"] = [
+            _spelled_out(at, each) if isinstance(each, dict) else each
+            for at, each in enumerate(classes)
+        ]
     return tables
 
 
@@ -264,7 +283,7 @@ def _spelled_out(at: int, given: Mapping[str, Any]) -> dict[str, Any]:
     link = table.get("link", {})
     link = {"profile": link} if isinstance(link, str) else link
     if isinstance(link, dict) and (name := link.get("profile")) is not None:
-        if name not in PROFILES:
+        if not isinstance(name, str) or name not in PROFILES:
             raise ConfigError(
                 f"classes[{at}].link: {name!r}: use {', '.join(PROFILES)}, or a table"
             )

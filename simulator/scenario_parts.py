@@ -18,6 +18,8 @@ DRIFTS: Final = ("rotated_labels", "mirrored", "new_labels")
 LIMITS: Final = ("shipped", "stock")
 #: Longer than this no scenario runs, in virtual seconds: ten years.
 MAX_S: Final = 10 * 365 * 86_400.0
+#: Hours that come round faster are a link that flaps, and say so there.
+MIN_PERIOD_S: Final = 1.0
 
 
 def check_ranges(given: object, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -62,14 +64,20 @@ class TrainingTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
-    """Something goes down at ``at_s`` for ``down_s``; a broker may ``forget`` all it keeps."""
+    """Something goes down at ``at_s`` for ``down_s``."""
 
     at_s: float
     down_s: float = 5.0
-    forget: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, {"at_s": (0, MAX_S), "down_s": (0, MAX_S)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerRestart(Restart):
+    """Of a broker, which may ``forget`` all it keeps."""
+
+    forget: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,7 @@ class BrokerTable:
 
     limits: str = "shipped"
     latency_s: float = 0.05
-    restart: tuple[Restart, ...] = ()
+    restart: tuple[BrokerRestart, ...] = ()
 
     def __post_init__(self) -> None:
         check_word("limits", self.limits, LIMITS)
@@ -155,6 +163,7 @@ class AvailabilityTable:
     def __post_init__(self) -> None:
         check_word("kind", self.kind, ("always", "diurnal", "trace"))
         check_ranges(self, {"phase": (0, 1), "phase_spread": (0, 1)})
+        check_ranges(self, {"period_s": (MIN_PERIOD_S, MAX_S)})
         if (self.kind == "trace") != bool(self.file):
             raise ConfigError('file: kind = "trace" needs it, and no other kind')
         if self.kind == "diurnal":

@@ -48,7 +48,25 @@ WRONG = [
     ("count = 4", "count = 0", 22, "class[0]: count: an empty class"),
     ("count = 4", "count = 4\nmemory_budget = '9 KiB'", 23, "needs at least"),
     ("count = 4", "count = 400", 4, "data.min_samples: 1438 rows are too few for 402 devices"),
-    ('name = "slow"', 'name = "fast"', 21, "class[0].name: two are called 'fast'"),
+    ('name = "slow"', 'name = "fast"', 27, "class[1].name: two are called 'fast'"),
+    ("count = 4", "share = 0.9", 22, "class[0].share: of how many? set devices"),
+    ("duration_s = 30", "devices = 9\nduration_s = 30", 2, "devices: 9, but the classes make 6"),
+    ("units = 10", "units = 10, unit = 3", 12, "task: model.layers[0] (dense).unit: unknown key"),
+    ('type = "dense"', 'type = "dens"', 12, "task: model.layers[0].type: 'dens' is none of"),
+    ("[task.buffered]", "inputs = 3\n[task.buffered]", 17, "task.training.inputs: unknown key"),
+    ("input = [64]", "input = [64]\ninputs = 3", 12, "task: model.inputs: unknown key"),
+    ("check_in_s = 5", "mode = 'rounds'\nrounds.size = 14", 10, "task.rounds: 7 updates end a"),
+    ("[task.buffered]", "[secure]\nscheme = 'seedmask'\n[task.buffered]", 17, "secure: "),
+    ("[[class]]", "[[server.restart]]\nat_s = 1\nforget = true\n[[class]]", 22, ".forget: unknown"),
+    ('link = "wifi"', 'link = { profile = ["lte"] }', 24, "class[0].link: ['lte']: use fibre"),
+    ('link = "wifi"', 'availability = { kind = "diurnal", period_s = 1e-9 }', 24, "period_s must"),
+    ("[[class]]", '[drift]\nat_s = 1\nkind = "new_labels"\nlabels = [77]\n[[class]]', 23, "77"),
+    (
+        "[[class]]",
+        f'[drift]\nat_s = 1\nkind = "new_labels"\nlabels = {[*range(10)]}\n[[class]]',
+        23,
+        "drift.labels: before them there would be no row",
+    ),
     ("seconds = 6", "seconds = 0", 30, "class[1].training: seconds: set either"),
     ("spread = 0.5", "spread = 1.5", 23, "class[0].training: spread of a uniform law"),
     ('link = "wifi"', 'link = "wlan"', 24, "class[0].link: 'wlan': use fibre, "),
@@ -72,6 +90,34 @@ def test_a_mistake_is_told_with_file_line_and_key(
         loaded(tmp_path, (old, new))
     assert f"small.toml:{line}: " in str(raised.value)
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_with_too_few_outputs_is_refused_whatever_the_seed(
+    tmp_path: Path, seed: int
+) -> None:
+    with pytest.raises(
+        ConfigError, match="labels run from 0 to 9, but the model knows classes 0 to 8"
+    ):
+        loaded(tmp_path, ("units = 10", "units = 9"), ("duration_s", f"seed = {seed}\nduration_s"))
+
+
+def test_classes_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    text = "class = [1]\n" + SMALL[: SMALL.index("[[class]]")]
+    with pytest.raises(ConfigError, match=r"toml:1: class\[0\]: expected a table, not 1"):
+        load_scenario(write(tmp_path, text))
+
+
+def test_shares_make_all_devices_or_are_refused(tmp_path: Path) -> None:
+    devices = ("duration_s = 30", "duration_s = 30\ndevices = 20")
+    for fast, slow, problem in (("0.3", "0.6", "18"), ("0.9", "0.9", "36"), ("0.25", "0.7499", "")):
+        shares = ("count = 4", f"share = {fast}"), ("count = 2", f"share = {slow}")
+        with pytest.raises(
+            ConfigError, match=f"toml:3: devices: 20, but the classes make {problem}"
+        ):
+            loaded(tmp_path, devices, *shares)
+    mixed = loaded(tmp_path, devices, ("count = 4", "share = 0.9"))
+    assert mixed.counts == (18, 2)
 
 
 def test_a_fleet_without_devices_is_refused(tmp_path: Path) -> None:
