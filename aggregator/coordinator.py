@@ -123,7 +123,10 @@ class Coordinator:
         self._sequence = snapshot.next_sequence
         self._scheduling = config.scheduling
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
-        self.downlink = Downlink(config.bandwidth, self.trained, config.task)
+        self._statistics = statistics_of(self.model.spec, self.trained)
+        self.downlink = Downlink(
+            config.bandwidth, self.trained, config.task, self._statistics.variances
+        )
         self.versions = self._load_versions(snapshot)
         self.codec = (
             config.uplink
@@ -166,8 +169,8 @@ class Coordinator:
             seed = derive(self.config.init_seed.to_bytes(32, "little"), "init", self.config.task)
             params = params_to_bytes(self.model.init(seed))
             newest = VersionRecord(0, params, hashlib.sha256(params).digest())
-        statistics = statistics_of(self.model.spec, self.trained)
-        versions = Versions(self.config.strategy.strategy(), self.trained, newest, statistics)
+        strategy = self.config.strategy.strategy()
+        versions = Versions(strategy, self.trained, newest, self._statistics)
         if snapshot.version is None:
             self._first.append(Store(self.downlink.step(newest, versions.params, ())))
         else:

@@ -10,7 +10,11 @@ and everything else is cleared:
 - older differences, as long as a device that comes back pays less for them than for a whole model.
 
 The hidden state that goes with it (`protocol.vectors.hidden`) is made again from what is published
-after a restart. Pure.
+after a restart.
+
+A codec may take a number to the other side of what it is to become. Of a running variance that
+could be zero or below, and the model would predict NaN: such a fall waits for a later version,
+whose scale is finer. Pure.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,6 +27,7 @@ import numpy.typing as npt
 
 from aggregator.bandwidth import NONE, BandwidthConfig
 from aggregator.records import Published, VersionRecord
+from aggregator.statistics import LEAST_PART, Flags
 from protocol.codec import pack, unpack
 from protocol.errors import LocalProtocolError
 from protocol.messages import MAX_DIFFERENCES, Difference
@@ -78,10 +83,20 @@ class _Step:
 
 
 class Downlink:
-    """The published versions of one task; ``hidden`` is what holders of the newest one hold."""
+    """The published versions of one task; ``hidden`` is what holders of the newest one hold.
 
-    def __init__(self, config: BandwidthConfig, subset: Subset, task: str) -> None:
+    ``variances``: which of the trained numbers are above 0 and have to stay so; None: of none.
+    """
+
+    def __init__(
+        self,
+        config: BandwidthConfig,
+        subset: Subset,
+        task: str,
+        variances: Flags | None = None,
+    ) -> None:
         self.hidden: Float32 = np.zeros(0, np.float32)
+        self._variances = np.zeros(subset.layout.size, np.bool_) if variances is None else variances
         self._config = config
         self._codec = None if config.differences == NONE else parse_downlink(config.differences)
         self._subset = subset
@@ -161,8 +176,10 @@ class Downlink:
         encoded = b""
         if self._codec is not None and self._steps:
             model = model if self._is_keyframe_due(record.version) else ""
-            told = self._difference(self._codec, params, record.version, model or FLOAT32)
-            encoded, params = pack(told), self._advanced(self.hidden, told, record.version)
+            told, params = self._next_difference(
+                self._codec, params, record.version, model or FLOAT32
+            )
+            encoded = pack(told)
         whole = self._subset.whole
         full = model_to_bytes(params, model, whole) if model else b""
         self.hidden = model_from_bytes(full, model, whole) if full else params
@@ -174,6 +191,29 @@ class Downlink:
         return difference(
             params, self.hidden, codec, self._subset, task=self._task, version=version, model=model
         )
+
+    def _next_difference(
+        self, codec: CodecSpec, params: Float32, version: int, model: str
+    ) -> tuple[Difference, Float32]:
+        """Return the difference to a version and the params it leads to, all variances positive.
+
+        They fall to a tenth of themselves at most, as in `aggregator.statistics`; those that would
+        fall further all the same stay. If others do then, by another scale, none falls.
+        """
+        take = self._subset.take
+        before, wanted = take(self.hidden), take(params)
+        falling = self._variances & (wanted < before)
+        wanted = np.where(falling, np.maximum(wanted, LEAST_PART * before), wanted)
+        held = np.zeros_like(falling)
+        while True:
+            aim = self._subset.replaced(params, np.where(held, before, wanted))
+            told = self._difference(codec, aim, version, model)
+            after = self._advanced(self.hidden, told, version)
+            moved = take(after)
+            too_far = falling & (moved < before) & (moved < LEAST_PART * wanted)
+            if not too_far.any():
+                return told, after
+            held = falling if held.any() else too_far
 
     def _advanced(self, hidden: Float32, told: Difference, version: int) -> Float32:
         return advanced(hidden, told, self._subset, task=self._task, version=version)

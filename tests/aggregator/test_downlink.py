@@ -258,6 +258,30 @@ def test_what_is_left_out_does_not_add_up() -> None:
     assert np.mean(distances[-20:]) < 1.3 * np.mean(distances[20:40])
 
 
+@given(st.lists(st.floats(2.0**-20, 100.0, width=32), min_size=6, max_size=6), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_running_variance_stays_above_zero(variances: list[float], seed: int) -> None:
+    """Levels may go twice as far as they should, which is below zero: a model that predicts NaN."""
+    layout = Layout((Tensor("0.dense.weight", (60, 10)), Tensor("1.batch_norm.variance", (6,))))
+    subset = Subset(layout, frozenset(tensor.name for tensor in layout.tensors))
+    flags = np.arange(layout.size) >= 600
+    config = replace(SPARSE, differences="topk-0.05/int4")
+    downlink = Downlink(config, subset, "t", flags)
+    draws = np.random.default_rng(seed)
+    params = np.ones(layout.size, np.float32)
+    for version in range(8):
+        record = VersionRecord(version, params.tobytes(), bytes(32))
+        downlink.step(record, params, ())
+        held = downlink.hidden[flags]
+        assert (held > 0).all(), held
+        params = params + 0.1 * draws.standard_normal(layout.size).astype(np.float32)
+        params[flags] = draws.permutation(np.array(variances, np.float32))
+    for version in range(8, 70):
+        record = VersionRecord(version, params.tobytes(), bytes(32))
+        downlink.step(record, params, ())
+    np.testing.assert_allclose(downlink.hidden[flags], params[flags], atol=0.1)
+
+
 def test_a_device_whose_sdk_knows_no_differences_is_told_what_to_do(tmp_path: Path) -> None:
     desk = Desk(tmp_path, task_config(bandwidth=SPARSE))
     words = tuple(word for word in CODECS if word != "differences")
