@@ -19,6 +19,7 @@ from protocol.vectors.hidden import FLOAT32, check_model_type, parse_downlink
 from protocol.vectors.layout import Layout
 from protocol.vectors.levels import INT4, INT8
 from protocol.vectors.packing import TOPK, CodecSpec, max_body_bytes, parse_codec
+from protocol.vectors.values import FLOAT16
 
 #: What an encoded update holds beside its values.
 UPDATE_OVERHEAD_BYTES: Final = 192
@@ -101,12 +102,15 @@ class BandwidthConfig:
                     f"uplink_codecs: {spelled!r}: write support and type only, as in topk-0.01/int8"
                 )
 
-    def settled(self, codec: CodecSpec, size: int, *, masked: bool) -> Self:
+    def settled(
+        self, codec: CodecSpec, size: int, *, masked: bool, is_delicate: bool = False
+    ) -> Self:
         """Return the same settings without ``auto``, for a task's codec and ``size`` params.
 
         Where updates name the coordinates that they move, versions move few of them: differences
         carry as large a part, `AUTO_FRACTION` at least, as 4-bit levels, and whole models are of
-        8 bits. Other tasks, and models so small that control messages weigh more, have neither.
+        8 bits, or 16 where some of the model ``is_delicate``. Other tasks, and models so small that
+        control messages weigh more, have neither.
         """
         differences, model = self.differences, self.model
         if differences == AUTO:
@@ -114,7 +118,8 @@ class BandwidthConfig:
             fraction = max(codec.fraction, AUTO_FRACTION)
             differences = str(CodecSpec(TOPK, fraction, INT4)) if is_sparse else NONE
         if model == AUTO:
-            model = FLOAT32 if differences == NONE else INT8
+            coarse = FLOAT16 if is_delicate else INT8
+            model = FLOAT32 if differences == NONE else coarse
         return replace(self, differences=differences, model=model)
 
     def check(self, codec: CodecSpec, layout: Layout) -> None:

@@ -28,6 +28,7 @@ from protocol.messages import MAX_DOCUMENT_CHARS
 from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from protocol.vectors.layout import Subset
+from protocol.vectors.levels import INT8
 from protocol.vectors.packing import CodecSpec, parse_codec
 
 _STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
@@ -218,8 +219,13 @@ class TaskConfig:
         if masked and self.mode == "buffered" and self.max_staleness < 0:
             limit = MASKED_STALENESS
         strategy = replace(self.strategy, name=name)
-        size = self.trained().layout.size
-        bandwidth = self.bandwidth.settled(parse_codec(self.codec), size, masked=masked)
+        trained = self.trained()
+        bandwidth = self.bandwidth.settled(
+            parse_codec(self.codec),
+            trained.layout.size,
+            masked=masked,
+            is_delicate=self._has_statistics or trained.layout is not trained.whole,
+        )
         return replace(self, strategy=strategy, bandwidth=bandwidth, max_staleness=limit)
 
     @property
@@ -244,6 +250,11 @@ class TaskConfig:
             return self.max_staleness
         return PLAIN_STALENESS if self.mode == "buffered" else 0
 
+    @property
+    def _has_statistics(self) -> bool:
+        """Whether the model has running ones: next to the largest, levels take the least for 0."""
+        return any(layer.statistics for layer in self.model_spec().layers)
+
     def model_spec(self) -> ModelSpec:
         """Return the model; raises ConfigError that names the layer."""
         return parse_spec(self.model)
@@ -263,6 +274,10 @@ class TaskConfig:
         """Check what depends on the model. Raises ConfigError that names the key."""
         layout = self.trained().layout
         self.bandwidth.check(self.uplink, layout)
+        if self.bandwidth.model == INT8 and self._has_statistics:
+            raise ConfigError(
+                'bandwidth.model = "int8" would publish small running variances as 0: use "float16"'
+            )
         budget = largest_budget(self.uplink, self.bandwidth, layout)
         if self.max_assembly_bytes < 2 * budget:
             raise ConfigError(

@@ -1,5 +1,7 @@
 """A lease names the richest codec that its device understands and that fits what may travel."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from protocol.messages import CheckIn, Lease, Refusal, UpdateChunk
 from protocol.vectors.layout import Layout, Tensor
 from protocol.vectors.packing import CodecSpec, parse_codec
 from tests.aggregator.conftest import MakeDesk
-from tests.support.desk import Desk, install_id
+from tests.support.desk import MODEL, Desk, install_id, task_config
 
 LAYOUT = Layout((Tensor("w", (64, 300)), Tensor("b", (300,))))
 WORDS = frozenset(CODECS)
@@ -190,6 +192,31 @@ def test_models_go_down_as_differences_where_updates_name_what_they_move(
 ) -> None:
     settled = BandwidthConfig().settled(parse_codec(codec), size, masked=kind == "masked")
     assert (settled.differences, settled.model) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "training", "expected"),
+    [
+        ({"type": "relu"}, {}, "int8"),
+        ({"type": "relu"}, {"trainable_last": 1}, "float16"),
+        ({"type": "batch_norm"}, {}, "float16"),
+        ({"type": "batch_norm"}, {"trainable_last": 1}, "float16"),
+    ],
+)
+def test_what_eight_bits_would_spoil_for_good_is_published_in_sixteen(
+    layer: dict[str, str], training: dict[str, int], expected: str
+) -> None:
+    """Of frozen tensors no difference takes the error back, and small variances would be 0."""
+    dense = {"type": "dense", "units": 40}
+    model = {**MODEL, "input": [40], "layers": [dense, layer, dense]}
+    config = task_config(model=model, training=training, codec="topk-0.05/int4")
+    assert config.settled(masked=False).bandwidth.model == expected
+    asked = replace(config, bandwidth=BandwidthConfig(model="int8"))
+    if layer["type"] != "batch_norm":
+        asked.check()
+        return
+    with pytest.raises(ConfigError, match="running variances"):
+        asked.check()
 
 
 def test_what_is_asked_for_down_stays_so() -> None:
