@@ -141,7 +141,7 @@ class PlainBuffers:
         seed = support_seed(config.task, update.base_version)
         delta = read_delta(update, codec, self._layout, seed)
         if config.selection.sees_norms:
-            lease.norm = float(np.linalg.norm(delta.values))
+            lease.norm = float(np.linalg.norm(delta.values.astype(np.float64)))
         device, participation = lease.record.device, self._participation
         weight = self._weigh(staleness) * participation.weight(device, version, staleness)
         samples = 1

@@ -1,6 +1,7 @@
 """Leases in slots, within deadlines, and what is learned from how they end."""
 
 import json
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ def rounds_of(make_desk: MakeDesk, size: int, rule: str = "hungarian", **setting
     return make_desk(mode="rounds", rounds=rounds, selection=selection)
 
 
-def leases(desk: Desk, devices: str) -> dict[str, Lease]:
+def leases(desk: Desk, devices: Iterable[str]) -> dict[str, Lease]:
     return {each: last for each in devices if isinstance(last := desk.last(each), Lease)}
 
 
-def gather(desk: Desk, devices: str) -> dict[str, Lease]:
+def gather(desk: Desk, devices: Collection[str]) -> dict[str, Lease]:
     """Let them all be there, and then check in."""
     for device in devices:
         desk.hear(desk.coordinator.topics.state(device), b"online")
@@ -126,6 +127,21 @@ def test_oort_knows_the_norm_of_an_update_and_nothing_looks_at_it_otherwise(
         )
         desk.send("a", desk.lease("a"), [3.0, 4.0, 0, 0, 0, 0])
         assert desk.coordinator.granting.links.known("a").norm == pytest.approx(norm)
+
+
+def test_one_monstrous_update_does_not_keep_the_others_from_being_chosen(
+    make_desk: MakeDesk,
+) -> None:
+    """In float32 its norm would be infinite, and every utility beside it zero or none."""
+    desk = make_desk(
+        selection=SelectionConfig(rule="oort", oort=OortConfig(exploration=0, exploration_min=0)),
+        buffered=Buffered(goal=1, concurrency=4),
+    )
+    for device in "abc":
+        desk.send(device, desk.lease(device), ONE)
+    desk.send("rogue", desk.lease("rogue"), [8e37, 0, 0, 0, 0, -8e37])
+    desk.said.clear()
+    assert set(gather(desk, ["a", "b", "c", "rogue"])) == {"a", "b", "c", "rogue"}
 
 
 def test_status_shows_credit_sites_and_why_devices_wait(make_desk: MakeDesk) -> None:
