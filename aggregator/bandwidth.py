@@ -159,20 +159,25 @@ def choose_codec(
 ) -> CodecSpec | None:
     """Return the codec of a lease for a device that understands ``words``.
 
-    ``codec`` is the task's, in the open. ``limit_bytes`` is what the device's link, or its site,
-    has left for this update (0: no limit). The richest codec not richer than the task's that fits;
-    for a device that understands none of those the least of the richer ones. None: none fits.
+    ``codec`` is the task's, in the open. ``limit_bytes`` is what the device's link seems to carry
+    in time (0: no limit). The richest codec not richer than the task's that fits; for a device that
+    understands none of those the least of the richer ones. Where the link carries none of them it
+    is the least: only another update shows what the link is like now. None: the device understands
+    none that ``uplink_bytes`` allows.
     """
-    limits = [limit for limit in (config.uplink_bytes, limit_bytes) if limit]
-    if not limits and codec.words <= words:
+    if not config.uplink_bytes and not limit_bytes and codec.words <= words:
         return codec
-    limit = min(limits, default=MAX_UPLINK_BYTES)
+    most = config.uplink_bytes or MAX_UPLINK_BYTES
     rungs = _rungs(codec, config.uplink_codecs, layout)
     known = [each for each in rungs if each.words <= words]
     if not known:
         richer = reversed(_ladder(codec, layout))
         known = [each for each in richer if each.words <= words][:1]
-    return next((each for each in known if budget_bytes(each, layout) <= limit), None)
+    allowed = [each for each in known if budget_bytes(each, layout) <= most]
+    if not limit_bytes:
+        return allowed[0] if allowed else None
+    fitting = (each for each in allowed if budget_bytes(each, layout) <= limit_bytes)
+    return next(fitting, allowed[-1] if allowed else None)
 
 
 @lru_cache(maxsize=16)

@@ -157,7 +157,7 @@ class Granting:
                 waiting = self._fleet.take(pick.device)
                 used.append(pick.seat)
                 if codec is None:
-                    continue  # nothing fits its link: it asks again
+                    continue  # it was turned away when it asked: `serves`
                 self._turns.chosen(pick.device)
                 self._sites.given(site, budget + bytes_down(waiting.check_in), now)
                 yield Grant(waiting, codec, seats[pick.seat], site)

@@ -66,7 +66,8 @@ def test_a_budget_takes_the_richest_that_fits() -> None:
 def test_what_is_chosen_is_understood_and_fits(
     codec: CodecSpec, limit: int, words: set[str]
 ) -> None:
-    found = choose_codec(codec, words, BandwidthConfig(), LAYOUT, limit_bytes=limit)
+    config = BandwidthConfig(uplink_bytes=limit)
+    found = choose_codec(codec, words, config, LAYOUT, limit_bytes=2 * limit)
     if found is None:
         return
     assert found.words <= words
@@ -91,12 +92,19 @@ def test_a_device_of_old_gets_a_codec_that_it_understands() -> None:
     assert chosen("topk-0.05/int4", words=frozenset({"dense", "float32"})) == "dense/float32"
 
 
-def test_no_lease_where_nothing_fits() -> None:
-    least = min(SIZES.values())
-    assert chosen("dense/int8", limit_bytes=least) == "topk-0.001/ternary"
-    assert chosen("dense/int8", limit_bytes=least - 1) == "None"
-    assert chosen("dense/int8", words=OLD_WORDS, limit_bytes=least) == "None"
+def test_no_lease_where_nothing_is_understood_that_is_allowed() -> None:
+    tight = BandwidthConfig(uplink_bytes=min(SIZES.values()))
+    assert chosen("dense/int8", tight) == "topk-0.001/ternary"
+    assert chosen("dense/int8", tight, words=OLD_WORDS) == "None"
     assert chosen("dense/int8", words=frozenset({"nothing"})) == "None"
+
+
+def test_a_link_that_seems_to_carry_nothing_gets_the_least() -> None:
+    """Once its updates took too long; without a lease nothing would ever show that it got well."""
+    assert chosen("dense/int8", limit_bytes=1) == "topk-0.001/ternary"
+    assert chosen("dense/int8", words=OLD_WORDS, limit_bytes=1) == "topk-0.01/int8"
+    some = BandwidthConfig(uplink_bytes=SIZES["topk-0.1/int8"], uplink_codecs=("topk-0.1/int8",))
+    assert chosen("dense/int8", some, limit_bytes=1) == "topk-0.1/int8"
 
 
 def test_all_codecs_of_a_calibrated_task_are_calibrated() -> None:
