@@ -32,6 +32,8 @@ FADE: Final = 0.98
 NEWEST: Final = 0.25
 #: As many observations as what is taught counts for.
 _CERTAIN: Final = 1e9
+#: No link is taken to be faster, in bytes a second.
+FASTEST: Final = 1e9
 #: Links that are remembered.
 MAX_LINKS: Final = 100_000
 
@@ -170,9 +172,15 @@ class Links:
 
 
 def rate(link: Link, num_bytes: int, seconds: float) -> None:
-    """Note that so many bytes came in so many seconds."""
-    if seconds > 0:
+    """Note that so many bytes came in so many seconds.
+
+    Where an update shows no speed (it came in one packet) a known one is taken for twice as high:
+    next time more is tried, and a speed from a bad moment does not stay for good.
+    """
+    if seconds > 0 and num_bytes > 0:
         link.bytes_per_s = _newer(link.bytes_per_s, num_bytes / seconds)
+    else:
+        link.bytes_per_s = min(2 * link.bytes_per_s, FASTEST)
 
 
 def _newer(known: float, observed: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import pytest
 
+from aggregator.bandwidth import BandwidthConfig
 from aggregator.monitor.status import rounds_report
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
@@ -13,9 +14,10 @@ from aggregator.scheduling.selection import OortConfig, SelectionConfig
 from aggregator.task_config import StrategyConfig
 from fedbus.status import status_lines
 from fedbus.view import TaskView
-from protocol.messages import Lease
+from protocol.chunks import checksum
+from protocol.messages import Lease, UpdateChunk
 from tests.aggregator.conftest import MakeDesk
-from tests.support.desk import Desk
+from tests.support.desk import MODEL, Desk
 
 ONE = [1.0, 0, 0, 0, 0, 0]
 
@@ -142,6 +144,30 @@ def test_one_monstrous_update_does_not_keep_the_others_from_being_chosen(
     desk.send("rogue", desk.lease("rogue"), [8e37, 0, 0, 0, 0, -8e37])
     desk.said.clear()
     assert set(gather(desk, ["a", "b", "c", "rogue"])) == {"a", "b", "c", "rogue"}
+
+
+def test_a_speed_from_a_bad_moment_does_not_stay_for_good(make_desk: MakeDesk) -> None:
+    """An outage between two packets of an update; and the frugal ones after it come in one."""
+    desk = make_desk(
+        codec="dense/float32",
+        model={**MODEL, "input": [400]},
+        bandwidth=BandwidthConfig(uplink_s=10.0),
+        buffered=Buffered(goal=1),
+    )
+    lease = desk.lease("a")
+    delta = [1.0] * desk.params.size
+    update = desk.update(lease, delta)
+    parts = [update[:-9], update[-9:]]
+    for index, part in enumerate(parts):
+        desk.send_chunk("a", UpdateChunk(lease.lease_id, checksum(update), index, 2, part))
+        desk.now += 30.0
+    codecs = []
+    for _ in range(15):
+        lease = desk.lease("a")
+        codecs.append(lease.codec)
+        desk.send("a", lease, delta)
+    assert codecs[0] == "topk-0.01/int8", "the least that it understands"
+    assert codecs[-1] == "dense/float32"
 
 
 def test_status_shows_credit_sites_and_why_devices_wait(make_desk: MakeDesk) -> None:
