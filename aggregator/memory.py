@@ -65,7 +65,7 @@ class Memory:
             weight=sum(map(self._weigh, late)) / max(1, len(late)),
             drift=drift,
             replaced=self._caches.replaced(outcome.deltas) if strategy.caches else None,
-            lacking=self._lacking(outcome) if strategy.strata else None,
+            lacking=self._lacking(outcome, version) if strategy.strata else None,
         )
 
     def counted(self, outcome: Outcome, staleness: Mapping[str, int], version: int) -> list[Action]:
@@ -73,11 +73,11 @@ class Memory:
         return [
             *self.participation.counted(version, staleness, outcome.samples),
             *self._caches.counted(outcome.deltas),
-            *self._strata.counted(outcome.means),
+            *self._strata.counted(version, outcome.means),
         ]
 
-    def _lacking(self, outcome: Outcome) -> Float64:
-        return self._strata.lacking(self.participation.fleet, outcome.weights)
+    def _lacking(self, outcome: Outcome, version: int) -> Float64:
+        return self._strata.lacking(self.participation.fleet, outcome.weights, version)
 
     def _drift(self, versions: list[int], params: Float32) -> Float64 | None:
         """How far the bases, on average, are from the current params; None: one is not kept."""

@@ -203,3 +203,20 @@ def test_stratified_lets_the_slow_ones_pull_while_they_are_at_work(make_desk: Ma
                 slow = desk.lease("slow")
         pulls[name] = desk.step[1] / desk.step[0]
     assert pulls["stratified"] > 1.5 * pulls["fedbuff"]
+
+
+def test_a_group_that_has_left_pulls_no_more(make_desk: MakeDesk) -> None:
+    """What it wanted last would be added to every step for ever, with nobody to say: enough."""
+    desk = make_desk(buffered=Buffered(goal=1))
+    slow = desk.lease("slow")
+    for _ in range(3):
+        desk.send("fast", desk.lease("fast"), ones(0.0))
+    desk.send("slow", slow, ones(1.0))
+    after = [desk.params.copy()]
+    for version in range(60):
+        desk.send("fast", desk.lease("fast"), ones(0.0))
+        after.append(desk.params.copy())
+        if version == 20:
+            desk.restart()
+    assert (after[10] > after[0]).all(), "it is only slow, as far as is known"
+    np.testing.assert_array_equal(after[50], after[60])
