@@ -15,6 +15,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -25,6 +26,7 @@ _BLANK: Final = {tokenize.COMMENT, tokenize.NEWLINE, tokenize.NL, tokenize.INDEN
 _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@lru_cache(maxsize=512)  # who flashes many devices bundles the same modules each time
 def slim(source: str) -> str:
     """Return ``source`` without docstrings, comments and the spaces around operators.
 

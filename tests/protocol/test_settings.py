@@ -58,7 +58,7 @@ def test_a_full_table_becomes_the_dataclass() -> None:
         ({"name": "a", "ratio": 10**400}, r"ratio: expected a number that is finite"),
         ({"name": "a", "limit": True}, r"limit: expected a whole number"),
         ({"name": "a", "words": "b"}, r"words: expected a list"),
-        ({"name": "a", "words": [1]}, r"words: expected text"),
+        ({"name": "a", "words": [1]}, r"words\[0\]: expected text"),
         ({"name": "a", "inner": 1}, r"inner: expected a table"),
         ({"name": "a", "inner": {"size": 0}}, r"inner: size must be at least 1"),
         ({"name": "a", "inner": {"sise": 1}}, r"inner\.sise: unknown key; did you mean 'size'"),

@@ -118,7 +118,7 @@ def test_another_seed_gives_other_params() -> None:
         ({"optimiser": "sgd"}, "model.optimiser: unknown key"),
         ({"layers": []}, "model.layers: nothing to train; add a dense layer"),
         ({"layers": [{"type": "relu"}]}, "model.layers: nothing to train; add a dense layer"),
-        ({"layers": ["relu"]}, "model.layers: expected a table"),
+        ({"layers": ["relu"]}, "model.layers[0]: expected a table"),
         ({"layers": [{"units": 3}]}, "model.layers[0].type: None is none of dense, relu"),
         ({"layers": [DENSE_10, {"type": "rleu"}]}, "model.layers[1].type: 'rleu' is none of"),
         ({"layers": [{"type": "dense"}]}, "model.layers[0] (dense).units: missing"),
