@@ -76,7 +76,7 @@ from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.hidden import DIFFERENCES
 from protocol.vectors.layout import params_to_bytes
-from protocol.vectors.packing import RANDK
+from protocol.vectors.packing import RANDK, parse_codec
 
 #: How long after a connect retained chunks are looked through for left-over ones.
 SWEEP_S: Final = 30.0
@@ -671,10 +671,14 @@ class Coordinator:
         """How far statistics follow the mean of these updates."""
         leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
         oldest = min((lease.record.version for lease in leases), default=self.version)
-        size = self.trained.layout.size
-        is_enlarged = self.codec.support == RANDK and not self.codec.contractive
-        kept = self.codec.num_kept(size) / size if is_enlarged else 1.0
-        return gain_of(self.version - oldest, kept)
+        codecs = {lease.record.codec for lease in leases}
+        return gain_of(self.version - oldest, min(map(self._kept_part, codecs), default=1.0))
+
+    def _kept_part(self, spelled: str) -> float:
+        """Return the part of the coordinates that a codec sends enlarged; 1: it enlarges none."""
+        codec, size = parse_codec(spelled), self.trained.layout.size
+        is_enlarged = codec.support == RANDK and not codec.contractive
+        return codec.num_kept(size) / size if is_enlarged else 1.0
 
     def _staleness_of(self, ids: Iterable[bytes]) -> dict[str, int]:
         """Return the devices of these updates, and how many versions late each is."""

@@ -6,6 +6,7 @@ from collections import deque
 import numpy as np
 import pytest
 
+from aggregator.bandwidth import BandwidthConfig
 from aggregator.records import VersionRecord
 from aggregator.scheduling.buffered import Buffered
 from aggregator.statistics import LEAST_PART, gain_of, statistics_of
@@ -15,8 +16,10 @@ from aggregator.strategy.fedavg import fedavg, fedavgm
 from aggregator.versions import Versions
 from device_sdk.engine.spec import parse_spec
 from device_sdk.engine.subset import trained_subset
+from protocol.messages import CheckIn, Lease
 from protocol.vectors.layout import params_to_bytes
 from tests.aggregator.conftest import MakeDesk
+from tests.support.desk import install_id
 
 SPEC = {
     "input": [3],
@@ -106,3 +109,23 @@ def test_two_buffers_of_one_base_leave_a_model_that_predicts(make_desk: MakeDesk
     assert params[VARIANCES].min() > 0
     outputs = desk.coordinator.model.predict(params, np.ones((5, 3), np.float32))
     assert np.isfinite(outputs).all()
+
+
+def test_what_one_device_sends_enlarged_is_made_small_again_beside_others(
+    make_desk: MakeDesk,
+) -> None:
+    """Leases name different codecs; the task's own enlarges nothing."""
+    desk = make_desk(
+        model=SPEC,
+        codec="topk-1/float32",
+        bandwidth=BandwidthConfig(uplink_codecs=("randk-0.25/float32",)),
+        buffered=Buffered(goal=1),
+    )
+    before = desk.params.copy()
+    message = CheckIn(install_id("a"), -1, 1, ("randk", "float32"))
+    desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
+    lease = desk.last("a")
+    assert isinstance(lease, Lease)
+    desk.send("a", lease, [1.0] * MODEL.layout.size)
+    moved = (desk.params - before)[STATISTICS.where]
+    np.testing.assert_allclose(moved[moved != 0], 1.0, rtol=0.1)
