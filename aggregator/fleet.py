@@ -5,7 +5,7 @@ An id belongs to the installation that used it first. A second one (a cloned car
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aggregator.records import DeviceRecord
 from aggregator.scheduling.queues import Queues
@@ -113,6 +113,8 @@ class Fleet:
         One that is not ``ready`` (its masks are not) is remembered until it is: `regroup`.
         """
         place = self._waiting.get(device)
+        if place is not None and place.check_in.unreachable:  # it says so with every other one
+            check_in = replace(check_in, unreachable=1)
         waiting = Waiting(device, check_in, now if place is None else place.since)
         if ready:
             self._unready.pop(device, None)

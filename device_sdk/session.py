@@ -164,6 +164,7 @@ class Session:
             self.state = State.REPORTING
         self._result: _Result | None = None
         self._is_unreachable = False  # of the last model; the aggregator is told
+        self._was_told = False  # of that, when the device checked in last
         self._send_at: float | None = None  # when the update is to be sent, while it is held back
         self._member: Member | None = None
         if keys is not None:
@@ -403,11 +404,20 @@ class Session:
             num_samples,
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
-            int(self._is_unreachable),
+            int(self._tells_unreachable()),
         )
-        if self._is_unreachable:
-            self.counts["models_unreachable"] += 1
         return self._voice.tell(message)
+
+    def _tells_unreachable(self) -> bool:
+        """Whether this check-in says that the last model could not be put together.
+
+        Without an answer every other one does not: an aggregator of old cannot read those that do.
+        """
+        is_known = self.state is State.FETCHING  # it has named a model that is more than params
+        self._was_told = self._is_unreachable and (is_known or not self._was_told)
+        if self._was_told:
+            self.counts["models_unreachable"] += 1
+        return self._was_told
 
     def _would_train(self, num_samples: int) -> bool:
         if num_samples == 0:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aggregator.bandwidth import BandwidthConfig
 from aggregator.downlink import Downlink, Route
 from aggregator.records import Published, VersionRecord
+from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, LocalProtocolError
@@ -309,4 +310,17 @@ def test_a_model_that_is_published_again_is_so_now_and_then_only(tmp_path: Path)
         assert (topics.model(0, 0) in desk.retained) == is_there
         assert isinstance(desk.last("a"), Lease)
     assert desk.coordinator.counts["models_unreachable"] == 3
+    desk.close()
+
+
+def test_who_waits_need_not_say_again_that_nothing_led_to_a_model(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, task_config(bandwidth=SPARSE, buffered=Buffered(concurrency=1)))
+    desk.lease("a")
+    out = desk.coordinator.topics.out("b")
+    for unreachable in (1, 0):
+        message = CheckIn(install_id("b"), -1, 1, CODECS, unreachable=unreachable)
+        desk.hear(out, desk.sealed("b", message))
+    desk.wait(601)  # the lease of the other one runs out
+    assert isinstance(desk.last("b"), Lease)
+    assert desk.coordinator.counts["models_unreachable"] == 1
     desk.close()

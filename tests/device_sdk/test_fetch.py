@@ -287,6 +287,19 @@ def test_a_lease_that_ran_out_over_it_is_told_with_the_next_check_in() -> None:
     assert not fetching(device)
 
 
+def test_every_other_check_in_can_be_read_by_an_aggregator_of_old() -> None:
+    """It knows no such field, drops the message, and would never again give this device a lease."""
+    line = Line()
+    device = ready()
+    device.hear_in(replace(line.lease(0), ttl_s=12))
+    device.said()
+    told = []
+    for _ in range(6):
+        device.wait()
+        told += [each.unreachable for each in device.said() if isinstance(each, CheckIn)]
+    assert told[:4] == [1, 0, 1, 0]
+
+
 def test_a_difference_may_come_in_pieces_in_any_order_cut_anew() -> None:
     line = Line()
     device = ready()
