@@ -1,7 +1,6 @@
 """The line of model versions: the current params, and the step from a mean delta to the next."""
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,12 +52,6 @@ class Versions:
     def trained(self) -> Float32:
         """Those of the current params that steps move."""
         return self._subset.take(self.params)
-
-    def drift(self, bases: Sequence[Float32]) -> Float64:
-        """Return the mean of these params (whole, as devices hold them) minus the current ones."""
-        now = self.trained.astype(np.float64)
-        trained = [self._subset.take(base) for base in bases]
-        return np.asarray(np.mean([each - now for each in trained], axis=0))
 
     def forget(self) -> None:
         """Begin anew with what the strategy remembers of single devices: a mask epoch ended."""
