@@ -257,10 +257,14 @@ class SimulatedDevice:
             self.start()
 
     def _forget(self) -> None:
-        self._counts_before = self.counts
+        self._note_counts()
         self.transport = None
         self.session = None
         self._set_timer()
+
+    def _note_counts(self) -> None:
+        if self.session is not None:
+            self._counts_before.update(self.session.counts)
 
     def _begin_anew(self, transport: MemoryTransport | None) -> None:
         if self.session is None and self.transport is transport:
@@ -336,7 +340,7 @@ class SimulatedDevice:
         except PowerLost:
             self._die()
         except _StorageError:
-            self._counts_before = self.counts
+            self._note_counts()
             self.session = None  # memory is ahead of the medium
             self._queue.after(STORAGE_RETRY_S, partial(self._begin_anew, self.transport))
         self._set_timer()
