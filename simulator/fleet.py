@@ -17,12 +17,11 @@ from simulator.enrolment import Enrolled, enrol
 from simulator.remote import TrainRemote
 from simulator.rogue import Rogue
 from simulator.scenario import Scenario
+from simulator.scenario_parts import ROGUES
 from simulator.trainers import DeviceTrainer, Here, Member, Trainers
 from simulator.training_times import TrainingTimes, exponential
 from simulator.world import World
 from transport import Counters
-
-_ROGUES: Final = ("nan", "flood")
 
 _LIMITS: Final = {"shipped": BrokerLimits.shipped, "stock": BrokerLimits.stock}
 
@@ -99,7 +98,7 @@ class Fleet:
         return of.joins_at_s + of.joins_within_s * member.place / count
 
     def _join(self, member: Member) -> None:
-        if member.of.attack in _ROGUES:
+        if member.of.attack in ROGUES:
             self._join_rogue(member)
             return
         device = self.world.add(
@@ -190,10 +189,10 @@ class Fleet:
 
     def _plan_events(self) -> None:
         queue, scenario = self.world.queue, self.scenario
-        for each in scenario.broker.restart:
-            queue.at(each.at_s, partial(self._restart_broker, each.down_s, forget=each.forget))
-        for each in scenario.server.restart:
-            queue.at(each.at_s, partial(self._restart_server, each.down_s))
+        for away in scenario.broker.restart:
+            queue.at(away.at_s, partial(self._restart_broker, away.down_s, forget=away.forget))
+        for killed in scenario.server.restart:
+            queue.at(killed.at_s, partial(self._restart_server, killed.down_s))
         for number, reboot in enumerate(scenario.reboot):
             queue.at(reboot.at_s, partial(self._reboot, number, reboot.share, reboot.down_s))
         if scenario.drift is not None:

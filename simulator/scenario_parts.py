@@ -14,6 +14,8 @@ LAWS: Final = ("constant", "uniform", "lognormal")
 ATTACKS: Final = (
     "sign_flip", "scale", "noise", "label_flip", "free_rider", "nan", "flood",
 )  # fmt: skip
+#: Those that are no sessions: clients with a link, and nothing else of a device.
+ROGUES: Final = ("nan", "flood")
 DRIFTS: Final = ("rotated_labels", "mirrored", "new_labels")
 LIMITS: Final = ("shipped", "stock")
 #: Longer than this no scenario runs, in virtual seconds: ten years.
@@ -198,7 +200,19 @@ class DeviceClass:
             raise ConfigError("count: an empty class; set either count or share, above 0")
         if self.attack:
             check_word("attack", self.attack, ATTACKS)
+        if self.attack in ROGUES:
+            self._check_rogue()
         _ = self.memory_budget_bytes
+
+    def _check_rogue(self) -> None:
+        given = {
+            "availability": self.availability.kind != "always",
+            "crashes_per_hour": self.crashes_per_hour > 0,
+            "vanish": self.vanish > 0,
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise ConfigError(f"{name}: attack = {self.attack!r} is always there; remove it")
 
     @property
     def memory_budget_bytes(self) -> int | None:

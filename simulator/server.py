@@ -57,6 +57,7 @@ class SimulatedServer:
         self._power = Power()
         self._timer: Scheduled | None = None
         self._down_s = STORE_RETRY_S
+        self._back_at = 0.0
 
     @property
     def counts(self) -> Counter[str]:
@@ -75,8 +76,8 @@ class SimulatedServer:
     # --- power -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Build it from the store and connect; nothing if it runs."""
-        if self.transport is not None:
+        """Build it from the store and connect; nothing if it runs, or is to stay down."""
+        if self.transport is not None or self._queue.now < self._back_at:
             return
         self._power.restore()
         self._num_starts += 1
@@ -96,7 +97,7 @@ class SimulatedServer:
     def lose_power(self, *, after: int = 0, down_s: float = 1.0) -> None:
         """Kill it: now, or when it has committed or published ``after`` more times.
 
-        It starts again ``down_s`` later.
+        It starts again ``down_s`` later; of cuts that overlap, the one that lasts longest counts.
         """
         self._down_s = down_s
         if after == 0:
@@ -105,6 +106,8 @@ class SimulatedServer:
             self._power.cut_after(after)
 
     def _die(self, down_s: float) -> None:
+        self._back_at = max(self._back_at, self._queue.now + down_s)
+        self._queue.at(self._back_at, self.start)
         if self.transport is None:
             return
         self.transport.vanish()
@@ -113,7 +116,6 @@ class SimulatedServer:
         self.transport = None
         self.coordinator = None
         self._set_timer()
-        self._queue.after(down_s, self.start)
 
     # --- the loop ----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.task_config import TaskConfig
+from protocol.errors import ConfigError
 from simulator import DryTrainer, World
 from simulator.availability import Trace
 from simulator.result import Result
@@ -82,11 +83,22 @@ def test_who_loses_power_when_its_hours_end_is_back_when_they_begin() -> None:
 
 
 def test_reconnects_are_of_each_device_whoever_has_not_joined_yet(tmp_path: Path) -> None:
-    lines = ("count = 2", "joins_within_s = 3000", "crashes_per_hour = 36", "crash_down_s = 5")
-    late = ran(tmp_path, *lines)  # the second joins at 1,500 s
-    assert late.classes[0].reconnects >= 10
-    never = replace(scenario(tmp_path, *lines), duration_s=1_400)
-    assert run(never, 0).classes[0].reconnects >= 5
+    lines = ("joins_within_s = 30_000", "crashes_per_hour = 36", "crash_down_s = 5")
+    alone = ran(tmp_path, "count = 1", *lines).classes[0].reconnects
+    first = ran(tmp_path, "count = 10", *lines).classes[0].reconnects  # the others join too late
+    assert first == alone >= 10
+
+
+def test_an_aggregator_that_is_killed_while_it_is_down_stays_down_for_longer() -> None:
+    world = World(TaskConfig(task="t", model=MODEL), bytes(32))
+    world.run_for(10.0)
+    world.server.lose_power(down_s=30.0)
+    world.run_for(10.0)
+    world.server.lose_power(down_s=300.0)
+    world.queue.run_until(319.0)
+    assert world.server.transport is None
+    world.queue.run_until(321.0)
+    assert world.server.transport is not None
 
 
 @pytest.mark.parametrize("attack", ["nan", "flood"])
@@ -100,6 +112,13 @@ def test_a_rogue_says_no_more_than_its_link_takes(tmp_path: Path, attack: str) -
         assert (result.counters.get("not_sent_by_devices", 0) > 0) is (name == "narrow")
     assert counts["free"] > 1_950
     assert counts["narrow"] < 40 * 5_000 / 8 / 50  # a check-in is larger than 50 bytes
+
+
+@pytest.mark.parametrize("line", [HOURS, "crashes_per_hour = 1", "vanish = 0.5"])
+def test_a_rogue_with_what_only_devices_have_is_refused(tmp_path: Path, line: str) -> None:
+    key, _, _ = line.partition(" ")
+    with pytest.raises(ConfigError, match=rf"{key}: attack = 'nan' is always there"):
+        scenario(tmp_path, "count = 1", 'attack = "nan"', line)
 
 
 def test_a_flood_answers_no_lease(tmp_path: Path) -> None:
