@@ -118,7 +118,7 @@ def simulate(
     made up. The report is a folder: report.html (all of it, on one page), report.json, and a PNG
     of every plot. Ctrl-C leaves a report of what ran until then.
 
-    Exit status: 0; 1 if an update was lost or counted twice; 130 after Ctrl-C.
+    Exit status: 0; 1 if an update was lost or counted twice, or a run failed; 130 after Ctrl-C.
     """
     if list_ready:
         typer.echo("\n".join(_ready_lines()))

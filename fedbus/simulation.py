@@ -16,9 +16,9 @@ from fedbus.demonstration import interrupts
 from fedbus.live_table import Stage
 from protocol.errors import ConfigError
 from protocol.topics import check_id
-from simulator.report.cells import verdict
+from simulator.report.cells import verdict, why_failed
 from simulator.report.runs import Report, Runs
-from simulator.result import Result
+from simulator.result import FAILED, Result
 from simulator.run import Progress
 from simulator.scenario import Scenario
 from simulator.scenario_parts import Dry
@@ -65,7 +65,7 @@ def run_all(
     """Run every scenario with every seed, until the end or until a signal asks to leave.
 
     ``seed`` is the first; None: the first scenario's own. ``aim`` is the accuracy whose reaching
-    is timed; None: the scenarios' target. Raises ConfigError.
+    is timed; None: the scenarios' target. Raises ConfigError, also if every run failed as it began.
     """
     first = scenarios[0].seed if seed is None else seed
     watcher = _Watcher(scenarios, len(scenarios) * num_seeds, console)
@@ -80,20 +80,24 @@ def run_all(
             finished=watcher.finished,
             stop=lambda: bool(seen),
         )
-    report = Report(command=command, runs=_grouped(scenarios, results), aim=aim)
+    if results and all(one.ended == FAILED and not one.num_events for one in results):
+        raise ConfigError(f"nothing ran: {why_failed(results[0])}")
+    report = Report(command=command, runs=grouped(scenarios, results), aim=aim)
     return Outcome(report if report.runs else None, is_interrupted=bool(seen))
 
 
 def is_sound(report: Report) -> bool:
-    """Whether no update was lost and none counted twice."""
-    return not any(r.lost or r.counted_twice for runs in report.runs for r in runs.results)
+    """Whether no update was lost, none counted twice, and no run failed."""
+    return not any(r.lost or r.counted_twice or r.ended == FAILED for r in report.every)
 
 
 def print_summary(report: Report, folder: Path, page: str, console: Console) -> None:
     """Say how it ended, the figures, and where the rest lies."""
-    results = [result for runs in report.runs for result in runs.results]
-    lost, twice = sum(r.lost for r in results), sum(r.counted_twice for r in results)
+    lost = sum(result.lost for result in report.every)
+    twice = sum(result.counted_twice for result in report.every)
     console.print(Text(verdict(report), style="bold"), soft_wrap=True)
+    for failure in report.failures:
+        console.print(Text(why_failed(failure), style="red"), soft_wrap=True)
     console.print(live_table.summary(report))
     console.print(live_table.safety(lost, twice))
     console.print(Text(f"report: {folder / page}"), soft_wrap=True)
@@ -108,18 +112,23 @@ def _is_apart(names: Sequence[str]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _grouped(scenarios: Sequence[Scenario], results: Sequence[Result]) -> tuple[Runs, ...]:
+def grouped(scenarios: Sequence[Scenario], results: Sequence[Result]) -> tuple[Runs, ...]:
     """Return the results by scenario, of those that have some.
 
-    A run that was cut short as it began says nothing beside one that went on.
+    A run that was cut short as it began says nothing beside one that went on, and one that failed
+    nothing beside one that did not.
     """
     begun = [r for r in results if r.ended != "interrupted" or len(r.points) > 1] or results
     by_name = {one.name: [r for r in begun if r.scenario == one.name] for one in scenarios}
-    return tuple(
-        Runs(name=name, results=tuple(sorted(found, key=lambda result: result.seed)))
-        for name, found in by_name.items()
-        if found
-    )
+    return tuple(_runs(name, found) for name, found in by_name.items() if found)
+
+
+def _runs(name: str, results: Sequence[Result]) -> Runs:
+    in_order = sorted(results, key=lambda result: result.seed)
+    sound = tuple(result for result in in_order if result.ended != FAILED)
+    if not sound:
+        return Runs(name=name, results=tuple(in_order))
+    return Runs(name=name, results=sound, failed=tuple(r for r in in_order if r.ended == FAILED))
 
 
 class _Watcher:

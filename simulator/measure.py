@@ -7,17 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregator.records import (
-    JournalRecord,
-    LeaseRecord,
-    Record,
-    RefusalRecord,
-    VersionRecord,
-)
-from device_sdk.pending import Pending
+from aggregator.records import LeaseRecord, Record, RefusalRecord, VersionRecord
+from device_sdk.pending import PENDING, Pending, unpack_pending
 from protocol.codec import decode
 from protocol.errors import RemoteProtocolError
-from protocol.messages import CheckIn
+from protocol.messages import AGGREGATOR, CheckIn, Manifest, UpdateChunk
+from simulator.audit import Audit, Verdict
 from simulator.evaluating import Evaluator, Scores
 from simulator.fleet import Fleet
 from simulator.result import ClassResult, Note, Point
@@ -63,15 +58,17 @@ class Meter:
         self._tallies = [_Tally() for _ in fleet.scenario.classes]
         self._per_device: Counter[str] = Counter()
         self._open: dict[bytes, _Leased] = {}
-        self._journalled: set[bytes] = set()
-        self._settled: set[bytes] = set()
-        self._receipts: set[bytes] = set()
-        self._outboxes = {self._world.topics.out(name): name for name in self._place_of}
+        self._audit = Audit()
+        topics = self._world.topics
+        self._manifest = topics.manifest()
+        self._updates = topics.update(0, "").removesuffix("0/")
+        self._outboxes = {topics.out(name): name for name in self._place_of}
         # Else nothing but check-ins goes there, and nobody need look.
         self._is_mixed = fleet.scenario.secure.enabled or any(
             each.attack == "flood" for each in fleet.scenario.classes
         )
         fleet.note, fleet.closed = self.note, self._closed
+        self._world.server.store.asked = self._audit.asked
         self._world.server.store.watch = self._committed
         self._world.broker.watch = self._published
         self._take_first()
@@ -89,12 +86,24 @@ class Meter:
     # --- while it runs -----------------------------------------------------------------------
 
     def _published(self, topic: str, payload: bytes) -> None:
-        name = self._outboxes.get(topic)
-        if name is None or (self._is_mixed and not self._is_check_in(name, payload)):
+        if topic.startswith(self._updates):
+            self._sent(topic.rpartition("/")[2], payload)
+        elif topic == self._manifest:
+            told = decode(payload, (Manifest,), task=self._world.topics.task, sender=AGGREGATOR)
+            self._audit.named(told.version, told.counted)
+        elif (name := self._outboxes.get(topic)) is not None and self._is_check_in(name, payload):
+            self._tallies[self._place_of[name]].check_ins += 1
+
+    def _sent(self, name: str, payload: bytes) -> None:
+        """An update is under way; a rogue's is not audited."""
+        if name not in self._world.devices:
             return
-        self._tallies[self._place_of[name]].check_ins += 1
+        chunk = decode(payload, (UpdateChunk,), task=self._world.topics.task, sender=name)
+        self._audit.sent(chunk.lease_id)
 
     def _is_check_in(self, name: str, payload: bytes) -> bool:
+        if not self._is_mixed:
+            return True
         try:
             decode(payload, (CheckIn,), task=self._world.topics.task, sender=name)
         except RemoteProtocolError:
@@ -102,18 +111,15 @@ class Meter:
         return True
 
     def _closed(self, pending: Pending, counted: bool) -> None:  # noqa: FBT001 - the device's hook
-        if counted:
-            self._receipts.add(pending.lease_id)
+        self._audit.told(pending.lease_id, counted=counted)
 
     def _committed(self, records: Sequence[Record]) -> None:
+        self._audit.committed(records)
         for record in records:
             match record:
                 case LeaseRecord():
                     self._leased(record)
-                case JournalRecord():
-                    self._journalled.add(record.lease_id)
                 case RefusalRecord():
-                    self._settled.add(record.lease_id)
                     self._open.pop(record.lease_id, None)
                 case VersionRecord():
                     self._version(record)
@@ -124,17 +130,16 @@ class Meter:
         self._open[record.lease_id] = _Leased(place, record.device, record.version)
 
     def _version(self, record: VersionRecord) -> None:
-        lateness = [self._count(lease_id, record.version) for lease_id in record.counted]
-        self.num_updates += len(record.counted)
+        leased = [self._open.pop(lease_id, None) for lease_id in record.counted]
+        lateness = [self._count(each, record.version) for each in leased if each is not None]
+        self.num_updates += len(lateness)
         self.version, self._newest = record.version, record
         self._unscored = self._measured(float(np.mean(lateness)) if lateness else 0.0)
         if record.version % self._every == 0:
             self._score(record, self._unscored)
 
-    def _count(self, lease_id: bytes, version: int) -> int:
+    def _count(self, leased: _Leased, version: int) -> int:
         """Count an update; return its staleness in versions."""
-        self._settled.add(lease_id)
-        leased = self._open.pop(lease_id)
         staleness = version - 1 - leased.version
         tally = self._tallies[leased.place]
         tally.updates_counted += 1
@@ -223,15 +228,13 @@ class Meter:
             )
         return tuple(found)
 
-    def audit(self) -> tuple[int, int]:
-        """Return (updates lost, updates counted twice): both 0, whatever happened.
-
-        Lost is one that a device holds a receipt for and no version counted, and one that was
-        journalled and is neither waiting in the journal nor counted nor refused.
-        """
+    def audit(self) -> Verdict:
+        """Compare what devices saw with what the store says."""
         store = self._world.server.store
-        counted = [lease_id for _, lease_id in store.counted_ids()]
         waiting = {entry.lease_id for entry in store.snapshot().journal}
-        unsettled = self._journalled - self._settled - waiting
-        unbacked = self._receipts - set(counted)
-        return len(unsettled | unbacked), len(counted) - len(set(counted))
+        held = [
+            unpack_pending(device.storage[PENDING]).lease_id
+            for device in self._fleet.devices
+            if PENDING in device.storage
+        ]
+        return self._audit.verdict(store.counted_ids(), waiting, held)

@@ -24,11 +24,13 @@ _Leases = MutableMapping[bytes, LeaseRecord]
 class MemoryStore:
     """What `aggregator.store.Store` keeps, in dictionaries that outlive a simulated restart.
 
-    ``keep_versions`` as there. ``watch`` is told of the records of every commit that was kept.
+    ``keep_versions`` as there. ``asked`` is told of the records of every commit, ``watch`` of those
+    that were kept.
     After an error it refuses everything until `reopen`.
     """
 
     def __init__(self, keep_versions: int = 3) -> None:
+        self.asked: Callable[[Sequence[Record]], None] = lambda _records: None
         self.watch: Callable[[Sequence[Record]], None] = lambda _records: None
         self._keep_versions = keep_versions
         self._devices: dict[str, DeviceRecord] = {}
@@ -51,6 +53,7 @@ class MemoryStore:
         """Keep all of the records or none. Raises StoreError, LocalProtocolError."""
         if not records:
             return
+        self.asked(records)
         self._check_usable()
         failing, self._failing = self._failing, None
         self._failed = True

@@ -12,11 +12,12 @@ from typing import Final
 from device_sdk.trainer import Assignment, Trained
 from protocol.errors import ConfigError, LocalProtocolError
 from simulator.result import Result
-from simulator.run import Job, run
+from simulator.run import Job, attempt, failed
 from simulator.trainers import Trainers
 
 try:
     import ray
+    from ray.exceptions import RayError
 except ModuleNotFoundError:
     raise ConfigError("engine \"ray\" needs Ray: pip install 'fedbus[ray]'") from None
 
@@ -57,20 +58,27 @@ def run_jobs(
         ended, _ = ray.wait(list(open_), timeout=POLL_S)
         for reference in ended:
             place = open_.pop(reference)
-            done[place] = ray.get(reference)
+            done[place] = _result(reference, jobs[place])
             finished(done[place])
     for reference in open_:
         ray.cancel(reference, force=True)
     return [done[place] for place in sorted(done)]
 
 
+def _result(reference: "ray.ObjectRef[Result]", job: Job) -> Result:
+    """Return what came out, or that the run failed, with the first line of Ray's reasons."""
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        return failed(job, str(error).partition("\n")[0], RAY)
+
+
 @ray.remote(max_retries=RETRIES)
 def _run_job(job: Job, shards: int) -> Result:
     if shards == 1:
-        return run(job.scenario, job.seed, engine=RAY)
-    return run(
-        job.scenario,
-        job.seed,
+        return attempt(job, engine=RAY)
+    return attempt(
+        job,
         engine=RAY,
         elsewhere=lambda trainers, now: Sharded(job, shards, trainers, now),
     )

@@ -5,6 +5,10 @@ Times are virtual seconds since the start, bytes are whole PUBLISH packets at th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+#: How a run ended that went wrong.
+FAILED: Final = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +67,10 @@ class Result:
     """One run of a scenario with one seed.
 
     ``ended`` is ``duration``, ``target``, ``updates`` (as many as were asked for), ``interrupted``
-    or ``failed``; ``refused`` counts refusals by reason; ``lost`` and ``counted_twice`` are updates
-    that should not exist: both 0. Only ``wall_s`` and ``peak_rss_bytes`` differ from run to run;
-    ``model_hash`` (hex) is of the last version: same seed, same bytes.
+    or ``failed`` (its last note says why); ``refused`` counts refusals by reason; ``lost`` and
+    ``counted_twice`` are updates that should not exist: both 0 (`simulator.audit`). Only ``wall_s``
+    and ``peak_rss_bytes`` differ from run to run; ``model_hash`` (hex) is of the last version: same
+    seed, same bytes.
     """
 
     scenario: str

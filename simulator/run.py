@@ -3,16 +3,20 @@
 Same scenario, same seed: the same `Result`, but for how long it took.
 """
 
+import logging
 import resource
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from protocol.errors import ConfigError
 from simulator.evaluating import Evaluator
 from simulator.fleet import Elsewhere, Fleet
 from simulator.measure import Meter
-from simulator.result import Result
+from simulator.result import FAILED, ClassResult, Note, Result
 from simulator.scenario import Scenario
 from simulator.trainers import Here, Trainers
 
@@ -21,6 +25,7 @@ EVENTS_A_TURN: Final = 20
 #: Progress is told no more often, in seconds: it counts who is online.
 TELL_S: Final = 0.25
 LOCAL: Final = "local"
+_logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def _quiet(_progress: Progress) -> None:
     """Nobody watches."""
 
 
-def _go_on() -> bool:
+def _never() -> bool:
     return False
 
 
@@ -65,21 +70,75 @@ def run(
     seed: int,
     *,
     progress: Callable[[Progress], None] = _quiet,
-    stop: Callable[[], bool] = _go_on,
+    stop: Callable[[], bool] = _never,
     engine: str = LOCAL,
     elsewhere: Elsewhere = Here,
 ) -> Result:
     """Run a scenario. ``stop`` is asked now and then whether to end here: what ran is reported.
 
     ``progress`` is told every `TELL_S` seconds, and at the end. ``engine`` is a word for the result
-    only; ``elsewhere`` says where devices train. Raises ConfigError if the scenario
-    cannot be set up with this seed.
+    only; ``elsewhere`` says where devices train. What goes wrong on the way ends it as ``failed``,
+    with a note that says why. Raises ConfigError if the scenario cannot be set up with this seed.
     """
     began = time.monotonic()
     running = _Run(scenario, seed, elsewhere)
-    ended = running.go(progress, stop)
+    try:
+        ended = running.go(progress, stop)
+    except Exception as error:
+        _logger.exception("%s, seed %d", scenario.name, seed)
+        ended = running.fail(error)
     progress(running.progress())
     return running.result(ended, engine, time.monotonic() - began)
+
+
+def attempt(
+    job: Job,
+    *,
+    progress: Callable[[Progress], None] = _quiet,
+    stop: Callable[[], bool] = _never,
+    engine: str = LOCAL,
+    elsewhere: Elsewhere = Here,
+) -> Result:
+    """As `run`; what cannot even be set up, or told of at the end, is a failed run, too."""
+    try:
+        return run(
+            job.scenario, job.seed, progress=progress, stop=stop, engine=engine, elsewhere=elsewhere
+        )
+    except ConfigError as error:
+        return failed(job, str(error), engine)
+    except Exception as error:
+        _logger.exception("%s, seed %d", job.scenario.name, job.seed)
+        return failed(job, _words(error), engine)
+
+
+def failed(job: Job, why: str, engine: str = LOCAL) -> Result:
+    """Return the result of a run of which nothing else is known."""
+    scenario = job.scenario
+    return Result(
+        scenario=scenario.name,
+        about=scenario.about,
+        seed=job.seed,
+        engine=engine,
+        ended=FAILED,
+        virtual_s=0.0,
+        wall_s=0.0,
+        num_events=0,
+        classes=tuple(
+            ClassResult(name=each.name, num_devices=count, is_slow=each.slow)
+            for each, count in zip(scenario.classes, scenario.counts, strict=True)
+        ),
+        points=(),
+        model_hash="",
+        target=scenario.target or None,
+        notes=(Note(at_s=0.0, text=f"failed: {why}"),),
+    )
+
+
+def _words(error: Exception) -> str:
+    """Say in a line what went wrong, and where."""
+    [*_, last] = traceback.extract_tb(error.__traceback__)
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told} ({Path(last.filename).name}, line {last.lineno})"
 
 
 class _Run:
@@ -109,6 +168,12 @@ class _Run:
                     return "interrupted"
         queue.run_until(until)
         return "duration"
+
+    def fail(self, error: Exception) -> str:
+        """Note why it cannot go on; return how it ended."""
+        self._meter.notes.append(Note(at_s=self._queue.now, text=f"failed: {_words(error)}"))
+        self._fleet.world.server.store.reopen()  # to be read once more
+        return FAILED
 
     def _tell(self, progress: Callable[[Progress], None]) -> None:
         """Say how far it is, but not much more often than anybody reads it."""
@@ -160,8 +225,9 @@ class _Run:
     def result(self, ended: str, engine: str, wall_s: float) -> Result:
         """Return all that was measured."""
         scenario, meter = self._scenario, self._meter
-        meter.close()
-        lost, counted_twice = meter.audit()
+        if ended != FAILED:  # what failed may fail again
+            meter.close()
+        found = meter.audit()
         counts = self._counts()
         return Result(
             scenario=scenario.name,
@@ -185,7 +251,7 @@ class _Run:
                 key: count for key, count in counts.items() if not key.startswith("refused_")
             },
             notes=tuple(meter.notes),
-            lost=lost,
-            counted_twice=counted_twice,
+            lost=len(found.lost),
+            counted_twice=len(found.counted_twice),
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )

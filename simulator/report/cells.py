@@ -8,6 +8,7 @@ from simulator.report import measures, wording
 from simulator.report.bands import CONFIDENCE, Interval
 from simulator.report.measures import BYTES_TO_TARGET, TIME_TO_TARGET, Measure
 from simulator.report.runs import Report, Runs
+from simulator.result import FAILED, Result
 
 NOTHING: Final = "-"
 _ENDED: Final = {
@@ -131,9 +132,9 @@ def _factor(report: Report, runs: Runs, measure: Measure) -> str:
 
 def verdict(report: Report) -> str:
     """Say in one sentence how it ended."""
-    endings = [r.ended for runs in report.runs for r in runs.results]
-    if "failed" in endings:
-        return "A run failed; the figures are of what ran until then."
+    endings = {result.ended for result in report.every}
+    if FAILED in endings:
+        return _failures(report)
     if "interrupted" in endings:
         return "Interrupted: the figures are of what ran until then."
     if report.num_results > 1:
@@ -141,3 +142,21 @@ def verdict(report: Report) -> str:
     result = report.runs[0].results[0]
     why = _ENDED.get(result.ended, wording.shown(result.ended))
     return f"Ended after {wording.duration(result.virtual_s)} of virtual time: {why}."
+
+
+def why_failed(result: Result) -> str:
+    """Say which run failed, and why."""
+    why = result.notes[-1].text.removeprefix(f"{FAILED}: ") if result.notes else "nobody knows why"
+    return f"{wording.shown(result.scenario)}, seed {result.seed}: {why}"
+
+
+def _failures(report: Report) -> str:
+    num, of = len(report.failures), report.num_results
+    if num == of:
+        what = "The run" if of == 1 else f"All {of} runs"
+        return f"{what} failed; the figures are of what ran until then."
+    if any(result.ended == FAILED for runs in report.runs for result in runs.results):
+        return (
+            f"{num} of {of} runs failed; where all seeds did, figures are of what ran until then."
+        )
+    return f"{num} of {of} runs failed; the figures are of the others."

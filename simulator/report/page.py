@@ -12,6 +12,7 @@ from simulator.report import cells, figures, measures, palette, wording
 from simulator.report.drawing import Plot, to_svg
 from simulator.report.plots import plots
 from simulator.report.runs import Report, Runs
+from simulator.result import FAILED
 
 _UNKNOWN: Final = "a reason unknown to this version"
 _MAX_COUNTERS: Final = 60
@@ -38,9 +39,8 @@ def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
         about=_about(report),
         facts=_facts(report),
         verdict=cells.verdict(report),
-        broken=any(
-            r.ended in {"failed", "interrupted"} for one in report.runs for r in one.results
-        ),
+        broken=any(result.ended in {FAILED, "interrupted"} for result in report.every),
+        failures=[cells.why_failed(result) for result in report.failures[:_MAX_NOTES]],
         tiles=_tiles(report),
         safe=_safe(report),
         rows=[row for row in rows if row.measure not in machine],
@@ -101,11 +101,13 @@ def _facts(report: Report) -> list[str]:
 
 def _safe(report: Report) -> list[Tile]:
     """Return what must be 0."""
-    results = [result for runs in report.runs for result in runs.results]
-    lost, twice = sum(r.lost for r in results), sum(r.counted_twice for r in results)
+    lost = sum(result.lost for result in report.every)
+    twice = sum(result.counted_twice for result in report.every)
+    about_lost = "promised, taken or let go, and in no version: devices and bus against the store"
+    about_twice = "in two versions, or in one although its device was told no"
     return [
-        Tile("Updates lost", wording.whole(lost), "acknowledged, yet in no version", _mood(lost)),
-        Tile("Updates counted twice", wording.whole(twice), "in two versions", _mood(twice)),
+        Tile("Updates lost", wording.whole(lost), about_lost, _mood(lost)),
+        Tile("Updates counted twice", wording.whole(twice), about_twice, _mood(twice)),
     ]
 
 

@@ -2,15 +2,25 @@
 
 from dataclasses import dataclass
 
-from simulator.result import Result
+from simulator.result import FAILED, Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """One scenario under its seeds: at least one result. ``name`` is how the report calls it."""
+    """One scenario under its seeds: at least one result. ``name`` is how the report calls it.
+
+    All figures are of the ``results``. ``failed`` are runs that failed beside them; where all did,
+    they are the results, as far as they came.
+    """
 
     name: str
     results: tuple[Result, ...]
+    failed: tuple[Result, ...] = ()
+
+    @property
+    def every(self) -> tuple[Result, ...]:
+        """All runs, those that failed beside others included."""
+        return (*self.results, *self.failed)
 
     @property
     def learned(self) -> bool:
@@ -56,4 +66,14 @@ class Report:
     @property
     def num_results(self) -> int:
         """How many runs there were, all scenarios and seeds."""
-        return sum(len(one.results) for one in self.runs)
+        return len(self.every)
+
+    @property
+    def every(self) -> tuple[Result, ...]:
+        """All runs, those that failed beside others included."""
+        return tuple(result for one in self.runs for result in one.every)
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """The runs that failed."""
+        return tuple(result for result in self.every if result.ended == FAILED)

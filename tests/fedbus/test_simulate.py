@@ -12,12 +12,16 @@ from typing import Final
 import pytest
 from rich.console import Console, RenderableType
 
+from aggregator.strategy import Float32
 from fedbus import live_table
 from fedbus.__main__ import main
 from fedbus.live_table import Stage
 from fedbus.simulate import Wish
-from fedbus.simulation import apart
-from simulator.report.document import from_json
+from fedbus.simulation import apart, grouped, is_sound
+from protocol.errors import ConfigError, LocalProtocolError
+from simulator.evaluating import Evaluator, Scores
+from simulator.report.cells import verdict
+from simulator.report.document import from_json, to_json
 from simulator.report.runs import Report, Runs
 from simulator.run import Progress
 from simulator.scenario import load_scenario
@@ -106,6 +110,59 @@ def test_ctrl_c_leaves_a_report_of_what_ran(small: Path, tmp_path: Path) -> None
     assert b"Interrupted" in rest
     assert report_in(out).runs[0].results[0].ended == "interrupted"
     assert "Interrupted" in assert_stands_alone((out / "report.html").read_bytes()).text
+
+
+def test_a_run_that_fails_leaves_the_others_a_report_and_a_status(
+    small: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluate = Evaluator.evaluate
+
+    def broken(self: Evaluator, params: Float32, now: float) -> Scores:
+        if self._trainers.members[0].name in failing and now > 5:
+            raise LocalProtocolError("a bug")
+        return evaluate(self, params, now)
+
+    failing = {"bad-0"}
+    monkeypatch.setattr(Evaluator, "evaluate", broken)
+    other = tmp_path / "bad.toml"
+    other.write_text(SMALL.replace('"small"', '"bad"').replace('"quick"', '"bad"'))
+    out = tmp_path / "out"
+    assert (
+        main(["simulate", "--compare", str(small), str(other), "--workers=1", f"--out={out}"]) == 1
+    )
+    said = capsys.readouterr().out
+    assert "1 of 2 runs failed" in said
+    assert "bad, seed 7: LocalProtocolError: a bug (test_simulate.py" in said
+    assert [runs.results[0].ended for runs in report_in(out).runs] == ["duration", "failed"]
+    assert "seed 7: LocalProtocolError" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_failed_seeds_stand_beside_the_figures_of_the_others() -> None:
+    broken = replace(made_up(seed=2), ended="failed", points=(), counted_twice=1)
+    scenario = replace(load_scenario(READY / "heterogeneity.toml"), name=broken.scenario)
+    (runs,) = grouped([scenario], [broken, made_up(seed=1)])
+    assert ([r.seed for r in runs.results], [r.seed for r in runs.failed]) == ([1], [2])
+    report = Report(command="x", runs=(runs,))
+    assert verdict(report) == "1 of 2 runs failed; the figures are of the others."
+    assert not is_sound(report)
+    assert from_json(to_json(report)) == report
+    (runs,) = grouped([scenario], [broken])
+    assert runs.results == (broken,)
+
+
+def test_where_nothing_ran_a_sentence_says_why(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulator.run.Trainers", _refuse)
+    assert main(["simulate", str(small), "--out", str(small.parent / "out")]) == 2
+    assert capsys.readouterr().err == "fedbus: nothing ran: small, seed 7: no such data\n"
+
+
+def _refuse(*_: object) -> None:
+    raise ConfigError("no such data")
 
 
 def test_scenarios_are_drawn_side_by_side(
