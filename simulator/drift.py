@@ -19,13 +19,20 @@ def drifted(
     if drift is None:
         return x, y
     if drift.kind == "new_labels":
-        known = np.full(len(y), fill_value=True) if has_begun else ~np.isin(y, drift.labels)
-        return x[known], y[known]
+        there = present(drift, y, has_begun=has_begun)
+        return x[there], y[there]
     if not has_begun:
         return x, y
     if drift.kind == "mirrored":
         return _images(x)[:, :, ::-1].reshape(x.shape), y
     return x, ((y.astype(np.int64) + drift.step) % num_labels).astype(y.dtype)
+
+
+def present(drift: Drift | None, y: Targets, *, has_begun: bool) -> npt.NDArray[np.bool_]:
+    """Return which rows are there at all before or after it."""
+    if drift is None or drift.kind != "new_labels" or has_begun:
+        return np.full(len(y), fill_value=True)
+    return ~np.isin(y, drift.labels)
 
 
 def _images(x: Features) -> Features:

@@ -13,6 +13,7 @@ from device_sdk.engine.errors import TrainingError
 from device_sdk.engine.model import Model
 from device_sdk.engine.statistics import measure_statistics, needs_statistics
 from simulator.data import Dealt
+from simulator.drift import present
 from simulator.scenario import Scenario
 from simulator.trainers import Trainers
 
@@ -72,7 +73,9 @@ class Evaluator:
 
     def _prepare(self, dealt: Dealt, *, has_drifted: bool) -> _HeldOut:
         x, y = self._trainers.held_out(has_drifted=has_drifted)
-        groups = _groups(self._scenario, self._trainers, dealt, y)
+        labels = dealt.y[dealt.held_out]
+        labels = labels[present(self._scenario.drift, labels, has_begun=has_drifted)]
+        groups = _groups(self._scenario, self._trainers, dealt, labels)
         table = np.stack([np.ones(len(y)), *groups.values()], axis=1)
         kinds, cell_of = np.unique(table, axis=0, return_inverse=True)
         cells = []
@@ -93,6 +96,8 @@ class Evaluator:
             is_classified = metrics.accuracy is not None
             right += cell.weights * (metrics.accuracy or 0.0) * metrics.num_samples
             counted += cell.weights * metrics.num_samples
+        if not num_rows:  # all of what is held out is still to come
+            return Scores()
         mean_loss = round(loss / num_rows, 6)
         if not is_classified:
             return Scores(None, mean_loss)
@@ -108,8 +113,9 @@ class Evaluator:
 def _groups(
     scenario: Scenario, trainers: Trainers, dealt: Dealt, y: npt.NDArray[np.generic]
 ) -> dict[str, Weights]:
-    """Return what each row counts for each class.
+    """Return what each row counts for each class; ``y`` are their labels before any drift.
 
+    A label that turned is another word for the same rows, and devices hold theirs as before.
     Where data are dealt by client, a row counts for the class that holds its client; where slow
     devices own labels, a row of those for the slow classes and any other for the others; else, and
     for clients that nobody holds, as often as the class has the row's label.
