@@ -75,7 +75,7 @@ from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
 from protocol.vectors.hidden import DIFFERENCES
-from protocol.vectors.layout import params_to_bytes
+from protocol.vectors.layout import PARAM_BYTES, params_to_bytes
 from protocol.vectors.packing import RANDK, parse_codec
 
 #: How long after a connect retained chunks are looked through for left-over ones.
@@ -445,6 +445,8 @@ class Coordinator:
 
     def _bytes_down(self, check_in: CheckIn) -> int:
         """Return what a device fetches before it trains."""
+        if check_in.unreachable:
+            return PARAM_BYTES * self.trained.whole.size
         return self.downlink.num_bytes(self.version, self._held(check_in))
 
     def _new_lease_id(self) -> bytes:

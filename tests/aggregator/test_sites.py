@@ -12,9 +12,9 @@ from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig, SiteConfig
 from aggregator.scheduling.sites import BURST, HOUR_S, Sites
 from protocol.errors import ConfigError
-from protocol.messages import Lease
+from protocol.messages import CheckIn, Lease
 from tests.aggregator.conftest import MakeDesk
-from tests.support.desk import Desk
+from tests.support.desk import CODECS, MODEL, Desk, install_id
 
 ONE = [1.0, 0, 0, 0, 0, 0]
 PLANT = {"devices": ["plant-*"], "concurrency": 1}
@@ -83,6 +83,23 @@ def test_a_lease_waits_until_its_site_has_bytes_again_and_no_longer(make_desk: M
     assert desk.last("plant-2") is None
     desk.wait(10)
     assert isinstance(desk.last("plant-2"), Lease)
+
+
+def test_a_site_pays_for_models_that_are_published_whole_for_its_devices(
+    make_desk: MakeDesk,
+) -> None:
+    desk = at_sites(
+        make_desk,
+        {"all": {"devices": ["*"], "bytes_per_hour": 1_000_000}},
+        model={**MODEL, "input": [500]},
+        codec="topk-0.01/int8",
+    )
+    message = CheckIn(install_id("a"), 0, 1, CODECS, unreachable=1)
+    desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
+    assert isinstance(desk.last("a"), Lease)
+    report = desk.coordinator.granting.report(0, desk.now)["sites"]
+    assert isinstance(report, dict)
+    assert report["all"]["bytes_left"] < BURST * 1_000_000 - 4 * desk.params.size
 
 
 @given(
