@@ -454,9 +454,8 @@ class Session:
     def _leased(self, lease: Lease, now: float) -> list[Action]:
         if lease.install_id != self.install_id:
             return []
-        if self.state is State.FETCHING and lease.lease_id == self._work.lease.lease_id:
-            return self._leased_again(lease, now)
-        if self.state is not State.IDLE:
+        fetch = self._work.fetch
+        if self.state is not State.IDLE and not self._is_helped_by(lease):
             return []
         if self._outgoing.is_closed(lease.lease_id) or self._work.is_unfit:
             return []  # a late copy: its update has been settled, or there will be none
@@ -468,18 +467,22 @@ class Session:
             self._member.check_lease(lease)
         elif codec.masked:
             raise RemoteProtocolError(refusals.WRONG_CODEC, "masked, and this device has no keys")
+        left: list[Action] = [] if fetch is None else [*fetch.leave()]
         self._work.begin(lease, now)
-        self._step("lease")
-        return self._train(now) if self._work.fetch is None else self._ask_for_work(now)
+        if self.state is State.IDLE:
+            self._step("lease")
+        begun = self._train(now) if self._work.fetch is None else self._ask_for_work(now)
+        return [*left, *begun]
 
-    def _leased_again(self, lease: Lease, now: float) -> list[Action]:
-        """The model of the lease is published whole, since it could not be put together."""
+    def _is_helped_by(self, lease: Lease) -> bool:
+        """Whether the model of a lease is published whole for who is stuck.
+
+        It is the same lease, or the next one if the aggregator has given that one up.
+        """
         fetch = self._work.fetch
-        if fetch is None or not fetch.is_stuck:
-            return []
-        left = fetch.leave()
-        self._work.begin(lease, now)
-        return [*left, *self._ask_for_work(now)]
+        if self.state is not State.FETCHING or fetch is None or not fetch.is_stuck:
+            return False
+        return lease.version >= self._work.lease.version
 
     def _ask_for_work(self, now: float) -> list[Action]:
         """The model, or a plan that fits it, is not here: both are retained somewhere."""

@@ -259,6 +259,21 @@ def test_who_can_put_nothing_together_says_so_and_takes_the_model_whole() -> Non
     assert (check_in.unreachable, check_in.held_version) == (0, 3)
 
 
+def test_who_is_stuck_takes_the_next_lease_if_the_first_has_ended() -> None:
+    """The aggregator's time of a lease ends first; it gives the next one, for a whole model."""
+    line = Line()
+    device = ready()
+    line.differences[2] = b"no msgpack"
+    fetch(line, device, line.lease(3))
+    line.whole[4] = model_to_bytes(line.held[4], "float32", LAYOUT)
+    device.subscribed.clear()
+    device.hear_in(replace(line.lease(2, keyframe=2), lease_id=bytes(16)))  # a late copy
+    assert not fetching(device)
+    device.hear_in(replace(line.lease(4, keyframe=4), lease_id=bytes(range(16))))
+    line.deliver(device)
+    assert_trains(device, line.held[4])
+
+
 def test_who_is_stuck_says_so_again_ever_more_rarely_and_fetches_nothing_meanwhile() -> None:
     line = Line()
     device = ready()
