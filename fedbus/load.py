@@ -19,6 +19,7 @@ from fedbus.load_run import Outcome, drive
 from fedbus.load_scratch import TASK, device_names, running_scratch
 from fedbus.load_screen import tables
 from fedbus.load_trainer import DryTrainer
+from fedbus.whole_files import check_file, write_whole
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX, Topics
 from transport.config import BrokerConfig
@@ -33,7 +34,8 @@ _INTERRUPTED: Final = 130
 def load(
     *,
     devices: Annotated[
-        int, typer.Option(min=1, max=MAX_DEVICES, help="How many clients, load-1, load-2, ...")
+        int,
+        typer.Option(min=1, max=MAX_DEVICES, help="How many clients, load-00001, load-00002, ..."),
     ] = 1_000,
     updates: Annotated[int, typer.Option(min=1, help="Updates of each of them.")] = 3,
     broker: Annotated[
@@ -89,7 +91,7 @@ def load(
 
     Each is a real MQTT client with the product's own session; only training is replaced, by adding
     a delta that was drawn once. Prints updates a second, latencies, memory, and what was lost. Exit
-    status 1 if an update got no verdict, or was counted twice.
+    status 1 if an update was lost or counted twice, or if it had to give up.
 
     The clients count in the task like any other: use a task made for this, or --scratch.
     """
@@ -97,7 +99,8 @@ def load(
     names = device_names(devices)
     given = _Given(broker, username, password_file, passwords, mqtt)
     watched = _watched(watch_pid or [])
-    _check_json(json_file)
+    if json_file is not None:
+        check_file(json_file, "--json")
     allow_files(devices + SPARE_FILES)
     with ExitStack() as stack:
         target = (
@@ -117,9 +120,9 @@ def load(
         )
         meter = Meter(fleet, [*target.watched, *watched], time.monotonic())
         outcome = drive(fleet, meter, patience_s=patience, console=console, trouble=target.trouble)
-    if json_file is not None:
-        json_file.write_text(json.dumps(outcome.figures, indent=2) + "\n", encoding="utf-8")
     _say(console, outcome)
+    if json_file is not None:
+        write_whole(json_file, json.dumps(outcome.figures, indent=2).encode() + b"\n")
     raise typer.Exit(_exit_status(outcome))
 
 
@@ -172,12 +175,12 @@ def _scratch(names: Sequence[str], given: _Given, task: str) -> Iterator[_Target
         tempfile.TemporaryDirectory(prefix="fedbus-load-") as folder,
         running_scratch(Path(folder), names) as running,
     ):
-        child = running.aggregator
+        aggregator = running.aggregator.process
         yield _Target(
             TASK,
             {name: running.broker_config(name) for name in names},
-            (Watched("broker", running.broker.pid), Watched("aggregator", child.process.pid)),
-            lambda: "" if child.alive else child.obituary(),
+            (Watched("broker", running.broker.pid), Watched("aggregator", aggregator.pid)),
+            running.trouble,
         )
 
 
@@ -229,11 +232,6 @@ def _watched(pids: Sequence[int]) -> list[Watched]:
 # --- the end -------------------------------------------------------------------------------------
 
 
-def _check_json(json_file: Path | None) -> None:
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
-
-
 def _say(console: Console, outcome: Outcome) -> None:
     for part in tables(outcome.figures):
         console.print(part)
@@ -241,13 +239,17 @@ def _say(console: Console, outcome: Outcome) -> None:
         console.print(outcome.problem, style="red", markup=False, highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print("interrupted: these are the figures until then", style="yellow")
-    elif outcome.lost:
-        console.print(f"{outcome.lost} updates lost or counted twice", style="red")
-    elif not outcome.problem:
+    if outcome.unanswered:
+        console.print(f"{outcome.unanswered} updates unanswered: their devices still hold them")
+    if outcome.lost or outcome.counted_twice:
+        console.print(
+            f"{outcome.lost} updates lost, {outcome.counted_twice} counted twice", style="red"
+        )
+    elif not (outcome.unanswered or outcome.problem or outcome.interrupted):
         console.print("nothing was lost", style="green")
 
 
 def _exit_status(outcome: Outcome) -> int:
     if outcome.interrupted:
         return _INTERRUPTED
-    return 1 if outcome.lost or outcome.problem else 0
+    return int(bool(outcome.lost or outcome.counted_twice or outcome.problem))

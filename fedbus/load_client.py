@@ -11,7 +11,7 @@ import nacl.utils
 
 from device_sdk.abilities import CODECS
 from device_sdk.actions import Action, Delete, Store, Train
-from device_sdk.pending import BOOTS
+from device_sdk.pending import BOOTS, PENDING, unpack_pending
 from device_sdk.session import Session, State
 from device_sdk.trainer import Trained
 from fedbus.load_ledger import Ledger
@@ -139,6 +139,14 @@ class LoadClient:
         return self._session is not None and self._session.pending is not None
 
     @property
+    def held(self) -> bytes:
+        """The id of the update that it holds, in memory or without power; empty: none."""
+        if self._session is None:
+            stored = self._storage.get(PENDING)
+            return b"" if stored is None else unpack_pending(stored).lease_id
+        return b"" if self._session.pending is None else self._session.pending.lease_id
+
+    @property
     def timer_at(self) -> float:
         """When `time` wants to be called."""
         return float("inf") if self._session is None else self._session.timer_at
@@ -245,23 +253,20 @@ class LoadClient:
         if pending is None and session.pending is not None:
             self._common.ledger.sent(session.pending.lease_id, self._leased_at, now)
         if pending is not None and session.pending is not pending:
-            reason = "" if session.counts[_COUNTED] > receipts else self._reason(session)
-            self._settled(pending.lease_id, reason, now)
+            self.num_settled += 1
+            if session.counts[_COUNTED] > receipts:
+                self._common.ledger.receipt(pending.lease_id, now)
+            elif reason := self._reason(session):
+                self._common.ledger.refusal(pending.lease_id, reason, now)
+            # else it let go without a word: without a verdict and held by nobody, it is lost
         self._perform(actions)
 
-    def _settled(self, lease_id: bytes, reason: str, now: float) -> None:
-        self.num_settled += 1
-        if reason:
-            self._common.ledger.refusal(lease_id, reason, now)
-        else:
-            self._common.ledger.receipt(lease_id, now)
-
     def _reason(self, session: Session) -> str:
-        """Return why the last update was refused: the reason whose count has grown."""
+        """Return why the last update was refused: the reason whose count has grown; empty: none."""
         counts = {key: total for key, total in session.counts.items() if _is_final_refusal(key)}
         grown = [key for key, total in counts.items() if total > self._refusals.get(key, 0)]
         self._refusals = counts
-        return grown[0].removeprefix(_REFUSED) if grown else "unknown"
+        return grown[0].removeprefix(_REFUSED) if grown else ""
 
     def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:

@@ -13,6 +13,8 @@ from fedbus.load_fleet import Fleet
 RATE_WINDOW_S: Final = 5.0
 #: A rate is between two looks.
 _ENDS: Final = 2
+#: Of fewer devices, what Python loads meanwhile is more than what they take.
+MANY: Final = 100
 #: So many different problems are named.
 MAX_PROBLEMS: Final = 10
 
@@ -73,7 +75,10 @@ class Meter:
         return (after - before) / (last - first) if last > first else 0.0
 
     def figures(self, now: float) -> Figures:
-        """Return everything, as ``--json`` writes it. Seconds, bytes, MiB."""
+        """Return everything, as ``--json`` writes it. Seconds, bytes, MiB.
+
+        Unanswered updates are those without a verdict, the lost ones, which nobody holds, included.
+        """
         fleet, ledger = self._fleet, self._fleet.ledger
         busy_s = ledger.last_answer_at - (ledger.first_sent_at or ledger.last_answer_at)
         all_s = None if self._all_at is None else round(self._all_at - self._began, 2)
@@ -87,6 +92,7 @@ class Meter:
             "updates_counted": len(ledger.receipts),
             "updates_refused": dict(ledger.refused),
             "updates_unanswered": len(ledger.unanswered),
+            "updates_lost": fleet.num_lost,
             "counted_twice": ledger.counted_twice + ledger.answered_twice,
             "seconds": round(now - self._began, 2),
             "updates_per_s": round(ledger.num_settled / busy_s, 1) if busy_s > 0 else None,
@@ -101,15 +107,13 @@ class Meter:
     def memory(self) -> Figures:
         """Return the memory of everything that can be looked at, in MiB."""
         own = os.getpid()
-        grown_kib = max(0, (memory_kib(own) or 0) - self._before_kib)
-        return {
-            "load": {**_memory_of(own), "kib_per_device": round(grown_kib / self._num_devices, 1)},
-            **{process.name: _memory_of(process.pid) for process in self.watched},
-        }
-
-    @property
-    def _num_devices(self) -> int:
-        return max(1, len(self._fleet.clients))
+        num_devices = len(self._fleet.clients)
+        load = dict(_memory_of(own))
+        if num_devices >= MANY:
+            grown_kib = max(0, (memory_kib(own) or 0) - self._before_kib)
+            load["kib_per_device"] = round(grown_kib / num_devices, 1)
+        others = {process.name: _memory_of(process.pid) for process in self.watched}
+        return {"load": load, **others}
 
 
 def _memory_of(pid: int) -> Mapping[str, float | None]:

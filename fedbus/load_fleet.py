@@ -168,6 +168,11 @@ class Fleet:
         return sum(client.is_done for client in self.clients)
 
     @property
+    def num_lost(self) -> int:
+        """How many updates have no verdict, and nobody holds them to send them again."""
+        return len(set(self.ledger.unanswered) - {client.held for client in self.clients})
+
+    @property
     def bytes_up(self) -> int:
         """Bytes of all PUBLISH packets that clients have sent."""
         return sum(client.bytes_up for client in self.clients)

@@ -29,9 +29,18 @@ class Outcome:
 
     @property
     def lost(self) -> int:
-        """Updates that were sent and got no verdict, though there was time; or got two."""
-        unanswered = 0 if self.interrupted else self.figures["updates_unanswered"]
-        return int(str(unanswered)) + int(str(self.figures["counted_twice"]))
+        """Updates without a verdict that no device holds any more."""
+        return int(str(self.figures["updates_lost"]))
+
+    @property
+    def unanswered(self) -> int:
+        """Updates without a verdict that their devices still hold, and would send again."""
+        return int(str(self.figures["updates_unanswered"])) - self.lost
+
+    @property
+    def counted_twice(self) -> int:
+        """Updates that were counted in two versions, or got two verdicts."""
+        return int(str(self.figures["counted_twice"]))
 
 
 def drive(
@@ -44,8 +53,8 @@ def drive(
 ) -> Outcome:
     """Let a fleet do what it was asked to; end when it has, at Ctrl-C, or when nothing moves.
 
-    Nothing moves: no connection, lease or verdict for ``patience_s``. ``trouble`` says why it makes
-    no sense to go on, empty while it does.
+    Nothing moves: no update and no verdict for ``patience_s``, nor more clients at once than ever.
+    ``trouble`` says why it makes no sense to go on, empty while it does.
     """
     watch = _Patience(fleet, patience_s)
     plain_at = 0.0
@@ -83,12 +92,15 @@ class _Patience:
         self._fleet = fleet
         self._patience_s = patience_s
         self._seen: Sequence[int] = ()
+        self._most_connected = 0
         self._moved_at = time.monotonic()
 
     def problem(self, now: float) -> str:
         fleet = self._fleet
         ledger = fleet.ledger
-        seen = (fleet.num_connected, ledger.num_settled, len(ledger.unanswered))
+        # Clients that come and go are nothing that moves: a broker may do that for ever.
+        self._most_connected = max(self._most_connected, fleet.num_connected)
+        seen = (self._most_connected, ledger.num_settled, len(ledger.unanswered))
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
         if now < self._moved_at + self._patience_s:

@@ -1,5 +1,6 @@
 """A broker and an aggregator of one's own to try a load on, in a folder that may be thrown away."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MAX_GOAL: Final = 250
 #: Nobody trains more than this many at a time: the rest waits for its lease.
 MAX_CONCURRENCY: Final = 1_000
 START_DEADLINE_S: Final = 30.0
+_DIGITS: Final = 5
+_TAIL_LINES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,23 @@ class Scratch:
             password_file=str(self.broker.files.secret(device)),
         )
 
+    def trouble(self) -> str:
+        """Return how broker or aggregator ended, with its last words; empty: they run."""
+        if _has_ended(self.broker.pid):
+            said = self.broker.files.log.read_text(encoding="utf-8", errors="replace")
+            lines = [f"    {line}" for line in said.splitlines()[-_TAIL_LINES:]]
+            return "\n".join(["the broker ended early; its last words:", *lines])
+        return "" if self.aggregator.alive else self.aggregator.obituary()
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process that we began has ended; whoever waits for it still can."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
 
 def device_names(num_devices: int) -> tuple[str, ...]:
-    """Return ids that sort as they count."""
-    width = len(str(num_devices))
-    return tuple(f"load-{number:0{width}}" for number in range(1, num_devices + 1))
+    """Return ids that sort as they count; a smaller fleet's are the first of a larger one's."""
+    return tuple(f"load-{number:0{_DIGITS}}" for number in range(1, num_devices + 1))
 
 
 @contextmanager

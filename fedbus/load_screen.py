@@ -34,11 +34,12 @@ def tables(figures: Figures) -> list[RenderableType]:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
     rate = figures["updates_per_s"]
-    facts.add_row("devices", f"{figures['connected_at_once']} of {figures['devices']} connected")
+    most, now = figures["connected_at_once"], figures["connected"]
+    facts.add_row("devices", f"at most {most} of {figures['devices']} connected, now {now}")
     facts.add_row("", f"{figures['devices_done']} done, {figures['reconnects']} reconnects")
     facts.add_row("updates", f"{figures['updates_counted']} counted, {_refused(figures)}")
     facts.add_row("", f"{figures['updates_unanswered']} without a verdict")
-    facts.add_row("", f"{figures['counted_twice']} counted twice")
+    facts.add_row("", f"{figures['updates_lost']} lost, {figures['counted_twice']} counted twice")
     facts.add_row("updates/s", "" if rate is None else f"{rate}")
     facts.add_row("bytes", f"{_size(figures['bytes_up'])} up, {_size(figures['bytes_down'])} down")
     for problem, count in _table(figures["problems"]).items():

@@ -13,14 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_sdk.pending import PENDING, Pending, pack_pending
 from device_sdk.trainer import Assignment
 from fedbus import load
 from fedbus.app import run
+from fedbus.load_figures import Meter
+from fedbus.load_fleet import Fleet
 from fedbus.load_ledger import Ledger
+from fedbus.load_run import Outcome
+from fedbus.load_scratch import device_names, running_scratch
 from fedbus.load_trainer import DryTrainer
 from protocol.errors import ConfigError
 from protocol.messages import Manifest
+from protocol.topics import Topics
 from tests.support.mosquitto import require_mosquitto
+from transport.config import BrokerConfig
 
 ONE, TWO = bytes(16), b"\1" * 16
 
@@ -54,6 +61,37 @@ def test_an_id_in_two_manifests_shows_and_a_manifest_heard_twice_does_not() -> N
     assert ledger.counted_twice == 1
 
 
+def test_an_update_is_lost_when_nobody_holds_it_and_else_unanswered() -> None:
+    brokers = {"load-00001": BrokerConfig(host="127.0.0.1", port=9)}
+    pending = Pending(ONE, base_version=0, partition=0, update=b"", residual=b"")
+    with Fleet(Topics("fl", "a"), brokers, DryTrainer(), num_updates=1) as fleet:
+        fleet.ledger.sent(ONE, leased_at=0.0, now=0.0)
+        fleet.ledger.sent(TWO, leased_at=0.0, now=0.0)
+        assert fleet.num_lost == 2
+        [client] = fleet.clients
+        client._storage[PENDING] = pack_pending(pending)
+        assert (client.held, fleet.num_lost) == (ONE, 1)
+        figures = Meter(fleet, [], 0.0).figures(1.0)
+    outcome = Outcome(figures, interrupted=False, problem="")
+    assert (outcome.lost, outcome.unanswered, outcome.counted_twice) == (1, 1, 0)
+
+
+def test_names_do_not_depend_on_how_many_there_are() -> None:
+    assert device_names(3) == device_names(25_000)[:3] == ("load-00001", "load-00002", "load-00003")
+
+
+@pytest.mark.broker
+def test_a_broker_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
+    require_mosquitto()
+    with running_scratch(tmp_path, device_names(1)) as scratch:
+        assert scratch.trouble() == ""
+        os.kill(scratch.broker.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not scratch.trouble() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert scratch.trouble().startswith("the broker ended early; its last words:")
+
+
 def test_dry_training_adds_deltas_that_the_seed_decides() -> None:
     params = np.zeros(10, np.float32)
     assignment = Assignment(params=params, version=0, model={}, training={}, seed=bytes(32))
@@ -82,9 +120,13 @@ def test_too_few_files_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPat
         (["--broker", "localhost", "--task", "a"], "use HOST:PORT"),
         (["--broker", "h:1", "--task", "A"], "task 'A'"),
         (["--scratch", "--task", "a"], "leave out"),
-        (["--broker", "h:1", "--task", "a", "--passwords", "nowhere"], "no file load-1 and 2 more"),
+        (
+            ["--broker", "h:1", "--task", "a", "--passwords", "nowhere"],
+            "no file load-00001 and 2 more",
+        ),
         (["--broker", "h:1", "--task", "a", "--watch-pid", "999999999"], "no such process"),
         (["--scratch", "--json", "nowhere/out"], "there is no folder"),
+        (["--scratch", "--json", "."], "is a folder; name a file"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -98,8 +140,9 @@ def test_nobody_there_ends_with_a_reason(capsys: pytest.CaptureFixture[str]) -> 
     nobody = ["--broker", "127.0.0.1:9", "--task", "a", "--patience", "1"]
     assert run(["load", "--devices", "2", *nobody]) == 1
     said = capsys.readouterr().out
-    assert "0 of 2 connected" in said
+    assert "0 of 2 connected, now 0" in said
     assert "refused" in said
+    assert "nothing was lost" not in said
 
 
 @pytest.mark.broker
@@ -113,6 +156,7 @@ def test_every_update_of_a_fleet_gets_its_receipt(tmp_path: Path) -> None:
     assert figures["updates_counted"] == 48
     assert figures["updates_refused"] == {}
     assert figures["updates_unanswered"] == figures["counted_twice"] == figures["reconnects"] == 0
+    assert figures["updates_lost"] == 0
     latency, shorter = figures["lease_to_receipt_s"], figures["publish_to_receipt_s"]
     assert 0 < shorter["p50"] <= latency["p50"] <= latency["p99"] <= latency["max"]
     assert figures["updates_per_s"] > 0

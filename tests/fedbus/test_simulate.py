@@ -206,7 +206,7 @@ def test_a_dry_run_tells_what_the_protocol_costs(
         (["{small}", "--engine", "cloud"], "engine 'cloud'"),
         (["{small}", "--out", "{small}"], "--out"),
         (["{small}", "--json", "{small}/x/y.json"], "--json"),
-        (["{small}", "--json", "."], "--json .: is a folder"),
+        (["{small}", "--json", "."], "--json .: is a folder; name a file"),
         (["{small}", "--duration", "1e12"], "duration_s"),
         (["{small}", "--shards", "2"], "only with --engine ray"),
         (["{small}", "--dry", "--target", "0.5"], "nothing is learned with --dry"),

@@ -5,18 +5,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from device_sdk.trainer import Assignment
 from protocol.errors import ConfigError
+from simulator.result import FAILED
 from simulator.run import Job, run
 from simulator.scenario import Scenario
 from simulator.sweep import sweep
 from simulator.trainers import Trainers
 from tests.simulation.scenario_files import loaded
 from tests.simulation.test_run import same
+from tests.simulation.test_sweep import Deadly
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -52,6 +55,13 @@ def test_a_run_whose_process_is_killed_is_run_again(small: Scenario) -> None:
     watching.join(PATIENCE_S)
     assert killed
     assert same(result) == same(run(small, 3))
+
+
+def test_a_run_that_is_killed_again_and_again_failed_and_the_others_stay(small: Scenario) -> None:
+    deadly = replace(small, name="deadly", about=Deadly("x"))
+    dead, alive = sweep([deadly, small], [0], "ray")
+    assert (dead.ended, alive.ended) == (FAILED, "duration")
+    assert dead.notes[-1].text.startswith("failed: ")
 
 
 def test_a_shard_that_is_killed_trains_on(small: Scenario) -> None:
