@@ -59,6 +59,7 @@ def test_a_model_arrives_over_a_slow_link_while_versions_change(tmp_path: Path) 
         "codec": "topk-0.01/int8",
         "buffered": {"goal": 3},
         "keep_versions": 1,
+        "bandwidth": {"differences": "none"},
     }
     with Federation(tmp_path, devices, task=task) as federation:
         with SlowLink(federation.broker.port, bytes_per_s=12_000) as link:
