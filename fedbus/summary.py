@@ -16,7 +16,7 @@ from fedbus.view import count, number, text
 
 _NEXT: Final = (
     ("fedbus demo --mode rounds", "wait for all devices at every step"),
-    ("fedbus demo --codec topk-0.01/int8", "spend fewer bytes an update"),
+    ("fedbus demo --scheme none", "no masks: far fewer bytes, and no secrecy"),
     ("fedbus demo --alpha 0.05 --devices 16", "devices that see few labels each"),
     ("fedbus demo --data FILE.npz", "data of your own (x, y, client)"),
     ("fedbus init", "sample configurations for real devices"),
