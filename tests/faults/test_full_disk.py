@@ -38,9 +38,12 @@ def small_disk(root: Path, name: str) -> Iterator[tuple[Federation, Path]]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free; return the file to delete."""
+    """Leave no byte free; return the file to delete.
+
+    Again where there is such a file: what is being replaced meanwhile frees some space.
+    """
     ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
+    with ballast.open("ab", buffering=0) as file:
         block = bytes(64 * 1024)
         while block:
             try:
@@ -88,9 +91,12 @@ def test_a_device_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path
     with small_disk(tmp_path, "ada") as (federation, folder):
         federation.grows()
         ballast = fill(folder)
-        federation.until(
-            lambda: "were not stored: make space there" in errors(federation, "ada"), "no error"
-        )
+
+        def complains() -> bool:
+            fill(folder)
+            return "were not stored: make space there" in errors(federation, "ada")
+
+        federation.until(complains, "no error")
         federation.grows()
         assert federation.is_running("ada")
         ballast.unlink()

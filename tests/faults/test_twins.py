@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_a_copied_medium_ends_with_one_of_the_two_and_nothing_counts_twice(tmp_p
     with Federation(tmp_path, DEVICES) as federation:
         federation.start()
         federation.grows()
+        federation.signal("ada", signal.SIGSTOP)  # no file vanishes while it is copied
         shutil.copytree(federation.state_dir("ada"), federation.state_dir("copy"))
+        federation.signal("ada", signal.SIGCONT)
         federation.write_device("ada", copy="copy")
         federation.start_device("copy")
         federation.until(
