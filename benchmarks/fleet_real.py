@@ -4,7 +4,8 @@ Eight devices with real digits and different speeds, as processes on mosquitto a
 (`benchmarks.fleet_real_runs`). The virtual runs get the overheads that were measured in the real
 ones, and the same durations of trainings. Compared are the first updates that were counted:
 
-- accuracy of the model that they lead to: the difference of the means is at most `ACCURACY`;
+- accuracy, the mean over the last versions that they lead to (one version alone may be some
+  hundredths off): the difference of the means is at most `ACCURACY`;
 - participation (updates a device) and staleness (updates a staleness): Pearson's chi-square test of
   homogeneity does not reject at `P_VALUE`, and the total variation distance is at most `DISTANCE`.
   Updates follow each other with less chance than independent draws would, so the test rejects less
