@@ -15,7 +15,7 @@ from aggregator.task_config import TaskConfig
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.messages import SignedRoster
-from protocol.settings import build
+from protocol.settings import build, refuse_moved
 from transport.config import BrokerConfig
 
 
@@ -28,6 +28,18 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """The table ``[identity]``: who the aggregator is, and who vouches for devices.
+
+    ``key_file`` is its own key, which signs what it says; ``enrolment_key`` the operator's public
+    key, which certifies devices and signs rosters.
+    """
+
+    key_file: str = ""
+    enrolment_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AggregatorConfig:
     """Everything an operator can set."""
 
@@ -35,6 +47,7 @@ class AggregatorConfig:
     task: TaskConfig
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
     secure: SecureConfig = field(default_factory=SecureConfig)
     database: str = ""
     monitor_s: float = 1.0
@@ -48,6 +61,12 @@ class AggregatorConfig:
 FLEET_TABLES: Final = ("fairness", "bandwidth", "selection")
 
 
+_MOVED: Final = {
+    "secure.key_file": "[identity] key_file",
+    "secure.enrolment_key": "[identity] enrolment_key",
+}
+
+
 def load_config(path: Path) -> AggregatorConfig:
     """Read a TOML file. Raises ConfigError that names the file and the key."""
     try:
@@ -57,6 +76,7 @@ def load_config(path: Path) -> AggregatorConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
+        refuse_moved(table, _MOVED)
         config = build(AggregatorConfig, with_fleet(table))
         config.task.check()
         config.secure.check(config.task)
@@ -89,22 +109,27 @@ def load_enrolment(config: AggregatorConfig) -> Enrolment | None:
 
     Raises ConfigError that says what is missing and how to make it.
     """
-    secure = config.secure
+    secure, identity = config.secure, config.identity
     if not secure.enabled:
         return None
-    for key in ("rosters", "key_file", "enrolment_key"):
-        if not getattr(secure, key):
+    needed = {
+        "secure.rosters": secure.rosters,
+        "identity.key_file": identity.key_file,
+        "identity.enrolment_key": identity.enrolment_key,
+    }
+    for key, given in needed.items():
+        if not given:
             raise ConfigError(
-                f'secure.{key}: `fedbus enrol new` makes it; or set scheme = "none", and the'
+                f'{key}: `fedbus enrol new` makes it; or set secure.scheme = "none", and the'
                 " aggregator sees every update"
             )
     try:
-        secret = bytes.fromhex(Path(secure.key_file).read_text(encoding="ascii").strip())
-        enrolment_key = bytes.fromhex(secure.enrolment_key)
+        secret = bytes.fromhex(Path(identity.key_file).read_text(encoding="ascii").strip())
+        enrolment_key = bytes.fromhex(identity.enrolment_key)
     except OSError as error:
-        raise ConfigError(f"secure.key_file {secure.key_file}: {error.strerror}") from None
+        raise ConfigError(f"identity.key_file {identity.key_file}: {error.strerror}") from None
     except ValueError:
-        raise ConfigError("secure: key_file and enrolment_key are 64 hex digits each") from None
+        raise ConfigError("identity: key_file and enrolment_key are 64 hex digits each") from None
     rosters = tuple(read_rosters(Path(secure.rosters)).values())
     return Enrolment(secure, secret, enrolment_key, rosters)
 

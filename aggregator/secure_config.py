@@ -44,8 +44,7 @@ class SecureConfig:
     ``scheme`` must be said: `check` refuses the empty one.
 
     ``support`` is ``dense``, ``randk-F`` or ``plan-F``; ``malicious``, ``noise`` and ``answers``
-    are t, T and U. ``rosters`` is the folder that `fedbus enrol` fills, ``key_file`` the
-    aggregator's own key, ``enrolment_key`` the public key that signs rosters.
+    are t, T and U. ``rosters`` is the folder that `fedbus enrol` fills.
     """
 
     scheme: str = ""
@@ -61,8 +60,6 @@ class SecureConfig:
     epoch_s: int = 86_400
     spare_wait_s: float = 2.0
     rosters: str = ""
-    key_file: str = ""
-    enrolment_key: str = ""
 
     def __post_init__(self) -> None:
         if self.scheme and self.scheme not in SCHEMES:
@@ -181,7 +178,7 @@ class Enrolment:
 
     def __post_init__(self) -> None:
         if len(self.secret) != KEY_BYTES or len(self.enrolment_key) != KEY_BYTES:
-            raise ConfigError(f"secure: keys have {KEY_BYTES} bytes")
+            raise ConfigError(f"identity: keys have {KEY_BYTES} bytes")
 
 
 def goal(task: TaskConfig) -> int:

@@ -10,8 +10,8 @@ from typing import Final
 
 from device_sdk.conditions import Conditions
 from protocol.errors import ConfigError
-from protocol.messages import AGGREGATOR, MAX_STOCK
-from protocol.settings import build
+from protocol.messages import AGGREGATOR, MAX_STOCK, MIN_SAMPLES
+from protocol.settings import build, refuse_moved
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from transport.config import BrokerConfig
 
@@ -111,13 +111,22 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """Who the device is: its keys file from `fedbus enrol`; empty: it has no keys.
+
+    Without keys it signs nothing and believes whatever the broker brings.
+    """
+
+    keys: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecureConfig:
-    """Secure aggregation: the device's keys file; empty: the task is not secure.
+    """Secure aggregation: what is kept for it.
 
     ``stock`` masks are dealt ahead of time; of others' shares ``max_share_bytes`` are kept.
     """
 
-    keys: str = ""
     stock: int = 3
     max_share_bytes: int = 4 << 20
 
@@ -133,7 +142,7 @@ class DeviceConfig:
     """Everything a device engineer can set.
 
     ``trainer`` is ``"package.module:Class"``, made without arguments; empty: the SDK's own engine
-    on ``data.file``.
+    on ``data.file``. An update is made from at least ``min_samples``.
     """
 
     task: str
@@ -141,6 +150,7 @@ class DeviceConfig:
     state_dir: str
     prefix: str = DEFAULT_PREFIX
     trainer: str = ""
+    min_samples: int = MIN_SAMPLES
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     conditions: Conditions = field(default_factory=Conditions)
@@ -148,6 +158,7 @@ class DeviceConfig:
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
     secure: SecureConfig = field(default_factory=SecureConfig)
 
     def __post_init__(self) -> None:
@@ -156,6 +167,11 @@ class DeviceConfig:
         check_id(self.device, "device")
         if self.device == AGGREGATOR:
             raise ConfigError(f"device {self.device!r} is the aggregator's own name")
+        if self.min_samples < MIN_SAMPLES:
+            raise ConfigError(
+                f"min_samples must be at least {MIN_SAMPLES}, not {self.min_samples}: what fewer"
+                " samples taught a model can be read back from the update (fedbus audit)"
+            )
 
 
 def load_config(path: Path) -> DeviceConfig:
@@ -169,6 +185,7 @@ def load_config(path: Path) -> DeviceConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
+        refuse_moved(table, {"secure.keys": "[identity] keys"})
         return build(DeviceConfig, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

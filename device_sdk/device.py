@@ -87,6 +87,7 @@ class Device:
         self._trainer = trainer
         self._board = board or Board()
         self._declined = self._held = ""
+        self._is_short = False  # of samples
         self._look_at = 0.0
         self._storage = Storage(Path(config.state_dir))
         self._install_id = self._own_install_id()
@@ -318,9 +319,11 @@ class Device:
         from device_sdk.identity import erase_before  # noqa: PLC0415 - only secure tasks wait for it
 
         try:
-            self._keys = erase_before(Path(self.config.secure.keys), self._keys, epoch)
+            self._keys = erase_before(Path(self.config.identity.keys), self._keys, epoch)
         except OSError as error:
-            _log.warning("%s still has the keys of old epochs: %s", self.config.secure.keys, error)
+            _log.warning(
+                "%s still has the keys of old epochs: %s", self.config.identity.keys, error
+            )
 
     # --- conditions --------------------------------------------------------------------------
 
@@ -366,10 +369,15 @@ class Device:
 
     def _num_samples(self) -> int:
         try:
-            return max(0, int(self._trainer.num_samples()))
+            num_samples = max(0, int(self._trainer.num_samples()))
         except Exception:  # noqa: BLE001 - a user's trainer may raise anything
             _log.exception("the trainer cannot say how many samples it has")
             return 0
+        was_short, least = self._is_short, self.config.min_samples
+        self._is_short = 0 < num_samples < least
+        if self._is_short and not was_short:
+            _log.warning("%d samples: an update needs %d, so this waits", num_samples, least)
+        return num_samples
 
     def _new_transport(self) -> PahoTransport:
         transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
@@ -395,6 +403,7 @@ class Device:
             birth=birth,
             num_samples=self._num_samples,
             declines=self._declines,
+            min_samples=self.config.min_samples,
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
             keys=self._keys,
@@ -438,8 +447,8 @@ class Device:
             "storage_corrupt": self._storage.num_corrupt,
             **self._session.counts,
         }
-        if self._declined:
-            report["declined"] = self._declined
+        if declined := refusals.FEW_SAMPLES if self._is_short else self._declined:
+            report["declined"] = declined
         if self._session.failure:
             report["failed"] = self._session.failure
         if self._session.turned_away:
@@ -482,8 +491,8 @@ def keeps_budget(trainer: Trainer) -> bool:
 
 def own_keys(config: DeviceConfig) -> "Keys | None":
     """Return the keys of a device in a secure task, None in another. Raises ConfigError."""
-    if not config.secure.keys:
+    if not config.identity.keys:
         return None
     from device_sdk.identity import read_keys  # noqa: PLC0415 - only secure tasks wait for it
 
-    return read_keys(Path(config.secure.keys), task=config.task, device=config.device)
+    return read_keys(Path(config.identity.keys), task=config.task, device=config.device)

@@ -56,7 +56,9 @@ def read_keys(path: Path, *, task: str, device: str) -> Keys:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise ConfigError(f"{path}: {reason}; secure.keys is the file from fedbus enrol") from None
+        raise ConfigError(
+            f"{path}: {reason}; identity.keys is the file from fedbus enrol"
+        ) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{path}: others may read these keys: chmod 600 it")
     try:

@@ -42,6 +42,7 @@ from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
     COUNTER_START_BITS,
+    MIN_SAMPLES,
     CheckIn,
     ChunksMissing,
     DifferenceChunk,
@@ -110,7 +111,7 @@ class Session:
 
     ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
     ``num_samples`` says how many samples are at hand, ``declines`` why this device would not train
-    now (a word; empty: it would). With ``keys`` the task is secure: nothing is
+    now (a word; empty: it would); with fewer than ``min_samples`` it never does. With ``keys`` the task is secure: nothing is
     sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at most
     ``max_share_bytes`` are held.
     """
@@ -126,6 +127,7 @@ class Session:
         birth: Mapping[str, Any],
         num_samples: Callable[[], int],
         declines: Callable[[], str] = lambda: "",
+        min_samples: int = MIN_SAMPLES,
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
         keys: "Keys | None" = None,
@@ -147,6 +149,7 @@ class Session:
         self._birth = birth
         self._num_samples = num_samples
         self._declines = declines
+        self._min_samples = min_samples
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
         self._retry_s = retry_first_s
@@ -423,6 +426,8 @@ class Session:
         if num_samples == 0:
             return False  # nothing to train on yet
         reason = "unfit_plan" if self._work.is_unfit else self._declines()
+        if num_samples < self._min_samples:
+            reason = refusals.FEW_SAMPLES
         if reason:
             self.counts[f"declined_{reason}"] += 1
         return not reason
@@ -584,6 +589,10 @@ class Session:
             return []
         if trained.num_skipped:
             self.counts["skipped_steps"] += trained.num_skipped
+        if trained.num_samples < self._min_samples:
+            least = self._min_samples
+            why = f"trained on {trained.num_samples} samples: an update needs at least {least}"
+            return self.failed(lease_id, now, why=why)
         delta = self._work.delta(trained)
         if delta is None:
             why = "the delta has another size, or a number that is too large or none"

@@ -155,10 +155,10 @@ def _parameters(config: AggregatorConfig, num_devices: int) -> Parameters:
 
 def _present(config: AggregatorConfig, cohort: str) -> Roster:
     """Return the newest roster that the aggregator has of a cohort."""
-    secure = config.secure
-    if not secure.rosters or not secure.enrolment_key:
-        raise ConfigError("secure.rosters and secure.enrolment_key: `fedbus enrol new` says what")
-    rosters = newest_rosters(Path(secure.rosters), parse_key(secure.enrolment_key))
+    secure, identity = config.secure, config.identity
+    if not secure.rosters or not identity.enrolment_key:
+        raise ConfigError("secure.rosters and identity.enrolment_key: `fedbus enrol new` says what")
+    rosters = newest_rosters(Path(secure.rosters), parse_key(identity.enrolment_key))
     if cohort not in rosters:
         raise ConfigError(f"secure.rosters {secure.rosters}: no roster of cohort {cohort!r}")
     return rosters[cohort]
@@ -185,18 +185,21 @@ def _say_files(made: Enrolled) -> None:
     typer.echo("  to the aggregator's host, into the folder secure.rosters")
     if made.keys_files:
         typer.echo(f"{made.directory / DEVICES}/<id>.json: {len(made.keys_files)} new")
-        typer.echo("  SECRET: each to its device (secure.keys) and to nobody else; then delete it")
+        typer.echo(
+            "  SECRET: each to its device (identity.keys) and to nobody else; then delete it"
+        )
 
 
 def _say_own(made: Enrolled) -> None:
     if made.aggregator_file.exists():
         typer.echo(f"{made.aggregator_file}")
-        typer.echo("  SECRET: to the aggregator's host (secure.key_file); then delete it")
+        typer.echo("  SECRET: to the aggregator's host (identity.key_file); then delete it")
     typer.echo(f"{made.directory / ENROLMENT_KEY}")
     typer.echo("  SECRET: stays here. NEVER on the aggregator's host: with it, whoever runs the")
     typer.echo("  aggregator could enrol devices of its own, and read single updates")
     typer.echo("\nin fed.toml:\n\n[secure]")
     typer.echo(f'rosters = "{ROSTERS}"')
+    typer.echo("\n[identity]")
     typer.echo(f'key_file = "{AGGREGATOR_KEY}"')
     typer.echo(f'enrolment_key = "{made.enrolment_key.hex()}"')
 

@@ -126,7 +126,7 @@ def _enrol(folder: Path, fed: Path, names: Sequence[str]) -> None:
     rosters = Path(config.secure.rosters)
     rosters.mkdir(mode=0o700)
     shutil.copy(made.roster_file, rosters)
-    shutil.copy(made.aggregator_file, config.secure.key_file)
+    shutil.copy(made.aggregator_file, config.identity.key_file)
     for name, keys in made.keys_files.items():
         shutil.copy(keys, folder / name / KEYS)
     with fed.open("a", encoding="utf-8") as file:
@@ -177,8 +177,8 @@ def _write_aggregator(
             "scheme": recipe.scheme,
             "support": recipe.support,
             "rosters": str(folder / "rosters"),
-            "key_file": str(folder / "key"),
         },
+        "identity": {"key_file": str(folder / "key")},
     }
     return write_tables(folder / "fed.toml", tables)
 
@@ -200,7 +200,7 @@ def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part:
         "broker": _broker_table(folder, broker, name),
     }
     if recipe.secure:
-        tables["secure"] = {"keys": str(folder / KEYS)}
+        tables["identity"] = {"keys": str(folder / KEYS)}
     return write_tables(folder / "device.toml", tables)
 
 

@@ -27,6 +27,8 @@ MAX_COUNTED: Final = 3_000
 MAX_DIFFERENCES: Final = 64
 MAX_VERSION: Final = 1 << 40
 MAX_SAMPLES: Final = 1 << 40
+#: An update is made from no fewer: what can be read back from less, `fedbus audit` shows.
+MIN_SAMPLES: Final = 8
 MAX_DOCUMENT_CHARS: Final = 50_000
 COUNTER_START_BITS: Final = 32
 

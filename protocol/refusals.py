@@ -33,6 +33,7 @@ STALE_SUPPORT: Final = "stale_support"
 SHARES_MISSING: Final = "shares_missing"
 WRONG_MEMBERS: Final = "wrong_members"
 EXCLUDED: Final = "excluded"
+FEW_SAMPLES: Final = "few_samples"
 
 #: Reason -> the sentence a person reads.
 MEANING: Final[dict[str, str]] = {
@@ -61,6 +62,7 @@ MEANING: Final[dict[str, str]] = {
     STALE_SUPPORT: "the coordinates it was masked for are no longer the common ones",
     SHARES_MISSING: "shares of a mask that the request names are not held",
     WRONG_MEMBERS: "a request must name enough devices, each once, in order, at weight 1",
+    FEW_SAMPLES: "the device has too few samples: an update could give them away",
     EXCLUDED: "excluded until the next epoch: it gave a share that was proven wrong",
 }
 

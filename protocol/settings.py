@@ -38,6 +38,15 @@ def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
+def refuse_moved(table: Mapping[str, Any], moved: Mapping[str, str]) -> None:
+    """Raise ConfigError for a key ``"table.key"`` of old, saying where it stands now."""
+    for old, new in moved.items():
+        name, _, key = old.partition(".")
+        given = table.get(name)
+        if isinstance(given, dict) and key in given:
+            raise ConfigError(f"{old}: it stands in {new} now")
+
+
 def _path(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 

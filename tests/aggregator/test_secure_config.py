@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from aggregator.config import AggregatorConfig, load_config, load_enrolment, read_rosters
+from aggregator.config import (
+    AggregatorConfig,
+    IdentityConfig,
+    load_config,
+    load_enrolment,
+    read_rosters,
+)
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import Enrolment, SecureConfig
@@ -233,9 +239,14 @@ def test_the_parameters_say_what_the_configuration_does() -> None:
 # --- keys and rosters --------------------------------------------------------------------------
 
 
-def configured(folder: Path, **secure: Any) -> AggregatorConfig:
+def configured(
+    folder: Path, *, key_file: str = "", enrolment_key: str = "", **secure: Any
+) -> AggregatorConfig:
     return AggregatorConfig(
-        state_dir=str(folder), task=secure_task(), secure=secure_settings(**secure)
+        state_dir=str(folder),
+        task=secure_task(),
+        secure=secure_settings(**secure),
+        identity=IdentityConfig(key_file=key_file, enrolment_key=enrolment_key),
     )
 
 
@@ -276,7 +287,7 @@ def test_the_aggregators_key_is_in_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["rosters", "key_file", "enrolment_key"])
 def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
     settings = complete(tmp_path) | {key: ""}
-    with pytest.raises(ConfigError, match=rf"secure\.{key}: `fedbus enrol new` makes it"):
+    with pytest.raises(ConfigError, match=rf"{key}: `fedbus enrol new` makes it"):
         load_enrolment(configured(tmp_path, **settings))
 
 
@@ -284,9 +295,9 @@ def test_what_is_missing_is_named(tmp_path: Path, key: str) -> None:
 def test_a_key_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     settings = complete(tmp_path)
     Path(settings["key_file"]).write_text(text)
-    with pytest.raises(ConfigError, match="secure"):
+    with pytest.raises(ConfigError, match="identity"):
         load_enrolment(configured(tmp_path, **settings))
-    with pytest.raises(ConfigError, match="secure"):
+    with pytest.raises(ConfigError, match="identity"):
         load_enrolment(configured(tmp_path, **complete_again(settings, text)))
 
 
@@ -352,3 +363,11 @@ def test_a_task_may_not_be_secure_without_saying_so(tmp_path: Path) -> None:
 
 
 MODEL = {"input": [2], "layers": [{"type": "dense", "units": 2}], "loss": "softmax_cross_entropy"}
+
+
+@pytest.mark.parametrize("key", ["key_file", "enrolment_key"])
+def test_a_key_of_old_is_told_where_it_stands_now(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "fed.toml"
+    file.write_text(f'state_dir = "state"\n[secure]\n{key} = "x"\n')
+    with pytest.raises(ConfigError, match=rf"secure\.{key}: it stands in \[identity\] {key} now"):
+        load_config(file)

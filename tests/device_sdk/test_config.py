@@ -89,3 +89,10 @@ def test_check_says_what_is_read_and_why_it_would_not_train(
     text = '[conditions]\ntrain_when = "charging"\nbattery_floor = 50'
     assert cli.main(["check", "--config", str(configured(tmp_path, text))]) == 0
     assert capsys.readouterr().out.endswith("would train now: yes\n")
+
+
+def test_a_key_of_old_is_told_where_it_stands_now(tmp_path: Path) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text('task = "t"\ndevice = "a"\nstate_dir = "s"\n[secure]\nkeys = "keys.json"\n')
+    with pytest.raises(ConfigError, match=r"secure\.keys: it stands in \[identity\] keys now"):
+        load_config(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_sdk.config import DeviceConfig, SecureConfig
+from device_sdk.config import DeviceConfig, IdentityConfig, SecureConfig
 from device_sdk.device import Device, own_keys
 from device_sdk.identity import erase_before, parse_keys, read_keys
 from device_sdk.trainer import NumpyTrainer
@@ -138,7 +138,7 @@ def test_a_running_device_erases_them_when_a_roster_of_a_higher_epoch_is_stored(
         task="t",
         device="a",
         state_dir=str(tmp_path / "state"),
-        secure=SecureConfig(keys=str(path)),
+        identity=IdentityConfig(keys=str(path)),
     )
     later = cohort(("a", "b", "c"), epoch=2)
     device = Device(config, NumpyTrainer(data=(np.zeros((1, 2)), np.zeros(1))))
@@ -155,7 +155,7 @@ def test_a_running_device_erases_them_when_a_roster_of_a_higher_epoch_is_stored(
 def test_a_device_that_names_keys_is_secure_and_fails_closed_without_them(tmp_path: Path) -> None:
     def config(keys: str) -> DeviceConfig:
         return DeviceConfig(
-            task="t", device="a", state_dir=str(tmp_path), secure=SecureConfig(keys=keys)
+            task="t", device="a", state_dir=str(tmp_path), identity=IdentityConfig(keys=keys)
         )
 
     assert own_keys(config("")) is None

@@ -85,7 +85,13 @@ def test_every_key_stands_in_its_sample() -> None:
         if section == "task.model":
             continue
         own = section.startswith(DEVICES_OWN)
-        for name in ["device.toml"] if own else ["fed.toml"] if section == "secure" else SAMPLES:
+        for name in (
+            ["device.toml"]
+            if own
+            else ["fed.toml"]
+            if section in {"secure", "identity"}
+            else SAMPLES
+        ):
             found: object = uncommented(name)
             path = section.removeprefix(DEVICES_OWN)
             for part in [] if section.endswith(".toml") else path.split("."):

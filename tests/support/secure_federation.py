@@ -44,9 +44,9 @@ class SecureFederation(Federation):
             "samples_cap": 10,
             "spare_wait_s": 0.2,
             "rosters": str(folder / "rosters"),
-            "key_file": str(folder / "aggregator.key"),
             **(secure or {}),
         }
+        self._identity = {"key_file": str(folder / "aggregator.key")}
         task = {"keep_versions": 10_000, "codec": "dense/float32", **(task or {})}
         self._task = task
         self._valid_s = valid_s
@@ -101,7 +101,7 @@ class SecureFederation(Federation):
         shutil.copy(made.aggregator_file, self.folder / "aggregator.key")
         for name, path in made.keys_files.items():
             shutil.copy(path, self.keys_file(name))
-        self._secure["enrolment_key"] = made.enrolment_key.hex()
+        self._identity["enrolment_key"] = made.enrolment_key.hex()
         self._write("aggregator", self._aggregator_table(self._task))
 
     def _lay(self, roster: Path) -> None:
@@ -111,11 +111,12 @@ class SecureFederation(Federation):
         beside.rename(beside.with_name(roster.name))
 
     def _aggregator_table(self, task: Settings) -> Settings:
-        return {**super()._aggregator_table(task), "secure": self._secure}
+        tables = {"secure": self._secure, "identity": self._identity}
+        return {**super()._aggregator_table(task), **tables}
 
     def write_device(self, name: str, *, copy: str = "", **settings: object) -> None:
-        secure = {"keys": str(self.keys_file(name))}
-        super().write_device(name, copy=copy, **{"secure": secure, **settings})
+        identity = {"keys": str(self.keys_file(name))}
+        super().write_device(name, copy=copy, **{"identity": identity, **settings})
 
     # --- what they say and keep --------------------------------------------------------------
 
