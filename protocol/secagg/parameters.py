@@ -27,6 +27,8 @@ PAIRWISE: Final = "pairwise"
 
 #: No smaller cohort: of two, each knows the other's update from the sum.
 MIN_COHORT: Final = 3
+#: Of fewer groups than this no rule can tell which one is wrong.
+MIN_GROUPS: Final = 3
 MIN_BITS: Final = 8
 MAX_BITS: Final = 24
 #: Fewer levels do not tell one number of samples from another.
@@ -60,7 +62,8 @@ class Parameters:
     elements, the count among them; values are clipped to +-``clip``. ``bits`` (`seedmask` only) is
     the length of an element on the wire. ``samples_cap``: a device has no more samples' weight
     than that; 0 means that all devices weigh the same. ``staleness`` names the rule of
-    `protocol.staleness` by which a device weighs what it masks late.
+    `protocol.staleness` by which a device weighs what it masks late. ``group``: a buffer is summed
+    in groups of so many updates (`protocol.secagg.groups`); 0: all together.
     """
 
     scheme: str
@@ -76,6 +79,7 @@ class Parameters:
     bits: int
     samples_cap: int
     staleness: str = CONSTANT
+    group: int = 0
 
     def check(self) -> None:
         """Raise ConfigError, saying what to change, unless every invariant is kept."""
@@ -83,6 +87,7 @@ class Parameters:
             raise ConfigError(f"scheme {self.scheme!r}: use one of {', '.join(_RINGS)}")
         self._check_cohort()
         self._check_contributors()
+        self._check_group()
         if self.size < 2:  # noqa: PLR2004 - a value, and the count
             raise ConfigError(f"size {self.size}: at least one value and the count are masked")
         if not (isfinite(self.clip) and self.clip > 0):
@@ -136,6 +141,22 @@ class Parameters:
         if not 1 <= self.max_weight <= highest:
             raise ConfigError(f"max_weight must be 1 to {highest}, not {self.max_weight}")
 
+    def _check_group(self) -> None:
+        if self.group == 0:
+            return
+        if self.scheme == PAIRWISE:
+            raise ConfigError("group: masks of pairwise cancel among all of a round: use seedmask")
+        if self.group < self.min_contributors:
+            raise ConfigError(
+                f"group = {self.group}: each group's sum is shown, and no sum may have fewer than"
+                f" min_contributors = {self.min_contributors} devices"
+            )
+        if self.max_contributors < MIN_GROUPS * self.group:
+            raise ConfigError(
+                f"group = {self.group}: a buffer of {self.max_contributors} updates has fewer than"
+                f" {MIN_GROUPS} groups: raise the goal to {MIN_GROUPS * self.group}"
+            )
+
     def _check_staleness(self) -> None:
         parse_staleness(self.staleness)
         if self.scheme == PAIRWISE and self.staleness != CONSTANT:
@@ -161,6 +182,11 @@ class Parameters:
                 f"a weight for staleness would be one of {self.levels} levels, fewer than"
                 f" {MAX_WEIGHT}: {mend}, or leave staleness.rule out"
             )
+
+    @property
+    def fewest_updates(self) -> int:
+        """How many updates a buffer is closed with at least."""
+        return max(self.min_contributors, MIN_GROUPS * self.group)
 
     @property
     def share_bytes(self) -> int:

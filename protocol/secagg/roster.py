@@ -5,14 +5,22 @@ request and answer. It is signed with the enrolment key, which is never on the a
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Final
 
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.messages import HASH_BYTES, KEY_BYTES, MAX_COHORT, SIGNATURE_BYTES, Limit, Word
+from protocol.messages import (
+    ADDED,
+    HASH_BYTES,
+    KEY_BYTES,
+    MAX_COHORT,
+    SIGNATURE_BYTES,
+    Limit,
+    Word,
+)
 from protocol.secagg import keys
 from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import MIN_COHORT, Parameters
@@ -50,6 +58,7 @@ class _Body:
     epoch_keys: Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES * MAX_COHORT)]
     endorsements: Annotated[bytes, Limit(SIGNATURE_BYTES, SIGNATURE_BYTES * MAX_COHORT)]
     aggregator: Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES)]
+    group: _Number = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class Roster:
                 b"".join(member.epoch_key for member in self.members),
                 b"".join(member.endorsement for member in self.members),
                 self.aggregator,
+                given.group,
             )
         )
 
@@ -220,6 +230,7 @@ def _read(body: _Body) -> Roster:
             bits=body.bits,
             samples_cap=body.samples_cap,
             staleness=body.staleness,
+            group=body.group,
         ),
         members=tuple(RosterMember(*row) for row in rows),
         aggregator=body.aggregator,

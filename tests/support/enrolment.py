@@ -28,6 +28,7 @@ class Overrides(TypedDict, total=False):
     bits: int
     samples_cap: int
     staleness: str
+    group: int
 
 
 class Cohort(NamedTuple):

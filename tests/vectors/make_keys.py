@@ -14,6 +14,7 @@ from pathlib import Path
 from protocol import refusals
 from protocol.codec import pack
 from protocol.secagg import keys
+from protocol.secagg.groups import draw_groups
 from protocol.secagg.messages import Shares
 from protocol.secagg.requests import make_request, request_hash
 from protocol.secagg.roster import Roster
@@ -25,6 +26,9 @@ PATH = Path(__file__).with_name("keys.json")
 TASK = "digits"
 DEVICES = ("pump-1", "pump-2", "pump-3", "pump-4", "pump-5")
 COHORT = cohort(DEVICES, TASK, name="pumps")
+TEN = tuple(f"pump-{number:02}" for number in range(10))
+BUFFER = {dealer: (dealer + 1 << 32) + dealer % 3 for dealer in range(10)}
+GROUPED = cohort(TEN, TASK, name="pumps", group=3)
 NEXT = cohort(DEVICES, TASK, name="pumps", epoch=2)
 ENROLMENT = derive(SEED, "enrolment")
 NONCE = bytes(range(24))
@@ -38,7 +42,7 @@ Entry = dict[str, object]
 
 def text() -> str:
     """What the file has to hold."""
-    entries = (*_keys(), *_rosters(), *_shares(), *_requests())
+    entries = (*_keys(), *_rosters(), *_shares(), *_requests(), *_groups())
     return json.dumps(entries, indent=1) + "\n"
 
 
@@ -139,14 +143,18 @@ def _members(enrolled: Cohort) -> Entry:
         "cohort": roster.cohort,
         "epoch": roster.epoch,
         "valid_s": roster.valid_s,
-        "parameters": {field.name: getattr(parameters, field.name) for field in fields(parameters)},
+        "parameters": {
+            field.name: getattr(parameters, field.name)
+            for field in fields(parameters)
+            if field.name != "group" or parameters.group
+        },
         "members": [
             {
                 "device": device,
                 "identity_secret": enrolled.identity(device).hex(),
                 "epoch_secret": enrolled.epoch_secret(device).hex(),
             }
-            for device in DEVICES
+            for device in (member.device for member in roster.members)
         ],
         "aggregator": roster.aggregator,
     }
@@ -201,9 +209,36 @@ def _requests() -> Iterator[Entry]:
         "for another epoch": (make_request(NEXT.roster, MASKS, secret), refusals.WRONG_ROSTER),
         "for two devices": (make_request(roster, {0: 1, 1: 1}, secret), refusals.WRONG_MEMBERS),
         "for a stranger": (make_request(roster, {**MASKS, 5: 1}, secret), refusals.WRONG_MEMBERS),
+        "for a group": (make_request(roster, MASKS, secret, group=1), refusals.WRONG_MEMBERS),
     }
     for name, (message, expect) in bad.items():
         yield _entry(f"request, {name}", pack(message), expect, given={})
+
+
+def _groups() -> Iterator[Entry]:
+    """A cohort of ten whose buffers of ten are summed in groups of three, three and four."""
+    roster, secret = GROUPED.roster, GROUPED.aggregator
+    yield _entry("roster, in groups", pack(GROUPED.signed), given=_members(GROUPED))
+    groups = draw_groups(roster, BUFFER)
+    for number, dealers in enumerate(groups, start=1):
+        request = make_request(roster, BUFFER, secret, group=number)
+        asked: Entry = {
+            "aggregator_secret": secret,
+            "masks": {str(dealer): counter for dealer, counter in BUFFER.items()},
+            "group": number,
+            "dealers": list(dealers),
+        }
+        derived: Entry = {"body": request.body, "hash": request_hash(request)}
+        yield _entry(f"group request, number {number}", pack(request), given=asked, derived=derived)
+    bad = {
+        "for all of them": make_request(roster, BUFFER, secret),
+        "for a fourth group": make_request(roster, BUFFER, secret, group=len(groups) + 1),
+        "for a buffer of eight": make_request(
+            roster, {dealer: BUFFER[dealer] for dealer in range(8)}, secret, group=1
+        ),
+    }
+    for name, message in bad.items():
+        yield _entry(f"group request, {name}", pack(message), refusals.WRONG_MEMBERS, given={})
 
 
 if __name__ == "__main__":

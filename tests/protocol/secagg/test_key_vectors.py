@@ -10,11 +10,11 @@ from protocol.codec import unpack
 from protocol.errors import RemoteProtocolError
 from protocol.secagg import keys
 from protocol.secagg.messages import RecoveryRequest, Shares, SignedRoster
-from protocol.secagg.requests import check_request, request_hash
+from protocol.secagg.requests import check_request, open_request, request_hash
 from protocol.secagg.roster import open_roster
 from protocol.secagg.sealing import open_shares
 from tests.vectors import make_keys
-from tests.vectors.make_keys import COHORT, DEVICES
+from tests.vectors.make_keys import COHORT, DEVICES, GROUPED
 
 VECTORS: list[dict[str, Any]] = json.loads(make_keys.PATH.read_text(encoding="utf-8"))
 
@@ -22,7 +22,8 @@ VECTORS: list[dict[str, Any]] = json.loads(make_keys.PATH.read_text(encoding="ut
 def read_roster(given: dict[str, Any], data: bytes) -> dict[str, Any]:
     roster = open_roster(unpack(data, SignedRoster), bytes.fromhex(given["enrolment_key"]))
     assert roster.task == given["task"]
-    assert [member.device for member in roster.members] == list(DEVICES)
+    devices = [member["device"] for member in given["members"]]
+    assert [member.device for member in roster.members] == devices
     parameters = {name: getattr(roster.parameters, name) for name in given["parameters"]}
     assert parameters == given["parameters"]
     return {
@@ -53,9 +54,19 @@ def read_request(given: dict[str, Any], data: bytes) -> dict[str, Any]:
     return {"body": request.body, "hash": request_hash(request)}
 
 
+def read_group_request(given: dict[str, Any], data: bytes) -> dict[str, Any]:
+    request = unpack(data, RecoveryRequest)
+    asked = open_request(request, GROUPED.roster)
+    assert {str(dealer): counter for dealer, counter in asked.buffer.items()} == given["masks"]
+    assert asked.group == given["group"]
+    assert list(asked.masks) == given["dealers"]
+    return {"body": request.body, "hash": request_hash(request)}
+
+
 READERS: dict[str, Callable[[dict[str, Any], bytes], dict[str, Any]]] = {
     "shares": read_shares,
     "request": read_request,
+    "group request": read_group_request,
 }
 
 

@@ -118,7 +118,9 @@ def test_a_request_for_another_roster_is_refused(changes: dict[str, object]) -> 
         {"weights": [1, 1, 1, True]},
         {"epoch": 0},
         {"roster_hash": bytes(31)},
-        {"more": 1},
+        {"group": -1},
+        {"group": 129},
+        {"group": 0, "more": 1},
     ],
 )
 def test_a_request_outside_its_limits_is_malformed(changes: dict[str, object]) -> None:

@@ -42,6 +42,7 @@ CHANGED: dict[str, Callable[[Roster], Roster]] = {
     "num_answers": lambda roster: given_as(roster, num_answers=4),
     "min_contributors": lambda roster: given_as(roster, min_contributors=4),
     "max_contributors": lambda roster: given_as(roster, max_contributors=4),
+    "group": lambda roster: given_as(roster, group=3),
     "max_weight": lambda roster: given_as(roster, max_weight=2),
     "size": lambda roster: given_as(roster, size=102),
     "clip": lambda roster: given_as(roster, clip=0.5),
@@ -64,7 +65,8 @@ def given_as(roster: Roster, **changes: Any) -> Roster:
 
 def altered(**changes: Any) -> bytes:
     """Return the roster's body with fields of any value, within their limits or not."""
-    values = dict(zip((f.name for f in fields(_Body)), msgpack.unpackb(ROSTER.body), strict=True))
+    names, written = (f.name for f in fields(_Body)), msgpack.unpackb(ROSTER.body)
+    values = dict(zip(names, written, strict=False))  # ``group``, the last, is left out
     packed: bytes = msgpack.packb(list({**values, **changes}.values()))
     return packed
 
