@@ -8,11 +8,13 @@ from aggregator.records import (
     CounterRecord,
     DeviceRecord,
     DocumentRecord,
+    EvidenceRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
     Record,
     RefusalRecord,
+    StandingRecord,
     VersionRecord,
 )
 from protocol.errors import LocalProtocolError
@@ -32,6 +34,8 @@ class Batch:
     versions: list[VersionRecord] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
+    standings: dict[str, StandingRecord] = field(default_factory=dict)
+    evidence: dict[tuple[str, str], EvidenceRecord] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
@@ -45,9 +49,7 @@ class Batch:
                 case JournalRecord():
                     batch.journal.append(record)
                 case LeaseRecord():
-                    if record.state is not LeaseState.OPEN:
-                        raise LocalProtocolError(f"a lease begins open, not {record.state.value}")
-                    batch.leases.append(record)
+                    batch.leases.append(_open(record))
                 case CounterRecord():
                     batch.totals.update(record.totals)
                 case RefusalRecord():
@@ -58,11 +60,25 @@ class Batch:
                     batch.documents[record.key] = record.data
                 case DeviceRecord():
                     batch.devices[record.device] = record
+                case StandingRecord() | EvidenceRecord():
+                    batch._add_conduct(record)
                 case _:
                     assert_never(record)
         return batch
+
+    def _add_conduct(self, record: StandingRecord | EvidenceRecord) -> None:
+        if isinstance(record, StandingRecord):
+            self.standings[record.device] = record
+        else:
+            self.evidence[record.device, record.kind] = record
 
     def settled(self) -> list[bytes]:
         """The ids that this commit refuses or counts."""
         refused = [record.lease_id for record in self.refusals]
         return refused + [lease_id for record in self.versions for lease_id in record.counted]
+
+
+def _open(lease: LeaseRecord) -> LeaseRecord:
+    if lease.state is not LeaseState.OPEN:
+        raise LocalProtocolError(f"a lease begins open, not {lease.state.value}")
+    return lease

@@ -10,6 +10,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+class Standing(Enum):
+    """Whether a device may take part."""
+
+    ADMITTED = "admitted"
+    QUARANTINED = "quarantined"
+    REVOKED = "revoked"
+
+
 class LeaseState(Enum):
     """Where an update is, as far as its lease row knows."""
 
@@ -117,6 +125,29 @@ class DocumentRecord:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StandingRecord:
+    """A device that may not simply take part, and why; one that is admitted again is forgotten.
+
+    ``is_cut``: the broker is told to let it in no more.
+    """
+
+    device: str
+    standing: Standing
+    reason: str = ""
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """How often something happened that counts against a device, and the points it has left."""
+
+    device: str
+    kind: str
+    count: int
+    points: float
+
+
 Record = (
     DeviceRecord
     | LeaseRecord
@@ -125,6 +156,8 @@ Record = (
     | VersionRecord
     | CounterRecord
     | DocumentRecord
+    | StandingRecord
+    | EvidenceRecord
 )
 
 
@@ -146,3 +179,5 @@ class Snapshot:
     next_sequence: int
     documents: Mapping[str, bytes] = field(default_factory=dict)
     published: Mapping[int, Published] = field(default_factory=dict)
+    standings: tuple[StandingRecord, ...] = ()
+    evidence: tuple[EvidenceRecord, ...] = ()

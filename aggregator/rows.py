@@ -25,9 +25,12 @@ from aggregator.batch import Batch
 from aggregator.journal import HEADER_BYTES, Place
 from aggregator.records import (
     DeviceRecord,
+    EvidenceRecord,
     LeaseRecord,
     LeaseState,
     Published,
+    Standing,
+    StandingRecord,
     VersionRecord,
 )
 from aggregator.schema import (
@@ -35,11 +38,13 @@ from aggregator.schema import (
     counter,
     device,
     document,
+    evidence,
     journal,
     lease,
     meta,
     params,
     published,
+    standing,
     strategy_state,
     unsettled,
     version,
@@ -77,6 +82,15 @@ _VERSION: Final = _insert(version, "version", "model_hash", "counted")
 _PARAMS: Final = _insert(params, "version", "params")
 _PUBLISHED: Final = _insert(published, "version", "model", "full", "difference")
 _STATE: Final = _insert(strategy_state, "version", "state")
+_SET_STANDING: Final = _insert(standing, "device", "standing", "reason", "is_cut")
+_SET_EVIDENCE: Final = _insert(evidence, "device", "kind", "count", "points")
+_DROP_STANDING: Final = delete(standing).where(standing.c.device == bindparam("a"))
+_DROP_EVIDENCE: Final = delete(evidence).where(
+    evidence.c.device == bindparam("a"), evidence.c.kind == bindparam("b")
+)
+_CLEAR_POINTS: Final = (
+    update(evidence).where(evidence.c.device == bindparam("b")).values(points=bindparam("a"))
+)  # points, device
 _DROP_DEVICE: Final = delete(device).where(device.c.device == bindparam("a"))
 _DROP_TOTAL: Final = delete(counter).where(counter.c.name == bindparam("a"))
 _DROP_DOCUMENT: Final = delete(document).where(document.c.key == bindparam("a"))
@@ -124,6 +138,24 @@ class Rows:
         self._run(_SET_TOTAL, list(batch.totals.items()))
         self._run(_DROP_DOCUMENT, [(key,) for key in batch.documents])
         self._run(_SET_DOCUMENT, [(key, data) for key, data in batch.documents.items() if data])
+        self._write_conduct(batch)
+
+    def _write_conduct(self, batch: Batch) -> None:
+        """A device that is admitted again has no row, and nothing is held against it."""
+        told = list(batch.standings.values())
+        kept = [new for new in told if new.standing is not Standing.ADMITTED]
+        admitted = [new for new in told if new.standing is Standing.ADMITTED]
+        self._run(_DROP_EVIDENCE, list(batch.evidence))
+        self._run(
+            _SET_EVIDENCE,
+            [(new.device, new.kind, new.count, new.points) for new in batch.evidence.values()],
+        )
+        self._run(_CLEAR_POINTS, [(0.0, new.device) for new in admitted])
+        self._run(_DROP_STANDING, [(new.device,) for new in told])
+        self._run(
+            _SET_STANDING,
+            [(new.device, new.standing.value, new.reason, new.is_cut) for new in kept],
+        )
 
     def segment_ends(self) -> dict[int, int]:
         """Return where the last named entry of each segment ends, by segment."""
@@ -155,6 +187,22 @@ class Rows:
         """Return the registry, by id."""
         rows = self._connection.execute(select(device).order_by(device.c.device))
         return tuple(DeviceRecord(*row) for row in rows)
+
+    def standings(self) -> tuple[StandingRecord, ...]:
+        """Return the devices that are quarantined or revoked, by id."""
+        rows = self._connection.execute(select(standing).order_by(standing.c.device))
+        return tuple(
+            StandingRecord(row.device, Standing(row.standing), row.reason, row.is_cut)
+            for row in rows
+        )
+
+    def evidence(self) -> tuple[EvidenceRecord, ...]:
+        """Return the evidence on devices, by id and kind."""
+        query = select(evidence).order_by(evidence.c.device, evidence.c.kind)
+        return tuple(
+            EvidenceRecord(name, kind, count, points)
+            for name, kind, count, points in self._connection.execute(query)
+        )
 
     def unsettled_leases(self) -> tuple[LeaseRecord, ...]:
         """Return the open and the journalled leases, by version and id."""

@@ -5,9 +5,11 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Engine,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -33,7 +35,9 @@ from aggregator.store_errors import StoreError
 from protocol.errors import ConfigError
 
 #: Grows with every change of the tables that an older program could not read.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+#: The schema with which versions began to be published as differences.
+_PUBLISHED_SINCE: Final = 3
 #: The key in `meta` of the digest of the model; the text is empty if nobody named one.
 MODEL: Final = "model"
 #: The key in `meta` of the sequence that the next admitted update gets.
@@ -125,6 +129,24 @@ published = Table(
     Column("full", LargeBinary, nullable=False),
     Column("difference", LargeBinary, nullable=False),
 )
+# Since schema 4. Devices that are quarantined or revoked; those that are not listed are admitted.
+# `fedbus devices` writes here too, beside the aggregator that runs.
+standing = Table(
+    "fedbus_standing",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("standing", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("is_cut", Boolean, nullable=False),
+)
+evidence = Table(
+    "fedbus_evidence",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("count", _BIG, nullable=False),
+    Column("points", Float, nullable=False),
+)
 
 
 def open_engine(path: Path, url: str | None) -> Engine:
@@ -203,7 +225,7 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
             "install the fedbus that wrote it, or a newer one"
         )
     if int(found["schema"]) < SCHEMA_VERSION:
-        _upgrade(connection)
+        _upgrade(connection, int(found["schema"]))
     if found["task"] != task:
         raise StoreError(
             f"{where}: it belongs to task {found['task']!r}, not {task!r}: give each task its own"
@@ -214,11 +236,12 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
         )
 
 
-def _upgrade(connection: Connection) -> None:
-    """Tables were added, none was changed. Versions were published whole, as they are."""
+def _upgrade(connection: Connection, found: int) -> None:
+    """Tables were added, none was changed. Before 3 versions were published whole, as they are."""
     metadata.create_all(connection)
-    empty = literal(b"", LargeBinary)
-    as_it_is = select(params.c.version, literal("float32"), empty, empty)
-    connection.execute(insert(published).from_select(list(published.c), as_it_is))
+    if found < _PUBLISHED_SINCE:
+        empty = literal(b"", LargeBinary)
+        as_it_is = select(params.c.version, literal("float32"), empty, empty)
+        connection.execute(insert(published).from_select(list(published.c), as_it_is))
     newer = update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
     connection.execute(newer)

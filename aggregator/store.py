@@ -19,7 +19,7 @@ from aggregator import schema
 from aggregator.batch import Batch
 from aggregator.faults import FAULT_POINTS, no_fault
 from aggregator.journal import SEGMENT_BYTES, Journal, sync_directory
-from aggregator.records import JournalRecord, LeaseRecord, Record, Snapshot
+from aggregator.records import JournalRecord, LeaseRecord, Record, Snapshot, StandingRecord
 from aggregator.rows import Entry, Rows
 from aggregator.store_errors import StoreError, explained
 from protocol.topics import check_id
@@ -94,7 +94,14 @@ class Store:
                 next_sequence=rows.next_sequence(),
                 documents=rows.documents(),
                 published=rows.published(),
+                standings=rows.standings(),
+                evidence=rows.evidence(),
             )
+
+    def standings(self) -> tuple[StandingRecord, ...]:
+        """Return who is quarantined or revoked now: `fedbus devices` may have changed it."""
+        with self._reading() as rows:
+            return rows.standings()
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:
         """Return a lease in its present state, however old it is, or None if never given."""

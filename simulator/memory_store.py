@@ -7,12 +7,15 @@ from dataclasses import replace
 from aggregator.batch import Batch
 from aggregator.records import (
     DeviceRecord,
+    EvidenceRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
     Published,
     Record,
     Snapshot,
+    Standing,
+    StandingRecord,
     VersionRecord,
 )
 from aggregator.store_errors import StoreError
@@ -43,6 +46,8 @@ class MemoryStore:
         self._counted: list[tuple[int, bytes]] = []
         self._totals: dict[str, int] = {}
         self._documents: dict[str, bytes] = {}
+        self._standings: dict[str, StandingRecord] = {}
+        self._evidence: dict[tuple[str, str], EvidenceRecord] = {}
         self._next_sequence = 0
         self._failing: bool | None = None
         self._failed = False
@@ -79,7 +84,13 @@ class MemoryStore:
             next_sequence=self._next_sequence,
             documents=dict(self._documents),
             published=dict(self._published),
+            standings=self.standings(),
+            evidence=tuple(self._evidence[key] for key in sorted(self._evidence)),
         )
+
+    def standings(self) -> tuple[StandingRecord, ...]:
+        """Return who is quarantined or revoked."""
+        return tuple(self._standings[device] for device in sorted(self._standings))
 
     def lease(self, lease_id: bytes) -> LeaseRecord | None:
         """Return a lease in its present state, or None if it was never given."""
@@ -126,12 +137,23 @@ class MemoryStore:
                 self._documents[key] = data
             else:
                 self._documents.pop(key, None)
+        self._evidence |= batch.evidence
+        for device, standing in batch.standings.items():
+            self._set_standing(device, standing)
         if batch.journal:
             self._next_sequence = batch.journal[-1].sequence + 1
         self._journal |= entries
         for lease_id, lease in changes.items():
             self._settle(lease_id, lease)
         self._take_versions(batch.versions)
+
+    def _set_standing(self, device: str, record: StandingRecord) -> None:
+        if record.standing is not Standing.ADMITTED:
+            self._standings[device] = record
+            return
+        self._standings.pop(device, None)
+        for key in [key for key in self._evidence if key[0] == device]:
+            self._evidence[key] = replace(self._evidence[key], points=0.0)
 
     def _give(self, leases: _Leases, given: Iterable[LeaseRecord]) -> None:
         for lease in given:

@@ -16,12 +16,15 @@ from aggregator.records import (
     CounterRecord,
     DeviceRecord,
     DocumentRecord,
+    EvidenceRecord,
     JournalRecord,
     LeaseRecord,
     LeaseState,
     Published,
     RefusalRecord,
     Snapshot,
+    Standing,
+    StandingRecord,
     VersionRecord,
 )
 from aggregator.store import Store, StoreError, open_store
@@ -162,6 +165,43 @@ def test_a_document_is_kept_with_its_commit_or_not_at_all(opened: Open) -> None:
     assert opened().snapshot().documents == {}
 
 
+def test_a_database_of_the_third_schema_keeps_what_was_published(
+    opened: Open, tmp_path: Path, url: str | None
+) -> None:
+    told = Published("int8", b"whole", b"difference")
+    store = opened()
+    store.commit([replace(version(0), published=told)])
+    store.close()
+    engine = schema.open_engine(tmp_path / "digits.sqlite", url)
+    with engine.begin() as connection:
+        schema.standing.drop(connection)
+        schema.evidence.drop(connection)
+        older = update(schema.meta).where(schema.meta.c.key == "schema").values(value="3")
+        connection.execute(older)
+    engine.dispose()
+    assert opened().snapshot().published == {0: told}
+
+
+def test_standings_and_evidence_survive_and_a_release_wipes_the_sheet(opened: Open) -> None:
+    store = opened()
+    quarantined = StandingRecord("ada", Standing.QUARANTINED, "not_finite: why")
+    revoked = StandingRecord("bob", Standing.REVOKED, "by the operator", is_cut=True)
+    store.commit([quarantined, EvidenceRecord("ada", "late", 1, 0.5), revoked])
+    store.commit([EvidenceRecord("ada", "late", 2, 1.0), EvidenceRecord("ada", "drift", 1, 0.25)])
+    store = opened()
+    assert store.standings() == store.snapshot().standings == (quarantined, revoked)
+    assert store.snapshot().evidence == (
+        EvidenceRecord("ada", "drift", 1, 0.25),
+        EvidenceRecord("ada", "late", 2, 1.0),
+    )
+    store.commit([StandingRecord("ada", Standing.ADMITTED)])
+    assert opened().snapshot().standings == (revoked,)
+    assert {(each.count, each.points) for each in opened().snapshot().evidence} == {
+        (1, 0.0),
+        (2, 0.0),
+    }
+
+
 def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
     opened: Open, tmp_path: Path, url: str | None
 ) -> None:
@@ -173,6 +213,8 @@ def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
     with engine.begin() as connection:  # as the program before this one left it
         schema.document.drop(connection)
         schema.published.drop(connection)
+        schema.standing.drop(connection)
+        schema.evidence.drop(connection)
         older = update(schema.meta).where(schema.meta.c.key == "schema").values(value="1")
         connection.execute(older)
     engine.dispose()
@@ -187,7 +229,7 @@ def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
         is_schema = schema.meta.c.key == "schema"
         found = connection.execute(select(schema.meta.c.value).where(is_schema)).scalar_one()
     engine.dispose()
-    assert found == str(schema.SCHEMA_VERSION) == "3"
+    assert found == str(schema.SCHEMA_VERSION) == "4"
 
 
 def test_the_first_schemas_tables_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""The book of devices: evidence becomes a score, a score a standing. Pure; time is told.
+
+A device is admitted, quarantined (its updates are refused until an operator releases it; its
+shares of other devices' masks are still wanted) or revoked (nothing of it is taken any more). Of
+those that are ``cut`` off the broker is told too.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from aggregator.conduct.config import ConductConfig
+from aggregator.conduct.evidence import (
+    BOASTS,
+    DRIFT,
+    FLOOD,
+    OVER_BUDGET,
+    TOO_QUICK,
+    WEIGHTS,
+)
+from aggregator.conduct.habits import Habits
+from aggregator.conduct.meter import Flow, Meter
+from aggregator.records import EvidenceRecord, Standing, StandingRecord
+
+_MIB: Final = 1 << 20
+#: A burst of bytes has room for so many updates.
+_UPDATES: Final = 4
+
+
+@dataclass(slots=True)
+class _Entry:
+    """How often something happened, and what is left of its points; ``at`` is when."""
+
+    count: int
+    points: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One kind of evidence on a device, as a person reads it."""
+
+    kind: str
+    count: int
+    points: float
+
+
+class Book:
+    """Of at most ``max_devices`` devices, whatever names a broker lets through.
+
+    ``update_bytes``: how large an update may be. `verdicts` has those that were judged since.
+    """
+
+    def __init__(
+        self,
+        config: ConductConfig,
+        *,
+        max_devices: int,
+        update_bytes: int,
+        standings: Iterable[StandingRecord] = (),
+        evidence: Iterable[EvidenceRecord] = (),
+        now: float = 0.0,
+    ) -> None:
+        self._config = config
+        self._max_devices = max_devices
+        self._now = now
+        self._meter = Meter(
+            messages_per_s=config.messages_per_s,
+            burst=config.burst,
+            bytes_per_s=config.bytes_per_s,
+            burst_bytes=config.burst_bytes or _UPDATES * update_bytes + _MIB,
+            max_devices=max_devices,
+        )
+        self._habits = Habits(max_devices)
+        self._standings = {record.device: record for record in standings}
+        self._entries: dict[str, dict[str, _Entry]] = {}
+        for record in evidence:
+            entry = _Entry(record.count, record.points, now)
+            self._entries.setdefault(record.device, {})[record.kind] = entry
+        self._changed: dict[tuple[str, str], None] = {}
+        self._verdicts: list[StandingRecord] = []
+
+    # --- standing ----------------------------------------------------------------------------
+
+    def standing(self, device: str) -> Standing:
+        """Whether a device may take part."""
+        record = self._standings.get(device)
+        return Standing.ADMITTED if record is None else record.standing
+
+    @property
+    def standings(self) -> tuple[StandingRecord, ...]:
+        """Every device that is not simply admitted, by name."""
+        return tuple(self._standings[device] for device in sorted(self._standings))
+
+    @property
+    def cut_off(self) -> list[str]:
+        """The devices that a broker should let in no more, by name."""
+        return [record.device for record in self.standings if record.is_cut]
+
+    def decreed(self, standings: Iterable[StandingRecord]) -> list[StandingRecord]:
+        """Take over what the store says now; return what an operator has changed.
+
+        A device that is admitted again begins with a clean sheet.
+        """
+        told = {record.device: record for record in standings}
+        before = self._standings
+        released = [device for device in before if device not in told]
+        self._standings = told
+        for device in released:
+            for entry in self._entries.get(device, {}).values():
+                entry.points = 0.0
+        return [
+            *[StandingRecord(device, Standing.ADMITTED) for device in released],
+            *[record for device, record in told.items() if before.get(device) != record],
+        ]
+
+    def verdicts(self) -> list[StandingRecord]:
+        """Take the devices that have been judged since the last call; they are to be stored."""
+        verdicts, self._verdicts = self._verdicts, []
+        return verdicts
+
+    # --- evidence ----------------------------------------------------------------------------
+
+    def heard(self, device: str, num_bytes: int, now: float) -> bool:
+        """Count a message by its size, before it is read; return False if it is to be dropped."""
+        self._now = now
+        flow = self._meter.take(device, num_bytes, now)
+        if flow is Flow.FINE:
+            return True
+        self.note(device, OVER_BUDGET)
+        if flow is Flow.FLOOD:
+            self.note(device, FLOOD)
+            self._judge(device, FLOOD, is_cut=True)
+        return False
+
+    def tick(self, now: float) -> None:
+        """Time passed."""
+        self._now = now
+
+    def arrived(self, device: str, elapsed_s: float) -> None:
+        """An update came so long after its lease."""
+        if self._habits.is_too_quick(elapsed_s):
+            self.note(device, TOO_QUICK)
+
+    def declared(self, device: str, num_samples: int) -> None:
+        """A device said how many samples it has."""
+        jumped, boasts = self._habits.declares(device, num_samples)
+        if jumped:
+            self.note(device, DRIFT)
+        if boasts:
+            self.note(device, BOASTS)
+
+    def note(self, device: str, kind: str, amount: float = 1.0) -> None:
+        """Count evidence against a device; what `WEIGHTS` does not name is not held against it.
+
+        ``amount`` (0 to 1) is how sure it is.
+        """
+        weight = WEIGHTS.get(kind)
+        if weight is None or not self._has_room(device):
+            return
+        entry = self._entries.setdefault(device, {}).setdefault(kind, _Entry(0, 0.0, self._now))
+        entry.points = min(weight.most, self._left(entry) + amount * weight.points)
+        entry.at = self._now
+        entry.count += 1
+        self._changed[device, kind] = None
+        if 0 < self._config.threshold <= self.score(device):
+            self._judge(device, kind)
+
+    def _has_room(self, device: str) -> bool:
+        return device in self._entries or len(self._entries) < self._max_devices
+
+    def _judge(self, device: str, kind: str, *, is_cut: bool = False) -> None:
+        """Quarantine a device that is admitted, or cut off one that floods on top."""
+        known = self._standings.get(device)
+        if self._config.threshold <= 0 or (known is not None and (known.is_cut or not is_cut)):
+            return
+        standing = Standing.QUARANTINED if known is None else known.standing
+        record = StandingRecord(device, standing, f"{kind}: {WEIGHTS[kind].meaning}", is_cut)
+        self._standings[device] = record
+        self._verdicts = [each for each in self._verdicts if each.device != device]
+        self._verdicts.append(record)
+
+    def _left(self, entry: _Entry) -> float:
+        halvings = max(0.0, self._now - entry.at) / self._config.half_life_s
+        return float(entry.points * 2.0**-halvings)
+
+    # --- for people and for the store --------------------------------------------------------
+
+    def score(self, device: str) -> float:
+        """Return what is held against a device now: 0 is spotless."""
+        return sum(self._left(entry) for entry in self._entries.get(device, {}).values())
+
+    def reasons(self, device: str) -> list[Reason]:
+        """Return what its score is made of, the weightiest first."""
+        entries = self._entries.get(device, {})
+        reasons = [Reason(kind, entry.count, self._left(entry)) for kind, entry in entries.items()]
+        return sorted(reasons, key=lambda reason: (-reason.points, reason.kind))
+
+    def scores(self) -> Iterator[tuple[str, float]]:
+        """Iterate over the devices that there is evidence on, and their scores."""
+        return ((device, self.score(device)) for device in self._entries)
+
+    def changed(self) -> list[EvidenceRecord]:
+        """Take the evidence that has changed since the last call; it is to be stored."""
+        changed, self._changed = self._changed, {}
+        records = []
+        for device, kind in changed:
+            entry = self._entries[device][kind]
+            records.append(EvidenceRecord(device, kind, entry.count, self._left(entry)))
+        return records

@@ -1,0 +1,56 @@
+"""What is unusual: how quickly updates come, and how many samples devices say they have.
+
+Both are only hints: a fast computer among slow ones is quick, and data do come in bursts. So they
+are compared with a wide margin, and to what most devices do, never to a constant.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from statistics import median
+from typing import Final
+
+#: How many of the newest facts a median is taken of, and how few say nothing yet.
+MEMORY: Final = 101
+FEW: Final = 8
+#: An update that took less than this part of the median time was hardly trained.
+QUICK_PART: Final = 0.02
+#: Below this median every device is quick: nothing can be told.
+QUICK_MEDIAN_S: Final = 1.0
+#: So many times more samples than the median, or than it had itself, is unusual.
+BOAST: Final = 64.0
+JUMP: Final = 16.0
+#: How much of its usual number of samples a device's newest word makes up.
+_PACE: Final = 0.25
+
+
+class Habits:
+    """Of at most ``max_devices`` devices; the median is of what most of them do."""
+
+    def __init__(self, max_devices: int) -> None:
+        self._max_devices = max_devices
+        self._elapsed: deque[float] = deque(maxlen=MEMORY)
+        self._claims: OrderedDict[str, float] = OrderedDict()  # log2 of 1 + samples, smoothed
+
+    def is_too_quick(self, elapsed_s: float) -> bool:
+        """Note how long after its lease an update came; return whether that was too soon."""
+        usual_s = _median(self._elapsed)
+        self._elapsed.append(elapsed_s)
+        return usual_s > QUICK_MEDIAN_S and elapsed_s < QUICK_PART * usual_s
+
+    def declares(self, device: str, num_samples: int) -> tuple[bool, bool]:
+        """Note how many samples a device says to have; return (it jumped, it boasts)."""
+        told = math.log2(1 + max(0, num_samples))
+        before = self._claims.pop(device, None)
+        others = _median(list(self._claims.values())[-MEMORY:])
+        if before is None and len(self._claims) >= self._max_devices:
+            self._claims.popitem(last=False)
+        self._claims[device] = told if before is None else before + _PACE * (told - before)
+        jumped = before is not None and abs(told - before) > math.log2(JUMP)
+        return jumped, others > 0 and told > others + math.log2(BOAST)
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median; 0 while there are too few to say anything."""
+    known = list(values)
+    return median(known) if len(known) >= FEW else 0.0
