@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from broker_config.accounts import SERVICES
@@ -18,8 +19,64 @@ HASH_ROUNDS: Final = 101
 reconnecting fleet pays for each round; our passwords are random, which no rounds improve on."""
 
 SALT_BYTES: Final = 12
+_LOOPBACK: Final = "# Loopback only: nothing is encrypted\nlistener 1883 127.0.0.1"
 DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
 """Where mosquitto counts what it dropped: the one alarm an operator must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a broker listens: ``tls`` with certificates; with passwords, and those over websockets.
+
+    0: not at all.
+    """
+
+    tls: int = 8883
+    password: int = 8884
+    websockets: int = 9001
+
+
+def render_listeners(template: str, ports: Ports, host: str = "") -> str:
+    """Return the shipped configuration for these ports, on one address or (empty) on all.
+
+    Raises ConfigError for an address that would not stay on its line.
+    """
+    if not host.isprintable() or " " in host:
+        raise ConfigError(f"host {host!r}: one address or name")
+    given = {"8883": ports.tls, "8884": ports.password, "9001": ports.websockets}
+    blocks = []
+    for block in template.split("\n\n"):
+        shipped = listener_of(block)
+        if shipped is None:
+            blocks.append(block)
+        elif given[shipped]:
+            line = f"listener {given[shipped]} {host}".strip()
+            blocks.append(block.replace(f"listener {shipped}", line))
+    return "\n\n".join(blocks)
+
+
+def render_plain(template: str) -> str:
+    """Return the shipped configuration without TLS: one listener, on loopback."""
+    blocks = [block for block in template.split("\n\n") if listener_of(block) is None]
+    return "\n\n".join([blocks[0], _LOOPBACK, *blocks[1:]])
+
+
+def listener_of(block: str) -> str | None:
+    """Return the port of the listener that a block of a configuration is about, if it is."""
+    lines = (line.split() for line in block.splitlines())
+    return next((words[1] for words in lines if words[:1] == ["listener"]), None)
+
+
+def listening(config: str) -> tuple[str, int]:
+    """Return address (empty: all) and port of the first listener of a configuration.
+
+    Raises ConfigError if it has none.
+    """
+    for line in config.splitlines():
+        match line.split():
+            case ["listener", port, *host] if port.isdigit():
+                return (host[0] if host else ""), int(port)
+    raise ConfigError("the broker's configuration has no listener")
 
 
 def render_config(template: str, values: Mapping[str, str]) -> str:
@@ -74,6 +131,34 @@ def _as_a_device(name: str, prefix: str, task: str) -> list[str]:
     """What the patterns would let a service do as the device that shares its name."""
     own = (grant for grant in grants(Role.DEVICE, prefix, task) if "{device}" in grant.filter)
     return list(dict.fromkeys(grant.filter.format(device=name) for grant in own))
+
+
+def deny(acl: str, name: str) -> str:
+    """Return access rules that also deny an account everything, from the next message on."""
+    return acl if name in denied(acl) else f"{acl.rstrip()}\n\n{_denial(name)}\n"
+
+
+def allow(acl: str, name: str) -> str:
+    """Return access rules without what `deny` has added for an account."""
+    return acl.replace(f"\n\n{_denial(name)}\n", "\n")
+
+
+def denied(acl: str) -> set[str]:
+    """Return the accounts that `deny` was asked for."""
+    blocks = (block.strip().splitlines() for block in acl.split("\n\n"))
+    return {
+        lines[0].removeprefix("user ")
+        for lines in blocks
+        if len(lines) == _DENIAL_LINES and lines[1] == _EVERYTHING
+    }
+
+
+_EVERYTHING: Final = "topic deny #"
+_DENIAL_LINES: Final = 2
+
+
+def _denial(name: str) -> str:
+    return f"user {name}\n{_EVERYTHING}"
 
 
 def password_entry(username: str, password: str, salt: bytes) -> str:

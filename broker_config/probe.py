@@ -1,6 +1,8 @@
-"""Ask a broker whether it is up: one MQTT 3.1.1 CONNECT, one answer."""
+"""Ask a broker whether it is up: one MQTT 3.1.1 CONNECT, one answer; with TLS, one handshake."""
 
 import socket
+import ssl
+from pathlib import Path
 from typing import Final
 
 _TIMEOUT_S: Final = 1.0
@@ -29,6 +31,24 @@ def accepts(host: str, port: int, username: str, password: str) -> bool:
                 accepted = answer.read(len(_ACCEPTED)) == _ACCEPTED
             connection.sendall(_DISCONNECT)
             return accepted
+    except OSError:
+        return False
+
+
+def speaks_tls(host: str, port: int, authority: Path) -> bool:
+    """Whether somebody with a certificate of ``authority`` (PEM) listens there, now.
+
+    With TLS 1.3 the answer comes before the broker asks who we are, which we do not say.
+    """
+    context = ssl.create_default_context(cafile=authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
     except OSError:
         return False
 

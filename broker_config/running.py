@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,7 +13,8 @@ from typing import Final
 
 from broker_config.accounts import MONITOR
 from broker_config.files import BrokerFiles, write_broker
-from broker_config.probe import accepts
+from broker_config.mosquitto import listening
+from broker_config.probe import accepts, speaks_tls
 from broker_config.programs import BrokerError, Engine, Program, find_program
 from protocol.topics import DEFAULT_PREFIX
 
@@ -45,12 +46,16 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
+    """What to start, in the folder ``within``, and how to see that it is there."""
+
     program: Program
-    directory: Path
-    devices: tuple[str, ...]
+    files: BrokerFiles
     host: str
-    prefix: str
+    port: int
+    within: Path | None
+    lets_in: Callable[[], bool]
     log: Path | None  # None: our own standard error
+    command: list[str]
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -78,8 +83,27 @@ def running_broker(
     ConfigError for a device or prefix that cannot be spelled.
     """
     log = BrokerFiles(directory).log
-    order = _Order(find_program(engine), directory, tuple(devices), host, prefix, log)
-    broker, process = _start(order, port) if port else _start_anywhere(order, choose_port)
+    program, names = find_program(engine), tuple(devices)
+
+    def order(port: int) -> _Order:
+        return _plain(program, directory, names, host=host, port=port, prefix=prefix, log=log)
+
+    broker, process = (
+        _start(order(port)) if port else _start_anywhere(order, lambda: choose_port(host))
+    )
+    try:
+        yield broker
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def running_secure_broker(directory: Path) -> Iterator[Broker]:
+    """Run the mosquitto of a folder by `write_secure_broker` while the context lasts.
+
+    Its log goes to ``files.log``. Raises BrokerError if it cannot be started.
+    """
+    broker, process = _start(_secure(directory, BrokerFiles(directory).log))
     try:
         yield broker
     finally:
@@ -102,10 +126,26 @@ def serve(
     SIGHUP makes it read its passwords and rules again; its log is our standard error. To be
     called from the main thread. Raises what `running_broker` raises.
     """
-    order = _Order(find_program(engine), directory, tuple(devices), host, prefix, None)
+    program = find_program(engine)
+    names = tuple(devices)
+    return _serve(
+        lambda: _plain(program, directory, names, host=host, port=port, prefix=prefix, log=None),
+        on_start,
+    )
+
+
+def serve_secure(directory: Path, on_start: Callable[[Broker], None] = lambda _: None) -> int:
+    """Run the mosquitto of a folder by `write_secure_broker` as `serve` does.
+
+    SIGHUP makes it read its list of revoked certificates again, too.
+    """
+    return _serve(lambda: _secure(directory, None), on_start)
+
+
+def _serve(order: Callable[[], _Order], on_start: Callable[[Broker], None]) -> int:
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         stack.enter_context(_handled(signal.SIGTERM, _interrupt))
-        broker, process = _start(order, port)
+        broker, process = _start(order())
         stack.callback(_stop, process)
         stack.enter_context(_handled(signal.SIGHUP, lambda *_: process.send_signal(signal.SIGHUP)))
         on_start(broker)
@@ -113,26 +153,63 @@ def serve(
     return 0
 
 
-def _start_anywhere(order: _Order, choose_port: Callable[[str], int]) -> tuple[Broker, _Process]:
+def _plain(
+    program: Program,
+    directory: Path,
+    devices: tuple[str, ...],
+    *,
+    host: str,
+    port: int,
+    prefix: str,
+    log: Path | None,
+) -> _Order:
+    files = write_broker(directory, devices, port=port, host=host, prefix=prefix)
+    password = files.secret(MONITOR).read_text(encoding="utf-8").strip()
+
+    def lets_in() -> bool:
+        """Only if it is the one we configured, too."""
+        return accepts(host, port, MONITOR, password)
+
+    command = program.command(files, host, port, prefix)
+    return _Order(program, files, host, port, None, lets_in, log, command)
+
+
+def _secure(directory: Path, log: Path | None) -> _Order:
+    program, files = find_program("mosquitto"), BrokerFiles(directory)
+    host, port = listening(files.config.read_text(encoding="utf-8"))
+    here = host or "127.0.0.1"
+    command = program.command(BrokerFiles(Path()), here, port, "")
+
+    def lets_in() -> bool:
+        return speaks_tls(here, port, files.authority)
+
+    return _Order(program, files, here, port, directory, lets_in, log, command)
+
+
+def _start_anywhere(
+    order: Callable[[int], _Order], choose_port: Callable[[], int]
+) -> tuple[Broker, _Process]:
     for _ in range(_PORT_TRIES - 1):
         with suppress(_PortTakenError):
-            return _start(order, choose_port(order.host))
-    return _start(order, choose_port(order.host))
+            return _start(order(choose_port()))
+    return _start(order(choose_port()))
 
 
-def _start(order: _Order, port: int) -> tuple[Broker, _Process]:
-    files = write_broker(
-        order.directory, order.devices, port=port, host=order.host, prefix=order.prefix
-    )
-    _check_free(order.host, port)
-    process = _launch(order.program.command(files, order.host, port, order.prefix), order.log)
+def _start(order: _Order) -> tuple[Broker, _Process]:
+    _check_free(order.host, order.port)
+    process = _launch(order)
     try:
-        _await(process, order, files, port)
+        _await(process, order)
     except BaseException:
         _stop(process)
         raise
     broker = Broker(
-        order.program.name, order.host, port, process.pid, order.program.embedded, files
+        order.program.name,
+        order.host,
+        order.port,
+        process.pid,
+        order.program.embedded,
+        order.files,
     )
     return broker, process
 
@@ -147,23 +224,21 @@ def _check_free(host: str, port: int) -> None:
             raise _PortTakenError(f"{host}:{port}: {error.strerror}") from None
 
 
-def _launch(command: list[str], log: Path | None) -> _Process:
-    if log is None:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own command
-    with log.open("wb") as out:
+def _launch(order: _Order) -> _Process:
+    out = order.log.open("wb") if order.log else None
+    with out or nullcontext():
         return subprocess.Popen(  # noqa: S603 - our own command
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            order.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=order.within
         )
 
 
-def _await(process: _Process, order: _Order, files: BrokerFiles, port: int) -> None:
-    """Return when the broker lets the monitor in: it listens, and it is the one we configured."""
-    password = files.secret(MONITOR).read_text(encoding="utf-8").strip()
+def _await(process: _Process, order: _Order) -> None:
+    """Return when the broker lets somebody in."""
     deadline = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise _failure(order, f"ended with status {process.returncode}")
-        if accepts(order.host, port, MONITOR, password):
+        if order.lets_in():
             return
         time.sleep(_POLL_S)
     raise _failure(order, f"lets nobody in after {START_DEADLINE_S:g} s")

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final, Self
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -16,15 +17,22 @@ V3: Final = MQTTProtocolVersion.MQTTv311
 DEADLINE_S: Final = 10.0
 NOT_AUTHORIZED: Final = 0x87
 Login = tuple[str, str]
+Identity = tuple[Path, Path | None, Path | None]
 NOBODY: Final = ("", "")
 _MANY: Final = 10_000
+
+
+def str_or_none(path: Path | None) -> str | None:
+    """As paho wants it."""
+    return None if path is None else str(path)
 
 
 class BareClient:
     """One connection; every call waits for the broker's answer, at most `DEADLINE_S`.
 
     ``gate`` holds up every message until it is set; with ``acknowledges=False`` nothing is
-    acknowledged. ``received`` has (topic, payload).
+    acknowledged. ``received`` has (topic, payload). ``identity`` has whom to trust, and perhaps a
+    certificate with its key; a broker that does not take it at all is ``refused``, too.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class BareClient:
         acknowledges: bool = True,
         receive_maximum: int = 0,
         gate: threading.Event | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.gone = threading.Event()
@@ -55,6 +64,9 @@ class BareClient:
             reconnect_on_failure=False,
         )
         self._client.max_inflight_messages_set(_MANY)
+        if identity is not None:
+            authority, certificate, key = map(str_or_none, identity)
+            self._client.tls_set(authority, certificate, key)
         if login != NOBODY:
             self._client.username_pw_set(*login)
         self._client.on_connect = self._on_connect
@@ -74,7 +86,10 @@ class BareClient:
         else:
             self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        self.wait(lambda: self._connected is not None, "a CONNACK")
+        self.wait(
+            lambda: self._connected is not None or (identity is not None and self.gone.is_set()),
+            "a CONNACK",
+        )
 
     @property
     def refused(self) -> bool:

@@ -9,15 +9,23 @@ from hypothesis import strategies as st
 from broker_config.accounts import AGGREGATOR, MONITOR, Rights, account_names, covers
 from broker_config.mosquitto import (
     DROPPED_TOPIC,
+    Ports,
+    allow,
+    denied,
+    deny,
     is_password,
+    listening,
     password_entry,
     render_acl,
     render_config,
+    render_listeners,
+    render_plain,
 )
 from protocol.errors import ConfigError
 from protocol.topics import RULES, Kind, Role
 
-TEMPLATE = resources.files("broker_config").joinpath("mosquitto.conf").read_text("utf-8")
+SHIPPED = resources.files("broker_config").joinpath("mosquitto.conf").read_text("utf-8")
+TEMPLATE = render_plain(SHIPPED)
 ACL = render_acl("fedbus/1").splitlines()
 ANY = dict.fromkeys(("device", "to", "part", "cohort", "version", "index", "what"), "+")
 OWN = {**ANY, "device": "%u"}
@@ -163,7 +171,39 @@ def test_the_rights_of_a_device_end_at_its_own_id() -> None:
 
 def test_the_readme_says_of_every_directive_why_it_is_there() -> None:
     readme = resources.files("broker_config").joinpath("README.md").read_text("utf-8")
-    directives = {line.split()[0] for line in TEMPLATE.splitlines() if line and line[0] != "#"}
+    directives = {line.split()[0] for line in SHIPPED.splitlines() if line and line[0] != "#"}
     reasons = readme[readme.index("## Why each line") : readme.index("### What survives")]
     told = reasons.replace("`log_*`", "log_dest log_type")
     assert {directive for directive in directives if directive not in told} == set()
+
+
+def test_the_plain_broker_listens_on_loopback_alone_and_differs_in_nothing_else() -> None:
+    lines = [line for line in TEMPLATE.splitlines() if line.startswith("listener")]
+    assert lines == ["listener 1883 127.0.0.1"]
+    rest = SHIPPED[SHIPPED.index("# Whom root becomes") :]
+    assert TEMPLATE.endswith(rest)
+
+
+def test_every_listener_of_the_shipped_broker_has_tls_and_the_first_wants_certificates() -> None:
+    blocks = [block for block in SHIPPED.split("\n\n") if "\nlistener " in block]
+    assert len(blocks) == 3
+    assert all("certfile" in block and "tls_version tlsv1.2" in block for block in blocks)
+    assert "require_certificate true\nuse_identity_as_username true" in blocks[0]
+    assert "crlfile" in blocks[0]
+
+
+def test_listeners_get_their_ports_and_one_without_is_left_out() -> None:
+    text = render_listeners(SHIPPED, Ports(tls=1, password=2, websockets=0), "127.0.0.1")
+    lines = [line for line in text.splitlines() if line.startswith(("listener", "protocol"))]
+    assert lines == ["listener 1 127.0.0.1", "listener 2 127.0.0.1"]
+    assert listening(text) == ("127.0.0.1", 1)
+    assert listening(render_listeners(SHIPPED, Ports())) == ("", 8883)
+
+
+def test_an_account_is_denied_everything_and_allowed_again_as_if_nothing_had_been() -> None:
+    rules = render_acl()
+    both = deny(deny(deny(rules, "a"), "b"), "a")
+    assert denied(both) == {"a", "b"}
+    assert both.count("topic deny #") == 2
+    assert allow(allow(both, "a"), "b") == rules
+    assert denied(rules) == set()

@@ -1,0 +1,113 @@
+"""Take a device's way in: its certificates, its password, and at once all that it may do.
+
+A list of revoked certificates keeps a device from connecting again, and so does a password that is
+gone; the connection that it has stays. So the access rules deny it everything, too, from the next
+message on.
+"""
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from broker_config import mosquitto
+from broker_config.accounts import SERVICES
+from broker_config.authority import Authority
+from broker_config.files import BrokerFiles, read_entries, write_entries
+from broker_config.private_files import PUBLIC, replace
+from protocol.errors import ConfigError
+from protocol.topics import check_id
+
+_PROGRAM: Final = "mosquitto"
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What `revoke` did: so many certificates; whether a broker runs here, and was told."""
+
+    certificates: int
+    reloaded: bool
+
+
+def revoke(authority: Authority, device: str, broker: Path | None = None) -> Revoked:
+    """Take back a device's certificates, and cut it off at the broker whose folder is here.
+
+    Without ``broker`` (it runs elsewhere) ``crl.pem`` is to be carried there. Raises ConfigError
+    for a name that no device can have, or for files that cannot be written.
+    """
+    _check_device(device)
+    certificates = authority.revoke(device)
+    if broker is None:
+        return Revoked(certificates, reloaded=False)
+    replace(BrokerFiles(broker).revocations, authority.list_pem, PUBLIC)
+    return Revoked(certificates, deny_device(broker, device))
+
+
+def deny_device(broker: Path, device: str) -> bool:
+    """Deny a device everything at the broker of a folder; return whether one runs and was told.
+
+    Its password goes for good; its certificates stay valid, for `allow_device`.
+    """
+    _check_device(device)
+    files = BrokerFiles(broker)
+    entries = read_entries(files.passwords)
+    if entries.pop(device, None) is not None:
+        write_entries(files.passwords, entries)
+    _write_rules(files, mosquitto.deny(_rules(files), device))
+    return reload_broker(broker)
+
+
+def allow_device(broker: Path, device: str) -> bool:
+    """Undo `deny_device`, but for a password; return whether a broker runs and was told."""
+    _check_device(device)
+    files = BrokerFiles(broker)
+    _write_rules(files, mosquitto.allow(_rules(files), device))
+    return reload_broker(broker)
+
+
+def denied_devices(broker: Path) -> set[str]:
+    """Return the devices that `deny_device` was called for."""
+    return mosquitto.denied(_rules(BrokerFiles(broker)))
+
+
+def reload_broker(broker: Path) -> bool:
+    """Have the mosquitto of a folder read its files again; return whether one runs."""
+    pid = _pid(BrokerFiles(broker).pid)
+    if pid is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGHUP)
+        return True
+    return False
+
+
+def _check_device(device: str) -> None:
+    check_id(device, "device")
+    if device in SERVICES:
+        raise ConfigError(f"{device} is a service, and stays: renew its certificate instead")
+
+
+def _rules(files: BrokerFiles) -> str:
+    try:
+        return files.acl.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{files.acl}: {error.strerror}") from None
+
+
+def _write_rules(files: BrokerFiles, rules: str) -> None:
+    try:
+        replace(files.acl, rules.encode())
+    except OSError as error:
+        raise ConfigError(f"{files.acl}: {error.strerror}") from None
+
+
+def _pid(path: Path) -> int | None:
+    """Return the broker's process id; None if it has ended, be it by a power cut."""
+    try:
+        pid = int(path.read_text(encoding="ascii"))
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return pid if name == _PROGRAM else None
