@@ -16,6 +16,8 @@ from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
 from aggregator.participation import Participation
+from aggregator.robust.history import History, Seen
+from aggregator.robust.rows import Row, RowBuffer, capped
 from aggregator.task_config import TaskConfig
 from protocol.secagg.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
 from protocol.vectors.layout import Layout
@@ -35,12 +37,26 @@ class Fill(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GroupMean:
+    """What is known of one group of a masked buffer: whose updates, their weight and mean.
+
+    ``mean`` has the coordinates that were masked (`aggregator.supports`).
+    """
+
+    devices: tuple[str, ...]
+    weight: float
+    mean: Float64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """A buffer that is done: the mean delta of its updates, or the reason why there is none.
 
     What plain buffers know beside: ``samples`` of each device's update (1 where they do not
     count); ``deltas``, (device, delta) of each update, for strategies that keep them; by group of
-    `aggregator.strata`, ``weights`` and ``means`` (how many updates, their mean delta).
+    `aggregator.strata`, ``weights`` and ``means`` (how many updates, their mean delta); ``seen``,
+    each update's length and claim, for `aggregator.robust.history`; ``kept``, what a robust rule
+    left of each device's update, from 0 to 1; ``alert``, what a person should know of it.
     """
 
     ids: tuple[bytes, ...]
@@ -50,6 +66,10 @@ class Outcome:
     deltas: tuple[tuple[str, SparseDelta], ...] = ()
     weights: Mapping[int, float] = field(default_factory=dict)
     means: Mapping[int, tuple[int, Float64]] = field(default_factory=dict)
+    groups: tuple[GroupMean, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    kept: tuple[tuple[str, float], ...] = ()
+    alert: str = ""
 
 
 class Buffers(Protocol):
@@ -86,10 +106,20 @@ class Buffers(Protocol):
 
 
 class PlainBuffers:
-    """One buffer, in the clear: closed, it is done. ``participation`` weighs devices."""
+    """One buffer, in the clear: closed, it is done. ``participation`` weighs devices.
 
-    def __init__(self, config: TaskConfig, layout: Layout, participation: Participation) -> None:
-        self.buffer = Buffer(layout.size)
+    It is a running sum, unless a robust rule has to see single updates; ``history`` says what is
+    usual of them.
+    """
+
+    def __init__(
+        self, config: TaskConfig, layout: Layout, participation: Participation, history: History
+    ) -> None:
+        self._sees_rows = config.robust.sees_rows
+        self._sums = Buffer(layout.size)
+        self._rows = RowBuffer(config.robust, layout.size, history)
+        self._history = history
+        self._seen: list[Seen] = []
         self._config = config
         self._layout = layout
         self._participation = participation
@@ -101,13 +131,17 @@ class PlainBuffers:
         self._opened_at: float | None = None
         self._done: deque[Outcome] = deque()
 
+    @property
+    def _buffer(self) -> Buffer | RowBuffer:
+        return self._rows if self._sees_rows else self._sums
+
     def __len__(self) -> int:
-        return len(self.buffer)
+        return len(self._buffer)
 
     @property
     def fill(self) -> Fill:
         """How full the buffer is."""
-        return Fill(len(self.buffer), len(self.buffer.devices), self._opened_at)
+        return Fill(len(self._buffer), len(self._buffer.devices), self._opened_at)
 
     @property
     def fills(self) -> Sequence[Fill]:
@@ -144,35 +178,64 @@ class PlainBuffers:
             lease.norm = float(np.linalg.norm(delta.values.astype(np.float64)))
         device, participation = lease.record.device, self._participation
         weight = self._weigh(staleness) * participation.weight(device, version, staleness)
-        samples = 1
+        claim = 1
         if config.weigh_by_samples:
-            samples = min(max(1, update.num_samples), config.samples_cap)
+            claim = min(max(1, update.num_samples), config.samples_cap)
         strategy = self._strategy
         group = participation.group(device, version, staleness) if strategy.strata else 0
-        self.buffer.add(lease.lease_id, device, delta, weight * samples, group=group)
-        self._samples[device] = samples
+        row = Row(lease.lease_id, device, delta, weight, claim, group)
+        if self._sees_rows:
+            self._rows.add(row)
+        else:
+            self._sum(row)
         if strategy.caches:
             self._deltas.append((device, delta))
         self.open(now)
 
+    def _sum(self, row: Row) -> None:
+        samples = capped(row.claim, self._config.robust, self._history.usual_samples())
+        self._sums.add(row.lease_id, row.device, row.delta, row.weight * samples, group=row.group)
+        self._samples[row.device] = samples
+        if self._config.weigh_by_samples:
+            self._seen.append((0.0, row.claim))
+
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:  # noqa: ARG002
         """Close the buffer if it is due."""
         if is_due(self.fill):
-            self._done.append(self._outcome())
-            self.buffer.clear()
-            self._samples, self._deltas = {}, []
+            self._done.append(self._judged() if self._sees_rows else self._summed())
+            self._buffer.clear()
+            self._samples, self._deltas, self._seen = {}, [], []
             self._opened_at = None
         return []
 
-    def _outcome(self) -> Outcome:
-        buffer, strata = self.buffer, self._strategy.strata
+    def _summed(self) -> Outcome:
+        sums, strata = self._sums, self._strategy.strata
         return Outcome(
-            tuple(buffer.ids),
-            buffer.mean(self._config.normalise),
+            tuple(sums.ids),
+            sums.mean(self._config.normalise),
             samples=self._samples,
             deltas=tuple(self._deltas),
-            weights=buffer.weights if strata else {},
-            means=buffer.means() if strata else {},
+            weights=sums.weights if strata else {},
+            means=sums.means() if strata else {},
+            seen=tuple(self._seen),
+        )
+
+    def _judged(self) -> Outcome:
+        judged = self._rows.judged(by_number=self._config.normalise == "goal")
+        strata, robust = self._strategy.strata, self._config.robust
+        alert = ""
+        if judged.left_out > robust.alert_share:
+            alert = f"{robust.rule} left out {judged.left_out:.0%} of {len(self)} updates"
+        return Outcome(
+            tuple(self._rows.ids),
+            judged.vector,
+            samples=judged.samples,
+            deltas=tuple(self._deltas),
+            weights=judged.weights if strata else {},
+            means=judged.means if strata else {},
+            seen=judged.seen,
+            kept=judged.kept,
+            alert=alert,
         )
 
     def outcomes(self) -> list[Outcome]:

@@ -150,7 +150,7 @@ class Coordinator:
         if self._participation.is_outdated:
             self.versions.forget()
         self.buffers: Buffers = (
-            PlainBuffers(config, self.trained.layout, self._participation)
+            PlainBuffers(config, self.trained.layout, self._participation, self._memory.history)
             if self.secure is None
             else self.secure
         )
@@ -648,6 +648,8 @@ class Coordinator:
         record = self.versions.step(outcome.mean, outcome.ids, counted, gain=gain)
         if record is None:
             return self._abandon(outcome.ids, refusals.NOT_FINITE)
+        if outcome.alert:
+            self._say("buffer", "robust", outcome.alert)
         self.leases.close(outcome.ids)
         stale = self.leases.below(self.version - self.config.staleness_limit)
         open_ = [lease for lease in stale if lease.state is LeaseState.OPEN]

@@ -1,9 +1,10 @@
 """What steps know of single devices and of groups of them, from one version to the next.
 
-Four parts, each kept only for the strategies and weights that ask: who took part
+Five parts, each kept only for the strategies and weights that ask: who took part
 (`Participation`), the last delta of each device (`Caches`), the mean delta of each group
-(`Strata`), and the params that those still at work have started from (``bases``). All but the
-bases are stored with the version that changes them; bases are gone after a restart.
+(`Strata`), what is usual of updates (`History`), and the params that those still at work have
+started from (``bases``). All but the bases are stored with the version that changes them; bases are
+gone after a restart.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,6 +16,8 @@ from aggregator.actions import Action
 from aggregator.buffers import Outcome
 from aggregator.caches import Caches
 from aggregator.participation import Participation
+from aggregator.robust.config import CENTRED_CLIP
+from aggregator.robust.history import History
 from aggregator.strata import Strata
 from aggregator.strategy import Counted
 from aggregator.task_config import TaskConfig
@@ -38,6 +41,8 @@ class Memory:
         self.participation = Participation(documents, epochs, config.fairness, is_noted=is_noted)
         self._caches = Caches(documents, size)
         self._strata = Strata(documents, size)
+        has_centre = config.robust.rule == CENTRED_CLIP
+        self.history = History(documents, size, has_centre=has_centre)
         self._bases: dict[int, Float32] = {}
 
     def published(self, version: int, params: Float32, needed: Collection[int]) -> None:
@@ -74,6 +79,7 @@ class Memory:
             *self.participation.counted(version, staleness, outcome.samples),
             *self._caches.counted(outcome.deltas),
             *self._strata.counted(version, outcome.means),
+            *self.history.counted(outcome.seen, outcome.mean),
         ]
 
     def _lacking(self, outcome: Outcome, version: int) -> Float64:

@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 
 from aggregator.bandwidth import BandwidthConfig, largest_budget
 from aggregator.fairness import FairnessConfig
+from aggregator.robust.config import AUTO as ROBUST_AUTO
+from aggregator.robust.config import LEAST_ROWS, MEAN, RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig
@@ -140,6 +142,7 @@ class TaskConfig:
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     bandwidth: BandwidthConfig = field(default_factory=BandwidthConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
     normalise: str = "weights"
     weigh_by_samples: bool = True
     samples_cap: int = 1_000_000
@@ -181,6 +184,12 @@ class TaskConfig:
             raise ConfigError(
                 f'strategy.name = "{name}" balances fast and slow devices itself: leave'
                 " staleness.rule and fairness.weights alone, or take another strategy"
+            )
+        if strategy.plain_sum and self.robust.rule not in {ROBUST_AUTO, MEAN}:
+            raise ConfigError(
+                f'strategy.name = "{name}" is right for a plain sum only, and robust.rule ='
+                f' "{self.robust.rule}" makes another of it: set robust.rule = "mean", or take'
+                " another strategy"
             )
         if strategy.drifts and (self.mode != "buffered" or self.buffered.goal != 1):
             raise ConfigError(
@@ -226,7 +235,14 @@ class TaskConfig:
             masked=masked,
             is_delicate=self._has_statistics or trained.layout is not trained.whole,
         )
-        return replace(self, strategy=strategy, bandwidth=bandwidth, max_staleness=limit)
+        robust = self.robust.settled(sees_rows=not masked and self._sees_rows(strategy))
+        return replace(
+            self, strategy=strategy, bandwidth=bandwidth, robust=robust, max_staleness=limit
+        )
+
+    def _sees_rows(self, strategy: StrategyConfig) -> bool:
+        """Whether a plain buffer of this strategy can go through a rule that compares updates."""
+        return not strategy.strategy().plain_sum and self.scheduling.per_version >= LEAST_ROWS
 
     @property
     def scheduling(self) -> Buffered | Rounds:
@@ -284,6 +300,7 @@ class TaskConfig:
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
             )
         self.selection.check_credit(self.scheduling.per_version * budget)
+        self.settled(masked=False).robust.check(self.scheduling.per_version, layout.size)
         caches = 4 * self.trained().layout.size * self.max_devices
         if self.strategy.strategy().caches and caches > self.fairness.max_cache_bytes:
             raise ConfigError(

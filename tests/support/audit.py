@@ -179,7 +179,7 @@ def replayed(
     downlink = Downlink(task.bandwidth, task.trained(), task.task)
     downlink.step(first, versions.params, ())
     memory = Memory(task, {}, "-", layout.size)
-    buffers = PlainBuffers(task, layout, memory.participation)
+    buffers = PlainBuffers(task, layout, memory.participation, memory.history)
     for version, entries in groupby(store.counted_ids(), itemgetter(0)):
         ids = tuple(lease_id for _, lease_id in entries)
         staleness: dict[str, int] = {}
