@@ -399,6 +399,10 @@ class Coordinator:
             missing = sorted((self.codec.words | self.downlink.needs) - words)
             detail = f"this task needs {', '.join(missing)}: update the device's SDK"
             return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC, detail)]
+        least = self.config.min_samples
+        if 0 < check_in.num_samples < least:
+            detail = f"{check_in.num_samples} samples at hand: an update of this task needs {least}"
+            return [*registered, *self._turn_away(device, check_in, refusals.FEW_SAMPLES, detail)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered

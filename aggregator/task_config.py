@@ -26,7 +26,7 @@ from aggregator.strategy.stratified import stratified
 from device_sdk.engine.spec import ModelSpec, parse_spec
 from device_sdk.engine.subset import trained_subset
 from protocol.errors import ConfigError
-from protocol.messages import MAX_DOCUMENT_CHARS
+from protocol.messages import MAX_DOCUMENT_CHARS, MIN_SAMPLES
 from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
 from protocol.vectors.layout import Subset
@@ -146,6 +146,7 @@ class TaskConfig:
     normalise: str = "weights"
     weigh_by_samples: bool = True
     samples_cap: int = 1_000_000
+    min_samples: int = MIN_SAMPLES
     max_staleness: int = -1
     lease_ttl_s: int = 600
     chunk_patience_s: float = 20.0
@@ -328,6 +329,7 @@ def _short(value: float) -> str:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "samples_cap": (1, 1 << 40),
+    "min_samples": (MIN_SAMPLES, 1 << 40),
     "max_staleness": (-1, 1_000_000),
     "lease_ttl_s": (1, 1 << 31),
     "chunk_patience_s": (0.01, 86_400),

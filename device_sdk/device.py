@@ -31,6 +31,7 @@ from device_sdk.session import Session
 from device_sdk.storage import Storage, StorageError
 from device_sdk.trainer import Assignment, NumpyTrainer, Trainer
 from device_sdk.training import TrainingThread
+from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
 from protocol.errors import ConfigError

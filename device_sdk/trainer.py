@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from device_sdk.engine.arrays import is_finite
 from device_sdk.engine.errors import TrainingError
+from protocol.messages import MIN_SAMPLES
 from protocol.settings import build
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class NumpyTrainer(Trainer):
     such pairs, block by block, each time it is iterated over; or a function that returns such a
     thing. Only one block is in memory at a time. ``model_spec`` replaces the plan's model; its
     params must have the same layout. ``num_samples`` says how much there is where ``data`` cannot:
-    else it counts as one sample until a training has passed over it. ``memory_budget_bytes`` bounds
+    else it counts as just enough (`MIN_SAMPLES`) until a training has passed over it. ``memory_budget_bytes`` bounds
     what the engine holds (`device_sdk.engine.plan`): it then takes batches in parts. None: the
     assignment's budget, which comes from device.toml.
     Raises ConfigError for a wrong spec.
@@ -127,7 +128,7 @@ class NumpyTrainer(Trainer):
         self._model = None if model_spec is None else Model(parse_spec(model_spec))
         self._blocks = as_blocks(data)
         self._told = num_samples
-        self._seen = 1
+        self._seen = MIN_SAMPLES
         self._budget_bytes = memory_budget_bytes
 
     def num_samples(self) -> int:

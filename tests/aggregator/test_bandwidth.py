@@ -148,7 +148,7 @@ def test_a_budget_that_no_codec_fits_is_refused_and_names_the_smallest() -> None
 
 
 def ask(desk: Desk, device: str, words: frozenset[str]) -> Lease | Refusal:
-    message = CheckIn(install_id(device), -1, 1, tuple(sorted(words)))
+    message = CheckIn(install_id(device), -1, 10, tuple(sorted(words)))
     desk.hear(desk.coordinator.topics.out(device), desk.sealed(device, message))
     answer = desk.last(device)
     assert isinstance(answer, Lease | Refusal), answer

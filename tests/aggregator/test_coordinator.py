@@ -273,7 +273,7 @@ def rounds_of(size: int) -> Rounds:
 
 def test_a_check_in_delivered_again_is_old_news(make_desk: MakeDesk) -> None:
     desk = make_desk(buffered=goal(5), lease_ttl_s=30)
-    message = CheckIn(install_id("a"), -1, 1, CODECS)
+    message = CheckIn(install_id("a"), -1, 10, CODECS)
     first = desk.sealed("a", message)
     desk.hear(desk.coordinator.topics.out("a"), first)
     lease = desk.last("a")

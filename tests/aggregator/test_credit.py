@@ -43,7 +43,7 @@ class Out:
 
     def check_in(self, device: str) -> None:
         self._say(
-            device, CheckIn(install_id(device), -1, 1, CODECS), self.coordinator.topics.out(device)
+            device, CheckIn(install_id(device), -1, 10, CODECS), self.coordinator.topics.out(device)
         )
 
     def upload(self, device: str) -> None:

@@ -286,7 +286,7 @@ def test_a_running_variance_stays_above_zero(variances: list[float], seed: int) 
 def test_a_device_whose_sdk_knows_no_differences_is_told_what_to_do(tmp_path: Path) -> None:
     desk = Desk(tmp_path, task_config(bandwidth=SPARSE))
     words = tuple(word for word in CODECS if word != "differences")
-    message = CheckIn(install_id("a"), -1, 1, words)
+    message = CheckIn(install_id("a"), -1, 10, words)
     desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
     refusal = desk.last("a")
     assert isinstance(refusal, Refusal)
@@ -301,7 +301,7 @@ def test_a_model_that_is_published_again_is_so_now_and_then_only(tmp_path: Path)
     desk = Desk(tmp_path, task_config(bandwidth=SPARSE))
     desk.lease("a")
     desk.retained.clear()
-    message = CheckIn(install_id("a"), -1, 1, CODECS, unreachable=1)
+    message = CheckIn(install_id("a"), -1, 10, CODECS, unreachable=1)
     topics = desk.coordinator.topics
     for seconds, is_there in ((0, True), (3, False), (10, True)):
         desk.now += seconds
@@ -318,7 +318,7 @@ def test_who_waits_need_not_say_again_that_nothing_led_to_a_model(tmp_path: Path
     desk.lease("a")
     out = desk.coordinator.topics.out("b")
     for unreachable in (1, 0):
-        message = CheckIn(install_id("b"), -1, 1, CODECS, unreachable=unreachable)
+        message = CheckIn(install_id("b"), -1, 10, CODECS, unreachable=unreachable)
         desk.hear(out, desk.sealed("b", message))
     desk.wait(601)  # the lease of the other one runs out
     assert isinstance(desk.last("b"), Lease)

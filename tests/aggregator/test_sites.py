@@ -94,7 +94,7 @@ def test_a_site_pays_for_models_that_are_published_whole_for_its_devices(
         model={**MODEL, "input": [500]},
         codec="topk-0.01/int8",
     )
-    message = CheckIn(install_id("a"), 0, 1, CODECS, unreachable=1)
+    message = CheckIn(install_id("a"), 0, 10, CODECS, unreachable=1)
     desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
     assert isinstance(desk.last("a"), Lease)
     report = desk.coordinator.granting.report(0, desk.now)["sites"]

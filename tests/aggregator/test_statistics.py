@@ -122,7 +122,7 @@ def test_what_one_device_sends_enlarged_is_made_small_again_beside_others(
         buffered=Buffered(goal=1),
     )
     before = desk.params.copy()
-    message = CheckIn(install_id("a"), -1, 1, ("randk", "float32"))
+    message = CheckIn(install_id("a"), -1, 10, ("randk", "float32"))
     desk.hear(desk.coordinator.topics.out("a"), desk.sealed("a", message))
     lease = desk.last("a")
     assert isinstance(lease, Lease)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from device_sdk.engine import Data, Model, load_npz, load_samples, parse_spec
 from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 from protocol.errors import ConfigError
+from protocol.messages import MIN_SAMPLES
 from protocol.stream import Stream, derive
 
 Floats = npt.NDArray[np.float32]
@@ -234,7 +235,7 @@ def test_the_number_of_samples_is_known_as_far_as_the_data_tells() -> None:
     assert NumpyTrainer(data=list(Readings(2)())).num_samples() == 40
     assert NumpyTrainer(data=Readings(2), num_samples=44).num_samples() == 44
     trainer = NumpyTrainer(data=Readings(2))
-    assert trainer.num_samples() == 1
+    assert trainer.num_samples() == MIN_SAMPLES
     trainer.train(assignment())
     assert trainer.num_samples() == 40
 

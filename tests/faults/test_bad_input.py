@@ -136,7 +136,7 @@ FAULTS: dict[str, tuple[str, Fault, bool]] = {
     "another wire version": ("wire_version", with_wire_version, False),
     "a check-in": (
         "wrong_kind",
-        lambda device, _: device.says(CheckIn(device.install_id, -1, 1, ("dense",))),
+        lambda device, _: device.says(CheckIn(device.install_id, -1, 10, ("dense",))),
         False,
     ),
     "a cut envelope": ("malformed", lambda device, lease: of(device, lease)[:-20], False),

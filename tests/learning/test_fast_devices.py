@@ -38,13 +38,13 @@ class Bowl(Trainer):
         self.curvature = 0.5 + uniform[SIZE:]
 
     def num_samples(self) -> int:
-        return 1
+        return 10
 
     def train(self, assignment: Assignment) -> Trained:
         params = assignment.params.astype(np.float64)
         for _ in range(3):
             params += 0.02 * self.curvature * (self.target - params)
-        return Trained(params.astype(np.float32), 1, {})
+        return Trained(params.astype(np.float32), 10, {})
 
 
 def takes(duration_s: float, _assignment: Assignment) -> float:

@@ -44,7 +44,7 @@ class Pull(Trainer):
         self.rates = 0.1 + 0.4 * uniform[SIZE:]
 
     def num_samples(self) -> int:
-        return 1
+        return 10
 
     def delta(self, params: npt.NDArray[np.floating]) -> Float64:
         """Return what a training from these params gives."""
@@ -52,7 +52,7 @@ class Pull(Trainer):
 
     def train(self, assignment: Assignment) -> Trained:
         params = assignment.params + self.delta(assignment.params)
-        return Trained(params.astype(np.float32), 1, {})
+        return Trained(params.astype(np.float32), 10, {})
 
 
 class Caches:

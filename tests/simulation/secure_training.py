@@ -12,7 +12,7 @@ from tests.simulation.training import SIZE, Float64
 
 CLIP = 1.0
 #: More samples than this weigh no more.
-SAMPLES_CAP = 8
+SAMPLES_CAP = 15
 
 
 class Trainings:
@@ -41,8 +41,8 @@ class Trainings:
 
 
 def num_samples(device: str) -> int:
-    """Return how many samples a device has: 1 to 10."""
-    return ord(device[0]) % 10 + 1
+    """Return how many samples a device has: 8 to 17."""
+    return ord(device[0]) % 10 + 8
 
 
 class _OneHot(Trainer):

@@ -20,10 +20,10 @@ class Still(Trainer):
     """Learns nothing, in no time."""
 
     def num_samples(self) -> int:
-        return 1
+        return 10
 
     def train(self, assignment: Assignment) -> Trained:
-        return Trained(assignment.params + np.float32(1e-3), 1, {})
+        return Trained(assignment.params + np.float32(1e-3), 10, {})
 
 
 def queued_bytes(world: World) -> int:

@@ -25,12 +25,12 @@ class Nudge(Trainer):
         self._name = name
 
     def num_samples(self) -> int:
-        return 5
+        return 10
 
     def train(self, assignment: Assignment) -> Trained:
         rng = np.random.default_rng([*assignment.seed, *self._name.encode()])
         moved = rng.standard_normal(assignment.params.size).astype(np.float32)
-        return Trained(assignment.params + moved, 5, {})
+        return Trained(assignment.params + moved, 10, {})
 
 
 class Elsewhere:

@@ -33,13 +33,13 @@ class OneHot(Trainer):
         self.stored = np.zeros(SIZE)
 
     def num_samples(self) -> int:
-        return 1
+        return 10
 
     def train(self, assignment: Assignment) -> Trained:
         params = assignment.params.copy()
         self.num_trainings += 1
         params[self._newest()] += np.arange(1, self.width + 1, dtype=np.float32)
-        return Trained(params, 1, {})
+        return Trained(params, 10, {})
 
     def storage(self) -> dict[str, bytes]:
         """Return a device's storage that notes when the newest training is in it."""

@@ -114,7 +114,7 @@ class Desk:
 
     def check_in(self, device: str, pending: bytes = b"", *, installation: str = "") -> None:
         """A device is there, or asks after an update."""
-        message = CheckIn(install_id(installation or device), -1, 1, CODECS, pending)
+        message = CheckIn(install_id(installation or device), -1, 10, CODECS, pending)
         self.hear(self.coordinator.topics.out(device), self.sealed(device, message))
 
     def lease(self, device: str) -> Lease:

@@ -42,6 +42,7 @@ class Handset:
         stored: Mapping[str, bytes] | None = None,
         *,
         num_samples: int = 5,
+        min_samples: int = 1,
         name: str = "a",
         keys: Keys | None = None,
         stock: int = 2,
@@ -49,6 +50,7 @@ class Handset:
     ) -> None:
         self.name = name
         self._num_samples = num_samples
+        self._min_samples = min_samples
         self._keys = keys
         self._stock = stock
         self._max_share_bytes = max_share_bytes
@@ -75,6 +77,7 @@ class Handset:
             seed=self.seed,
             birth={"boot": "x"},
             num_samples=lambda: self._num_samples,
+            min_samples=self._min_samples,
             declines=lambda: self.declines,
             keys=self._keys,
             stock=self._stock,

@@ -181,7 +181,7 @@ class RoundDesk:
 
     def check_in(self, name: str, pending: bytes = b"") -> None:
         """A device is available, or asks after its update."""
-        message = CheckIn(install_id(name), -1, 1, MASKED_CODECS, pending)
+        message = CheckIn(install_id(name), -1, 10, MASKED_CODECS, pending)
         self.desk.hear(self.coordinator.topics.out(name), self.desk.sealed(name, message))
 
     def lease(self, name: str) -> Lease:

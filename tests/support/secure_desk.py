@@ -312,7 +312,7 @@ class SecureDesk:
 
     def check_in(self, name: str, pending: bytes = b"") -> None:
         """A device is available, or asks after its update."""
-        message = CheckIn(install_id(name), -1, 1, MASKED_CODECS, pending)
+        message = CheckIn(install_id(name), -1, 10, MASKED_CODECS, pending)
         self.hear_out(name, self.desk.sealed(name, message))
 
     def lease(self, name: str) -> Lease:
