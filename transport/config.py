@@ -2,9 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from protocol.errors import ConfigError
-from transport.settings import AUTO, MQTT_3_1_1, MQTT_5, BrokerSettings, Will
+from transport.settings import (
+    AUTO,
+    MQTT_3_1_1,
+    MQTT_5,
+    TLS_1_2,
+    TLS_1_3,
+    BrokerSettings,
+    Tls,
+    Will,
+)
+from transport.tls import make_context
+
+NONE: Final = "none"
+#: With TLS a broker that everybody comes back to at once has much to do before it answers. Who
+#: gives up early has it do the same again.
+_TLS_TIMEOUT_S: Final = 20.0
+_PLAIN_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,13 +29,19 @@ class BrokerConfig:
     """Where the broker is and who we are there.
 
     ``password_file`` holds the password alone: secrets stay out of configuration files and out of
-    process arguments. ``receive_maximum`` counts on the side that gets many messages.
+    process arguments. ``tls``: "auto" (where a file asks for it), "none", or the oldest version
+    that will do, "1.2" or "1.3"; ``ca_file`` says whom to trust (empty: the system's authorities),
+    ``certificate_file`` and ``key_file`` who we are; all PEM.
     """
 
     host: str = "127.0.0.1"
     port: int = 1883
     username: str = ""
     password_file: str = ""
+    tls: str = AUTO
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
     protocol: str = AUTO
     keepalive_s: int = 60
     session_expiry_s: int = 24 * 3600
@@ -30,6 +53,7 @@ class BrokerConfig:
             raise ConfigError("host must not be empty")
         if self.protocol not in {AUTO, MQTT_5, MQTT_3_1_1}:
             raise ConfigError(f"protocol {self.protocol!r}: use auto, 5 or 3.1.1")
+        self._check_tls()
         try:
             self._settings("check", username=None, password=None, window=1, queue=1)
         except ValueError as error:
@@ -38,16 +62,38 @@ class BrokerConfig:
     def settings(
         self, client_id: str, *, username: str, will: Will, window: int, queue: int
     ) -> BrokerSettings:
-        """Return what a transport needs; reads ``password_file``.
+        """Return what a transport needs; reads ``password_file`` and the files of TLS.
 
         ``username`` counts where the file names none; ``window`` messages may be under way each
-        way, ``queue`` wait at most. Raises ConfigError if the password cannot be read.
+        way, ``queue`` wait at most. Raises ConfigError that names the file that will not do.
         """
         password = self._password()
+        if self.files_of_tls is not None:
+            try:
+                make_context(self.files_of_tls)
+            except ValueError as error:
+                raise ConfigError(f"broker.{error}") from None
         name = self.username or (username if password is not None else None)
         return self._settings(
             client_id, username=name, password=password, window=window, queue=queue, will=will
         )
+
+    @property
+    def files_of_tls(self) -> Tls | None:
+        """What the handshake needs; None: the connection is not encrypted."""
+        given = [self.ca_file, self.certificate_file, self.key_file]
+        if self.tls == NONE or (self.tls == AUTO and not any(given)):
+            return None
+        ca, certificate, key = (Path(name) if name else None for name in given)
+        return Tls(ca, certificate, key, TLS_1_2 if self.tls == AUTO else self.tls)
+
+    def _check_tls(self) -> None:
+        if self.tls not in {AUTO, NONE, TLS_1_2, TLS_1_3}:
+            raise ConfigError(f"tls {self.tls!r}: use auto, none, 1.2 or 1.3")
+        if self.tls == NONE and (self.ca_file or self.certificate_file):
+            raise ConfigError('tls = "none": leave out ca_file and certificate_file, too')
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ConfigError("certificate_file and key_file: one needs the other")
 
     def _password(self) -> str | None:
         if not self.password_file:
@@ -83,4 +129,6 @@ class BrokerConfig:
             backoff_first_s=self.backoff_first_s,
             backoff_cap_s=self.backoff_cap_s,
             will=will,
+            tls=self.files_of_tls,
+            connect_timeout_s=_TLS_TIMEOUT_S if self.files_of_tls else _PLAIN_TIMEOUT_S,
         )

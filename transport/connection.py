@@ -90,8 +90,15 @@ class Connection:
         return self._stream.established
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether the handshake of TLS waits for the broker."""
+        return self._stream.awaits_answer
+
+    @property
     def wants_write(self) -> bool:
         """Whether the socket should tell when it can be written to."""
+        if self._stream.awaits_answer:
+            return False
         return not self._stream.established or self._stream.unsent or self._client.want_write()
 
     @property
@@ -116,7 +123,7 @@ class Connection:
                 self._client.loop_write()
             self._stream.flush()
         except OSError as error:
-            self.abandon(str(error))
+            self.abandon(self._stream.problem or str(error))
 
     def pump(self) -> None:
         """Hand publishes to paho while the window has room."""
@@ -227,8 +234,9 @@ class Connection:
     ) -> None:
         if flags.is_disconnect_packet_from_server and reason.value:  # paho 2.1 loses short ones: 0
             self.taken_over = reason.value == _SESSION_TAKEN_OVER
-        self.unanswered = not self.accepted and self.refusal is None
-        self.abandon(str(reason))
+        problem = self._stream.problem
+        self.unanswered = not self.accepted and self.refusal is None and not problem
+        self.abandon(problem or str(reason))
 
     def _on_publish_packet(self, received: Received) -> None:
         if self.leaving:

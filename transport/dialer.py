@@ -1,12 +1,12 @@
 """Where and how to connect next: which address, with TLS or not, which version of MQTT."""
 
-import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from transport.settings import AUTO, MQTT_3_1_1, MQTT_5, BrokerSettings
-from transport.stream import Address, Stream, dial, dial_tls, resolve
+from transport.stream import Address, Secured, Stream, dial, resolve
+from transport.tls import make_context
 
 _UNANSWERED: Final = 2
 
@@ -14,14 +14,15 @@ _UNANSWERED: Final = 2
 class Dialer:
     """Tries the addresses of the host one after the other, then looks the host up again.
 
-    Plain TCP connects without waiting. TLS shakes hands before it returns, for at most the connect
-    time-out, and so holds up a loop that drives others: use it for one connection a process.
+    Raises ValueError for files of TLS that will not do.
     """
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
         self._untried: deque[Address] = deque()
-        self._context = _context(settings)
+        self._secured = (
+            None if settings.tls is None else Secured(make_context(settings.tls), settings.host)
+        )
 
     @property
     def has_more(self) -> bool:
@@ -33,30 +34,11 @@ class Dialer:
         settings = self._settings
         if not self._untried:
             self._untried.extend(resolve(settings.host, settings.port))
-        address = self._untried.popleft()
-        if self._context is None:
-            return dial(address, on_close)
-        return dial_tls(
-            address,
-            on_close,
-            context=self._context,
-            host=settings.host,
-            timeout_s=settings.connect_timeout_s,
-        )
+        return dial(self._untried.popleft(), on_close, self._secured)
 
     def succeeded(self) -> None:
         """The broker was there: the next look-up starts afresh."""
         self._untried.clear()
-
-
-def _context(settings: BrokerSettings) -> ssl.SSLContext | None:
-    tls = settings.tls
-    if tls is None:
-        return None
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
-    return context
 
 
 class Version:

@@ -38,7 +38,7 @@ _PERMANENT: Final = frozenset({_UNSUPPORTED_VERSION, 0x85, 0x86, 0x87, 0x8A, 0x8
 class PahoTransport:
     """A `Pollable` over a TCP socket. ``random`` gives numbers in [0, 1) for the back-off.
 
-    Drive it with a `transport.loop.Loop`. Only looking up a host name and the TLS handshake block.
+    Drive it with a `transport.loop.Loop`. Only looking up a host name blocks.
     """
 
     def __init__(self, settings: BrokerSettings, *, random: Callable[[], float]) -> None:
@@ -141,10 +141,11 @@ class PahoTransport:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what waits, for at most ``timeout_s``, and leave; see `Transport.close`."""
-        if self._connection is not None:
+        connection = self._connection
+        if connection is not None:
             if self._connected:
-                self._leave(self._connection, time.monotonic() + timeout_s)
-            self._connection.abandon("closed")
+                self._leave(connection, time.monotonic() + timeout_s)
+            connection.abandon("closed")  # which may have ended while we took our leave
         self._connection = None
         self._connected = False
         self._deadline = math.inf
@@ -162,7 +163,9 @@ class PahoTransport:
     def wants_read(self) -> bool:
         """Whether there is a connection, and room for what comes."""
         connection = self._connection
-        return connection is not None and connection.established and not self._full
+        if connection is None:
+            return False
+        return connection.awaits_answer or (connection.established and not self._full)
 
     @property
     def wants_write(self) -> bool:
@@ -181,7 +184,11 @@ class PahoTransport:
 
     def readable(self, now: float) -> None:
         """Read what is there, up to a full event queue."""
-        if self._connection is not None and self._connection.established:
+        if self._connection is None:
+            return
+        if self._connection.awaits_answer:
+            self.writable(now)  # the handshake goes on, and CONNECT follows it
+        elif self._connection.established:
             self._connection.readable(self._settings.max_received)
             self._review(now)
 

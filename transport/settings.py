@@ -7,6 +7,8 @@ from typing import Final
 AUTO: Final = "auto"
 MQTT_5: Final = "5"
 MQTT_3_1_1: Final = "3.1.1"
+TLS_1_2: Final = "1.2"
+TLS_1_3: Final = "1.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,15 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: whom to trust (the system's authorities if None), and who we are."""
+    """PEM files: whom to trust (the system's authorities if None), and who we are.
+
+    ``at_least`` is the oldest version of TLS that will do: 1.2 or 1.3.
+    """
 
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    at_least: str = TLS_1_2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

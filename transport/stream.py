@@ -12,7 +12,9 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
+
+from transport.tls import explain
 
 _RECEIVE_BYTES: Final = 1 << 16
 _UNSENT_BYTES: Final = 1 << 16
@@ -20,11 +22,25 @@ _PUBLISH: Final = 3  # packet type; and a length goes on where a byte is not bel
 _MORE: Final = 0x80
 
 
-class Stream:
-    """The socket that an MQTT client sees. ``on_close`` runs before the descriptor is closed."""
+class Secured(NamedTuple):
+    """How to shake hands, and with which host."""
 
-    def __init__(self, sock: socket.socket, on_close: Callable[[], None]) -> None:
+    context: ssl.SSLContext
+    host: str
+
+
+class Stream:
+    """The socket that an MQTT client sees. ``on_close`` runs before the descriptor is closed.
+
+    It is ``established`` when bytes may flow, with TLS after the handshake; while the handshake
+    ``awaits_answer``, there is nothing to send. ``problem`` is what TLS had to say at the end.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_close: Callable[[], None], secured: Secured | None = None
+    ) -> None:
         self._sock = sock
+        self._secured = secured
         self._on_close = on_close
         self._received = b""
         self._position = 0
@@ -32,6 +48,8 @@ class Stream:
         self._unsent = bytearray()
         self._closed = False
         self.established = False
+        self.awaits_answer = False
+        self.problem = ""
         self.num_received = 0
 
     def recv(self, size: int) -> bytes:
@@ -89,7 +107,13 @@ class Stream:
         self._received = b""
         self._position = 0
         self._dry = True
-        self._received = self._sock.recv(wanted)
+        try:
+            self._received = self._sock.recv(wanted)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            self.problem = explain(error)
+            raise
         self._dry = len(self._received) < wanted and not isinstance(self._sock, ssl.SSLSocket)
         self.num_received += len(self._received)
 
@@ -121,10 +145,33 @@ class Stream:
                 sent = self._sock.send(self._unsent)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
+            except OSError:
+                self._hear_why()
+                raise
             del self._unsent[:sent]
 
+    def _hear_why(self) -> None:
+        """A broker that does not take our certificate says so after our half of the handshake."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return
+        try:
+            self._sock.recv(1)
+        except ssl.SSLError as error:
+            self.problem = explain(error)
+        except OSError:
+            return
+
     def finish_connecting(self) -> None:
-        """Look whether the connection is there. Raise OSError if it failed."""
+        """Go on connecting: TCP, then TLS. Raise OSError if it failed."""
+        if not isinstance(self._sock, ssl.SSLSocket) and not self._reached():
+            return
+        if self._secured is not None:
+            self._shake_hands(self._secured)
+            return
+        self.established = True
+
+    def _reached(self) -> bool:
+        """Whether the TCP connection is there."""
         failure = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failure:
             raise OSError(failure, os.strerror(failure))
@@ -133,8 +180,26 @@ class Stream:
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise
+            return False
+        return True
+
+    def _shake_hands(self, secured: Secured) -> None:
+        if not isinstance(self._sock, ssl.SSLSocket):
+            self._sock = secured.context.wrap_socket(
+                self._sock, server_hostname=secured.host, do_handshake_on_connect=False
+            )
+        self.awaits_answer = False
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self.awaits_answer = True
+        except ssl.SSLWantWriteError:
             return
-        self.established = True
+        except ssl.SSLError as error:
+            self.problem = explain(error)
+            raise
+        else:
+            self.established = True
 
     def say_goodbye(self) -> None:
         """End our half; the peer reads what was sent, and then the end of the stream."""
@@ -179,7 +244,7 @@ def resolve(host: str, port: int) -> list[Address]:
     return [(family, address) for family, _kind, _proto, _name, address in found]
 
 
-def dial(address: Address, on_close: Callable[[], None]) -> Stream:
+def dial(address: Address, on_close: Callable[[], None], secured: Secured | None = None) -> Stream:
     """Begin to connect, without waiting. Raise OSError if it fails at once."""
     family, where = address
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -191,29 +256,4 @@ def dial(address: Address, on_close: Callable[[], None]) -> Stream:
     except OSError:
         sock.close()
         raise
-    return Stream(sock, on_close)
-
-
-def dial_tls(
-    address: Address,
-    on_close: Callable[[], None],
-    *,
-    context: ssl.SSLContext,
-    host: str,
-    timeout_s: float,
-) -> Stream:
-    """Connect and shake hands, waiting for at most ``timeout_s`` each. Raise OSError."""
-    family, where = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(where)
-        wrapped = context.wrap_socket(sock, server_hostname=host)
-    except OSError:
-        sock.close()
-        raise
-    wrapped.settimeout(0)
-    stream = Stream(wrapped, on_close)
-    stream.established = True
-    return stream
+    return Stream(sock, on_close, secured)
