@@ -28,6 +28,8 @@ from aggregator.actions import Action, Recall, Store
 from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
+from aggregator.conduct.book import Book
+from aggregator.conduct.evidence import LATE
 from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
 from aggregator.granting import Granting
@@ -42,6 +44,8 @@ from aggregator.records import (
     LeaseState,
     RefusalRecord,
     Snapshot,
+    Standing,
+    StandingRecord,
     VersionRecord,
 )
 from aggregator.scheduling import View
@@ -86,6 +90,10 @@ PARTITION: Final = 0
 TURNED_AWAY_S: Final = 3600
 #: Leases are closed for these before any update has come, so the update that comes is counted then.
 CLOSED_UNSEEN: Final = frozenset({refusals.TOO_STALE, refusals.SUPERSEDED})
+#: Reasons that the operator may end any moment: a roster that names the device, a release.
+FOR_NOW: Final = frozenset({refusals.NOT_ENROLLED, refusals.QUARANTINED})
+#: Who did it, where a topic does not say.
+UNKNOWN: Final = "unknown sender"
 #: How many alerts are kept to be shown.
 MAX_ALERTS: Final = 20
 
@@ -143,6 +151,14 @@ class Coordinator:
             seed=derive(seed, "selection"),
             version=self.version,
         )
+        self.conduct = Book(
+            config.conduct,
+            max_devices=config.max_devices,
+            update_bytes=self.granting.update_bytes,
+            standings=snapshot.standings,
+            evidence=snapshot.evidence,
+            now=now,
+        )
         epochs = "-" if self.secure is None else self.secure.cohorts.epochs
         self._memory = Memory(config, snapshot.documents, epochs, self.trained.layout.size)
         self._memory.published(self.version, self.trained.take(self.downlink.hidden), ())
@@ -155,6 +171,8 @@ class Coordinator:
             else self.secure
         )
         self._load_leases(snapshot, now)
+        for standing in snapshot.standings:
+            self._first += self._shut_out(standing)
 
     @property
     def version(self) -> int:
@@ -222,7 +240,7 @@ class Coordinator:
                 leases=self.leases,
                 seed=derive(self._seed, "rounds"),
                 counts=self.counts,
-                alert=self._say,
+                alert=self._member_alert,
                 is_online=self.fleet.is_online,
             )
         return SecureBuffers(
@@ -232,7 +250,7 @@ class Coordinator:
             supports=supports,
             cohorts=cohorts,
             counts=self.counts,
-            alert=self._say,
+            alert=self._member_alert,
             is_online=self.fleet.is_online,
         )
 
@@ -295,10 +313,23 @@ class Coordinator:
         try:
             address = self.topics.parse(topic)
             device = address.device
-            return self._dispatch(address, payload, now)
+            actions = []
+            if not device or self._hears(device, len(payload), now):
+                actions = self._dispatch(address, payload, now)
         except RemoteProtocolError as error:
-            self._count_refusal(device or "unknown sender", error.reason, error.detail)
-            return []
+            self._count_refusal(device or UNKNOWN, error.reason, error.detail)
+            actions = []
+        return [*self._judged(), *actions]
+
+    def _hears(self, device: str, num_bytes: int, now: float) -> bool:
+        """Whether anything of this device is listened to, by its budget and its standing."""
+        if not self.conduct.heard(device, num_bytes, now):
+            self.counts[f"refused_{refusals.OVER_BUDGET}"] += 1
+            return False
+        if self.conduct.standing(device) is Standing.REVOKED:
+            self.counts[f"refused_{refusals.REVOKED}"] += 1
+            return False
+        return True
 
     def _dispatch(self, address: Address, payload: bytes, now: float) -> list[Action]:
         task, device = self.topics.task, address.device
@@ -326,7 +357,10 @@ class Coordinator:
     def timer(self, now: float) -> list[Action]:
         """Time passed: leases run out, chunks are asked for, buffers close."""
         actions: list[Action] = []
+        self.conduct.tick(now)
         expired = self.leases.expire(now)
+        for lease in expired:
+            self.conduct.note(lease.record.device, LATE)
         self.counts["leases_expired"] += len(expired)
         self.granting.expired(expired, now)
         for lease_id, partial in self.partials.to_ask_for(now):
@@ -336,7 +370,7 @@ class Coordinator:
             self._count_refusal(partial.device, refusals.INCOMPLETE)
         if self.secure is not None:
             actions += self.secure.timer(now)
-        return [*actions, *self._end_sweep(now), *self._advance(now)]
+        return [*self._judged(), *actions, *self._end_sweep(now), *self._advance(now)]
 
     def timer_at(self, now: float) -> float:
         """Return when `timer` should be called next."""
@@ -350,6 +384,36 @@ class Coordinator:
             *[self._scheduling.next_deadline(self._view(fill, now)) for fill in fills],
         ]
         return min(at for at in times if at is not None)
+
+    # --- who may take part -------------------------------------------------------------------
+
+    def decreed(self, standings: Iterable[StandingRecord]) -> list[Action]:
+        """The standings as the store has them: `fedbus devices` may have changed some."""
+        actions: list[Action] = []
+        for record in self.conduct.decreed(standings):
+            self._say(record.device, record.standing.value, record.reason or "by the operator")
+            actions += self._shut_out(record)
+        return actions
+
+    def _judged(self) -> list[Action]:
+        """Store and carry out what the evidence has led to."""
+        actions: list[Action] = []
+        for record in self.conduct.verdicts():
+            self._say(record.device, record.standing.value, record.reason)
+            actions += [Store(record), *self._shut_out(record)]
+        return actions
+
+    def _shut_out(self, record: StandingRecord) -> list[Action]:
+        """Take from a device what it has under way: its place in the queue, its open lease."""
+        if record.standing is Standing.ADMITTED:
+            return []
+        self.fleet.dismiss(record.device)
+        lease = self.leases.of_device(record.device)
+        if lease is None or lease.state is not LeaseState.OPEN:
+            return []
+        meaning = refusals.MEANING[refusals.QUARANTINED]
+        refusal = self._refusal(lease, refusals.QUARANTINED, meaning)
+        return [*self._forget(lease, refusals.QUARANTINED), refusal]
 
     # --- the members of a secure task --------------------------------------------------------
 
@@ -392,6 +456,9 @@ class Coordinator:
         registered: list[Action] = [] if record is None else [Store(record)]
         if check_in.pending:
             return [*registered, *self._ask_after(device, check_in.pending)]
+        if self.conduct.standing(device) is not Standing.ADMITTED:
+            return [*registered, *self._turn_away(device, check_in, refusals.QUARANTINED)]
+        self.conduct.declared(device, check_in.num_samples)
         if self.secure is not None and (reason := self.secure.standing(device)):
             return [*registered, *self._turn_away(device, check_in, reason)]
         words = frozenset(check_in.codecs)
@@ -422,8 +489,7 @@ class Coordinator:
         self, device: str, check_in: CheckIn, reason: str, detail: str = ""
     ) -> list[Action]:
         self._count_refusal(device, reason, detail)
-        # The next roster may name it, any moment.
-        stay_s = self.config.check_in_s if reason == refusals.NOT_ENROLLED else TURNED_AWAY_S
+        stay_s = self.config.check_in_s if reason in FOR_NOW else TURNED_AWAY_S
         text = detail or refusals.MEANING[reason]
         refusal = Refusal(b"", reason, text, stay_s, check_in.install_id)
         return [self._publication.to_device(device, refusal)]
@@ -532,6 +598,8 @@ class Coordinator:
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)
         self.granting.arrived(lease, len(update), now)
+        if lease.given_at is not None:
+            self.conduct.arrived(device, now - lease.given_at)
         return [*self._journal(lease, update), *self._advance(now)]
 
     def _journal(self, lease: Lease, data: bytes) -> list[Action]:
@@ -587,6 +655,14 @@ class Coordinator:
 
     def _count_refusal(self, device: str, reason: str, detail: str = "") -> None:
         self.counts[f"refused_{reason}"] += 1
+        if device != UNKNOWN:
+            self.conduct.note(device, reason)
+        self._say(device, reason, detail)
+
+    def _member_alert(self, device: str, reason: str, detail: str = "") -> None:
+        """A wrong share is proven; what else members of a secure task are said to do is shown."""
+        if reason == refusals.EXCLUDED:
+            self.conduct.note(device, reason)
         self._say(device, reason, detail)
 
     def _say(self, device: str, reason: str, detail: str = "") -> None:

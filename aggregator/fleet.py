@@ -144,6 +144,11 @@ class Fleet:
         self._leave(device)
         return waiting
 
+    def dismiss(self, device: str) -> None:
+        """Let a device wait no longer, if it does."""
+        self._leave(device)
+        self._unready.pop(device, None)
+
     def _enter(self, waiting: Waiting) -> None:
         if waiting.device not in self._waiting:
             self.queues.add(waiting.device, self.site_of(waiting.device))

@@ -98,6 +98,11 @@ class Granting:
             return Oort(known, selection.oort, sees_norms=sees_norms)
         return LongestWaiting(known)
 
+    @property
+    def update_bytes(self) -> int:
+        """The most that an update may take."""
+        return self._budget
+
     # --- how many ----------------------------------------------------------------------------
 
     def supply(self, partial_bytes: int, now: float) -> Supply:

@@ -182,6 +182,7 @@ class _Tenure:
         self._evaluate()
         now = time.monotonic()
         if now >= self._monitor_at:
+            self._perform(self._coordinator.decreed(self._store.standings()))
             self._show(now)
         if now >= self._counts_at:
             self._keep_counts(now)
@@ -232,7 +233,7 @@ class _Tenure:
     def _perform(self, actions: Sequence[Action]) -> None:
         records: list[Record] = [action.record for action in actions if isinstance(action, Store)]
         if records:  # what is counted is durable with what it counts
-            records.append(self._counts())
+            records += self._facts()
         self._store.commit(records)
         for action in actions:
             match action:
@@ -283,6 +284,7 @@ class _Tenure:
             "rounds": status.rounds_report(self._coordinator, now),
             "metrics": metrics,
             "devices": status.devices_report(self._coordinator, now),
+            "denied": status.denied_report(self._coordinator),
             "alerts": status.alerts_report(self._coordinator),
         }
         for what, report in reports.items():
@@ -305,8 +307,11 @@ class _Tenure:
             except (RemoteProtocolError, ConfigError) as error:
                 _log.error("roster %s: %s", name, error)
 
+    def _facts(self) -> list[Record]:
+        """Return the counters, and the evidence, that have changed since they were stored last."""
+        return [self._counts(), *self._coordinator.conduct.changed()]
+
     def _counts(self) -> CounterRecord:
-        """Return the counters that have changed since they were stored last."""
         totals = dict(self._coordinator.counts)
         changed = {name: total for name, total in totals.items() if self._kept.get(name) != total}
         self._kept = totals
@@ -315,7 +320,7 @@ class _Tenure:
     def _keep_counts(self, now: float) -> None:
         """Store the counters now and then: a refused message alone stores nothing."""
         self._counts_at = now + COUNTS_S
-        self._store.commit([self._counts()])
+        self._store.commit(self._facts())
 
     def _say_state(self, state: str, why: str = "") -> None:
         report = status.aggregator_report(state, mqtt=self._mqtt, why=why)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from aggregator.bandwidth import BandwidthConfig, largest_budget
+from aggregator.conduct.config import ConductConfig
 from aggregator.fairness import FairnessConfig
 from aggregator.robust.config import AUTO as ROBUST_AUTO
 from aggregator.robust.config import LEAST_ROWS, MEAN, RobustConfig
@@ -142,6 +143,7 @@ class TaskConfig:
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     bandwidth: BandwidthConfig = field(default_factory=BandwidthConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    conduct: ConductConfig = field(default_factory=ConductConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     normalise: str = "weights"
     weigh_by_samples: bool = True

@@ -33,6 +33,9 @@ STALE_SUPPORT: Final = "stale_support"
 SHARES_MISSING: Final = "shares_missing"
 WRONG_MEMBERS: Final = "wrong_members"
 EXCLUDED: Final = "excluded"
+QUARANTINED: Final = "quarantined"
+REVOKED: Final = "revoked"
+OVER_BUDGET: Final = "over_budget"
 FEW_SAMPLES: Final = "few_samples"
 
 #: Reason -> the sentence a person reads.
@@ -63,6 +66,9 @@ MEANING: Final[dict[str, str]] = {
     SHARES_MISSING: "shares of a mask that the request names are not held",
     WRONG_MEMBERS: "a request must name enough devices, each once, in order, at weight 1",
     FEW_SAMPLES: "the device has too few samples: an update could give them away",
+    QUARANTINED: "the device is quarantined: `fedbus devices show` says why, `release` ends it",
+    REVOKED: "the device is revoked: nothing of it is taken any more",
+    OVER_BUDGET: "more messages at once than [conduct] allows a device: dropped unread",
     EXCLUDED: "excluded until the next epoch: it gave a share that was proven wrong",
 }
 

@@ -12,10 +12,15 @@ from aggregator.coordinator import Coordinator
 from aggregator.leases import Lease
 from aggregator.masked_buffer import MaskedBuffer
 from aggregator.pairwise import PairwiseBuffers
+from aggregator.records import Standing
 from aggregator.recovery import Recovery
 from aggregator.secagg import SecureBuffers
 
 MAX_NAMES: Final = 100
+#: How many names fit a packet of the smallest limit that the aggregator takes.
+MAX_DENIED: Final = 500
+#: A device with this score or more is shown.
+SUSPECT: Final = 1.0
 
 Report = Mapping[str, Any]
 
@@ -165,7 +170,34 @@ def devices_report(coordinator: Coordinator, now: float) -> Report:
         "late": sorted(late)[:MAX_NAMES],
         "late_count": len(late),
         "offline_names": fleet.in_state("offline")[:MAX_NAMES],
+        **_standings(coordinator),
     }
+
+
+def _standings(coordinator: Coordinator) -> Report:
+    """Who may not take part, and whose score is highest of those that may."""
+    book = coordinator.conduct
+    kept_out = [record.device for record in book.standings]
+    suspects = [(device, score) for device, score in book.scores() if score >= SUSPECT]
+    suspects.sort(key=lambda each: (-each[1], each[0]))
+    return {
+        **{
+            standing.value: [
+                record.device for record in book.standings if record.standing is standing
+            ][:MAX_NAMES]
+            for standing in (Standing.QUARANTINED, Standing.REVOKED)
+        },
+        "scores": {
+            device: round(score, 1)
+            for device, score in suspects[:MAX_NAMES]
+            if device not in kept_out
+        },
+    }
+
+
+def denied_report(coordinator: Coordinator) -> Report:
+    """Whom the broker should let in no more: `fedbus broker up` follows it."""
+    return {"devices": coordinator.conduct.cut_off[:MAX_DENIED]}
 
 
 def alerts_report(coordinator: Coordinator) -> Report:
