@@ -16,6 +16,7 @@ from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
 from aggregator.participation import Participation
+from aggregator.robust.groups import GroupMean
 from aggregator.robust.history import History, Seen
 from aggregator.robust.rows import Row, RowBuffer, capped
 from aggregator.task_config import TaskConfig
@@ -34,18 +35,6 @@ class Fill(NamedTuple):
     num_updates: int
     num_contributors: int
     opened_at: float | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupMean:
-    """What is known of one group of a masked buffer: whose updates, their weight and mean.
-
-    ``mean`` has the coordinates that were masked (`aggregator.supports`).
-    """
-
-    devices: tuple[str, ...]
-    weight: float
-    mean: Float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -137,6 +137,11 @@ class HoldingsBook:
             found = self._judged[name] = self._judge(name)
         return found
 
+    def holders_of(self, masks: Mapping[int, int]) -> frozenset[int]:
+        """Return who holds good shares of all of these masks (dealer's index -> counter)."""
+        everybody = frozenset(range(len(self._roster.members)))
+        return everybody.intersection(*(self.holders(*mask) for mask in masks.items()))
+
     def was_tested(self, dealer: int, counter: int) -> bool:
         """Whether more receipts agree than fix the polynomial: only then is a liar a liar."""
         num_agreeing = len(self.holders(dealer, counter))

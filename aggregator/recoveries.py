@@ -1,26 +1,25 @@
 """All closed buffers whose sums are under way: who is asked, who answered, who lied.
 
-Each has a request that is stored before it is sent (`aggregator.recovery` follows one of them to
-its sum). None blocks another. Sans-IO: the time is an argument.
+Each has a request for every group that is stored before it is sent (`aggregator.recovery` follows
+one of them to its sum), and is kept until the whole buffer is done: after a crash the same is
+asked. None blocks another. Sans-IO: the time is an argument.
 """
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
 
 from aggregator.actions import Action, Store
 from aggregator.buffers import Outcome
+from aggregator.closed_buffer import ClosedBuffer
 from aggregator.cohorts import Cohort
 from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
 from aggregator.recovery import Recovery
-from aggregator.strategy import Float64
+from aggregator.robust.config import RobustConfig
 from aggregator.supports import Supports
 from protocol import refusals
 from protocol.codec import pack
-from protocol.secagg.field import Elements
 from protocol.secagg.messages import RecoveryAnswer, RecoveryRefusal
 from protocol.secagg.shares import RecoveryError
 
@@ -32,7 +31,7 @@ class Recoveries:
     """The recoveries of one task; what becomes of each is appended to ``done``.
 
     ``counts`` and ``alert`` (who, reason, detail) are where it is counted and shown what went
-    wrong; ``is_online`` says whether a device is.
+    wrong; ``is_online`` says whether a device is. ``robust`` makes a step of group means.
     """
 
     def __init__(
@@ -40,6 +39,7 @@ class Recoveries:
         publication: Publication,
         supports: Supports,
         done: deque[Outcome],
+        robust: RobustConfig,
         *,
         counts: Counter[str],
         alert: Callable[[str, str, str], None],
@@ -48,29 +48,40 @@ class Recoveries:
         self._publication = publication
         self._supports = supports
         self._done = done
+        self._robust = robust
         self._counts = counts
         self._alert = alert
         self._is_online = is_online
-        self._open: list[Recovery] = []
+        self._closed: list[ClosedBuffer] = []
 
     def __iter__(self) -> Iterator[Recovery]:
-        return iter(list(self._open))
+        return iter(self._open)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, recovery: Recovery, now: float) -> list[Action]:
-        """Store the request for a buffer's masks, then send it."""
-        self._counts["recoveries"] += 1
-        self._open.append(recovery)
-        return [
-            Store(DocumentRecord(document(recovery.request_hash), pack(recovery.request))),
-            *self._ask(recovery, now),
-        ]
+    @property
+    def _open(self) -> list[Recovery]:
+        return [recovery for closed in self._closed for recovery in closed.open]
 
-    def resume(self, recovery: Recovery) -> None:
-        """Go on with a recovery whose request is stored."""
-        self._open.append(recovery)
+    @property
+    def num_updates(self) -> int:
+        """How many updates are in closed buffers."""
+        return sum(closed.num_updates for closed in self._closed)
+
+    def begin(self, recoveries: Sequence[Recovery], now: float) -> list[Action]:
+        """Store the requests for all groups of a buffer, then send them."""
+        self._counts["recoveries"] += len(recoveries)
+        self._closed.append(ClosedBuffer(recoveries))
+        stored: list[Action] = [
+            Store(DocumentRecord(document(each.request_hash), pack(each.request)))
+            for each in recoveries
+        ]
+        return [*stored, *(action for each in recoveries for action in self._ask(each, now))]
+
+    def resume(self, recoveries: Sequence[Recovery]) -> None:
+        """Go on with a closed buffer whose requests are stored."""
+        self._closed.append(ClosedBuffer(recoveries))
 
     def returned(self, cohort: Cohort, holder: int) -> None:
         """A holder has come back: it is asked without waiting."""
@@ -146,15 +157,9 @@ class Recoveries:
             recovery.wait_for_more()
             return []
         actions = self._blame(recovery)
-        mean = self._mean(recovery, sums)
-        return [*actions, *self._finish(recovery, Outcome(recovery.ids, mean))]
-
-    def _mean(self, recovery: Recovery, sums: Elements) -> Float64:
-        """Return the mean delta from the sums of values and, last, of weights."""
-        parameters = recovery.roster.parameters
-        weight = parameters.weight_of(int(sums[-1]))
-        mean = sums[:-1].astype(np.float64) / (parameters.scale * weight)
-        return self._supports.spread(mean, recovery.support)
+        closed = self._buffer_of(recovery)
+        closed.recovered(recovery, sums)
+        return [*actions, *self._finish(recovery, closed)]
 
     def _blame(self, recovery: Recovery) -> list[Action]:
         """Exclude who is proven to have answered wrong; else only say that somebody did."""
@@ -177,13 +182,25 @@ class Recoveries:
 
     def _give_up(self, recovery: Recovery) -> list[Action]:
         self._counts["recoveries_failed"] += 1
-        return self._finish(recovery, Outcome(recovery.ids, None, refusals.RECOVERY_FAILED))
+        closed = self._buffer_of(recovery)
+        closed.given_up(recovery)
+        return self._finish(recovery, closed)
 
-    def _finish(self, recovery: Recovery, outcome: Outcome) -> list[Action]:
-        self._open.remove(recovery)
-        self._done.append(outcome)
+    def _buffer_of(self, recovery: Recovery) -> ClosedBuffer:
+        return next(closed for closed in self._closed if recovery in closed.recoveries)
+
+    def _finish(self, recovery: Recovery, closed: ClosedBuffer) -> list[Action]:
+        """A group is over; with the last one its buffer is, and no request is needed any more."""
         recovery.cohort.book.settled(recovery.masks.items())
-        return [Store(DocumentRecord(document(recovery.request_hash), b""))]
+        if closed.open:
+            return []
+        self._closed.remove(closed)
+        self._done += closed.outcomes(
+            self._robust, lambda mean: self._supports.spread(mean, recovery.support)
+        )
+        return [
+            Store(DocumentRecord(document(each.request_hash), b"")) for each in closed.recoveries
+        ]
 
     def _present(self, recovery: Recovery) -> frozenset[int]:
         """Return the members that are online."""

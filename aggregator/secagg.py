@@ -7,6 +7,8 @@ It learns sums over enough devices and nothing else (docs/threat-model.md). An u
                                                             ├──► recovered: one Outcome
                                                             └──► epoch over: abandoned, durably
 
+Where rosters have groups (`protocol.secagg.groups`) a closed buffer has a request for each of them.
+
 A buffer holds one cohort, one mask epoch and one support, and of each device one mask. What is
 here is rebuilt from the journal and the stored requests; who holds which shares is said again.
 Sans-IO: the time is an argument.
@@ -15,6 +17,7 @@ Sans-IO: the time is an argument.
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from typing import Final
 
@@ -25,10 +28,10 @@ from aggregator.admission import check_staleness
 from aggregator.buffers import Fill, Outcome, SecureMessage
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.leases import Lease
-from aggregator.masked_buffer import MaskedBuffer, Waiting
+from aggregator.masked_buffer import MaskedBuffer, Part, Waiting
 from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
-from aggregator.recoveries import REQUEST, Recoveries
+from aggregator.recoveries import REQUEST, Recoveries, document
 from aggregator.recovery import Recovery
 from aggregator.secure_config import Enrolment
 from aggregator.share_desk import ShareDesk
@@ -49,10 +52,13 @@ from protocol.secagg.messages import (
     RoundSaid,
     SignedRoster,
 )
-from protocol.secagg.requests import check_request, make_request
+from protocol.secagg.requests import Asked, make_request, open_request, request_hash
 
 #: How often it is noted how long an epoch has lasted, when nothing else happens.
 TICK_S: Final = 10.0
+
+#: A closed buffer: its cohort, and the dealer and counter of each of its masks.
+_Closed = tuple[Cohort, frozenset[tuple[int, int]]]
 
 
 class SecureBuffers:
@@ -80,7 +86,13 @@ class SecureBuffers:
         self.supports = supports
         self._done: deque[Outcome] = deque()
         self.recoveries = Recoveries(
-            publication, supports, self._done, counts=counts, alert=alert, is_online=is_online
+            publication,
+            supports,
+            self._done,
+            task.robust,
+            counts=counts,
+            alert=alert,
+            is_online=is_online,
         )
         self._task = task
         self._config = enrolment.config
@@ -99,7 +111,7 @@ class SecureBuffers:
 
     def __len__(self) -> int:
         in_buffers = sum(len(buffer.ids) for buffer in self._buffers)
-        return len(self._waiting) + in_buffers + sum(len(each.ids) for each in self.recoveries)
+        return len(self._waiting) + in_buffers + self.recoveries.num_updates
 
     @property
     def fill(self) -> Fill:
@@ -197,9 +209,7 @@ class SecureBuffers:
     def restore(self, documents: Mapping[str, bytes], version: int, now: float) -> list[Action]:
         """Put the closed buffers together again, after their updates were replayed."""
         actions = self.supports.start()
-        for key, data in documents.items():
-            if key.startswith(REQUEST):
-                actions += self._restore_request(key, unpack(data, RecoveryRequest), now)
+        actions += self._restore_requests(documents, now)
         self._restoring = False
         self._ticked_at = now
         return [*actions, *self._drop_stale(version, now)]
@@ -329,50 +339,97 @@ class SecureBuffers:
     def _close(self, buffer: MaskedBuffer, now: float) -> list[Action]:
         self._buffers.remove(buffer)
         self._opened_at = None
-        request = make_request(buffer.cohort.roster, buffer.masks, self._secret)
-        return self.recoveries.begin(self._recovery(buffer, request, buffer.holders, now), now)
+        roster = buffer.cohort.roster
+        recoveries = [
+            self._recovery(
+                buffer,
+                part,
+                make_request(roster, buffer.masks, self._secret, group=part.number),
+                buffer.cohort.book.holders_of(part.masks),
+                now,
+            )
+            for part in buffer.parts()
+        ]
+        return self.recoveries.begin(recoveries, now)
 
     def _recovery(
-        self, buffer: MaskedBuffer, request: RecoveryRequest, holders: frozenset[int], now: float
+        self,
+        buffer: MaskedBuffer,
+        part: Part,
+        request: RecoveryRequest,
+        holders: frozenset[int],
+        now: float,
     ) -> Recovery:
         book = buffer.cohort.book
-        all_tested = all(book.was_tested(*mask) for mask in buffer.masks.items())
+        all_tested = all(book.was_tested(*mask) for mask in part.masks.items())
         return Recovery(
             cohort=buffer.cohort,
             request=request,
-            ids=tuple(sorted(buffer.ids)),
-            masks=buffer.masks,
+            ids=part.ids,
+            masks=part.masks,
             support=buffer.support,
-            total=buffer.total,
+            total=part.total,
             holders=holders,
             tested=holders if all_tested else frozenset(),
             closed_at=now,
             spare_wait_s=self._config.spare_wait_s,
         )
 
-    def _restore_request(self, key: str, request: RecoveryRequest, now: float) -> list[Action]:
-        """Make a closed buffer again of the updates that its request names.
+    def _restore_requests(self, documents: Mapping[str, bytes], now: float) -> list[Action]:
+        """Make closed buffers again of the updates that stored requests name.
 
         What cannot be put together again must not enter another request: it is given up.
         """
-        for cohort in self.cohorts:
-            try:
-                masks = check_request(request, cohort.roster)
-            except RemoteProtocolError:
+        actions: list[Action] = []
+        closed: dict[_Closed, dict[int, RecoveryRequest]] = {}
+        for key, data in documents.items():
+            if not key.startswith(REQUEST):
                 continue
-            chosen = [each for each in self._waiting if each.is_named(cohort, masks)]
-            self._waiting = [each for each in self._waiting if each not in chosen]
-            if len(chosen) != len(masks):
-                self._lose(chosen, refusals.RECOVERY_FAILED)
-                break
+            request = unpack(data, RecoveryRequest)
+            opened = self._open(request)
+            if opened is None:
+                actions.append(Store(DocumentRecord(key, b"")))
+                continue
+            cohort, asked = opened
+            closed.setdefault((cohort, frozenset(asked.buffer.items())), {})[asked.group] = request
+        for (cohort, masks), requests in closed.items():
+            actions += self._restore_buffer(cohort, dict(masks), requests, now)
+        return actions
+
+    def _open(self, request: RecoveryRequest) -> tuple[Cohort, Asked] | None:
+        for cohort in self.cohorts:
+            with suppress(RemoteProtocolError):
+                return cohort, open_request(request, cohort.roster)
+        return None
+
+    def _restore_buffer(
+        self,
+        cohort: Cohort,
+        masks: Mapping[int, int],
+        requests: Mapping[int, RecoveryRequest],
+        now: float,
+    ) -> list[Action]:
+        chosen = [each for each in self._waiting if each.is_named(cohort, masks)]
+        self._waiting = [each for each in self._waiting if each not in chosen]
+        if len(chosen) == len(masks):
             buffer = MaskedBuffer(cohort, chosen[0].update.support, now)
             for waiting in chosen:
                 buffer.add(waiting)
-            # Who holds what is not known yet: everybody is asked.
-            everybody = frozenset(range(len(cohort.roster.members))) - cohort.excluded
-            self.recoveries.resume(self._recovery(buffer, request, everybody, now))
-            return []
-        return [Store(DocumentRecord(key, b""))]
+            parts = buffer.parts()
+            if requests.keys() == {part.number for part in parts}:
+                # Who holds what is not known yet: everybody is asked.
+                everybody = frozenset(range(len(cohort.roster.members))) - cohort.excluded
+                self.recoveries.resume(
+                    [
+                        self._recovery(buffer, part, requests[part.number], everybody, now)
+                        for part in parts
+                    ]
+                )
+                return []
+        self._lose(chosen, refusals.RECOVERY_FAILED)
+        return [
+            Store(DocumentRecord(document(request_hash(each)), b"")) for each in requests.values()
+        ]
 
     def _drop_stale(self, version: int, now: float) -> list[Action]:
         """Sum what is left of older supports, if that is enough of them; else give it up."""

@@ -6,6 +6,7 @@ is read, with the reason and what to change.
 
 from dataclasses import dataclass, field
 
+from aggregator.robust.groups import check_groups
 from aggregator.scheduling.rounds import Rounds
 from aggregator.supports import check_support
 from aggregator.task_config import TaskConfig
@@ -13,6 +14,7 @@ from protocol.errors import ConfigError
 from protocol.messages import KEY_BYTES
 from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import (
+    MIN_GROUPS,
     MIN_STALENESS_WEIGHT,
     PAIRWISE,
     Parameters,
@@ -100,6 +102,7 @@ class SecureConfig:
             bits=self.bits,
             samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
             staleness=task.staleness.masked,
+            group=task.robust.group,
         )
         parameters.check()
         if self.scheme == PAIRWISE and smallest_buffer(task) <= noise:
@@ -117,6 +120,11 @@ class SecureConfig:
                 ' "none" if the aggregator may see the update of every single device'
             )
         if not self.enabled:
+            if task.robust.group:
+                raise ConfigError(
+                    "robust.group: groups are for masked updates, and those of this task are seen"
+                    " one by one: leave it out"
+                )
             return
         task = task.settled(masked=True)
         if why := task.strategy.strategy().unmaskable:
@@ -147,9 +155,39 @@ class SecureConfig:
         if smallest_buffer(task) < least:
             raise ConfigError(
                 f"a buffer of {smallest_buffer(task)} updates could be closed, and a sum over fewer"
-                f" than {least} devices shows too much of one: raise "
-                + ("rounds.quorum" if task.mode == "rounds" else "buffered.min_contributors")
+                f" than {least} devices shows too much of one: raise " + _smallest_key(task)
             )
+        self._check_robust(task)
+
+    def _check_robust(self, task: TaskConfig) -> None:
+        """Refuse a rule that has nothing to compare, or too many wrong groups to compare."""
+        robust = task.robust
+        if not robust.group:
+            if robust.sees_rows:
+                raise ConfigError(
+                    f'robust.rule = "{robust.rule}" compares updates, and of masked ones only sums'
+                    " are known: set robust.group, how many are summed together, or"
+                    ' robust.rule = "mean"'
+                )
+            return
+        if self.scheme == PAIRWISE:
+            raise ConfigError(
+                "robust.group: masks of pairwise cancel in the sum over all of a round: set"
+                ' secure.scheme = "seedmask"'
+            )
+        if robust.group < (least := self.min_contributors or 3):
+            raise ConfigError(
+                f"robust.group = {robust.group}: the sum of each group is shown, and one over fewer"
+                f" than {least} devices shows too much of one"
+            )
+        if smallest_buffer(task) < MIN_GROUPS * robust.group:
+            raise ConfigError(
+                f"robust.group = {robust.group}: a buffer of {smallest_buffer(task)} updates could"
+                f" be closed, and fewer than {MIN_GROUPS} groups tell a rule nothing: raise"
+                f" {_smallest_key(task)} to {MIN_GROUPS * robust.group}"
+            )
+        num_groups = smallest_buffer(task) // robust.group
+        check_groups(robust, num_groups, task.trained().layout.size)
 
     def check_roster(self, task: TaskConfig, parameters: Parameters, num_params: int) -> None:
         """Raise ConfigError if a roster was made for other settings than these."""
@@ -160,10 +198,10 @@ class SecureConfig:
                     f"the roster has {name} = {getattr(parameters, name)}, the configuration gives"
                     f" {getattr(wanted, name)}: change it back, or enrol anew"
                 )
-        if smallest_buffer(task) < parameters.min_contributors:
+        if smallest_buffer(task) < parameters.fewest_updates:
             raise ConfigError(
                 f"a buffer of {smallest_buffer(task)} updates could be closed, the roster asks for"
-                f" {parameters.min_contributors} devices"
+                f" {parameters.fewest_updates} devices"
             )
 
 
@@ -191,3 +229,7 @@ def smallest_buffer(task: TaskConfig) -> int:
     if isinstance(task.scheduling, Rounds):
         return task.scheduling.needed
     return task.buffered.min_contributors
+
+
+def _smallest_key(task: TaskConfig) -> str:
+    return "rounds.quorum" if task.mode == "rounds" else "buffered.min_contributors"

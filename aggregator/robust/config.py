@@ -31,6 +31,8 @@ RULES: Final = (
 )
 #: What ``auto`` is where rows can be seen: docs/adr/0029 has the measurements.
 DEFAULT: Final = MEAN
+#: The same for the groups of masked buffers: docs/adr/0030.
+OF_GROUPS: Final = GEOMETRIC_MEDIAN
 #: With fewer rows nobody can say who is the exception.
 LEAST_ROWS: Final = 3
 
@@ -42,7 +44,8 @@ class RobustConfig:
     ``clip``: no update is longer than so many times the usual one; 0: as long as it likes.
     ``samples_ratio``: none weighs more than so many times the usual one by its samples; 0: no such
     limit. ``alert_share``: a buffer of which the rule leaves out more than this is told of.
-    ``max_rows_bytes``: what the updates of a buffer may take in memory.
+    ``max_rows_bytes``: what the updates of a buffer may take in memory. ``group``: masked updates
+    are summed in groups of so many, which the rule compares; 0: all together, and no rule.
     """
 
     rule: str = AUTO
@@ -51,6 +54,7 @@ class RobustConfig:
     samples_ratio: float = 0.0
     alert_share: float = 0.5
     max_rows_bytes: int = 1 << 30
+    group: int = 0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -70,7 +74,7 @@ class RobustConfig:
 
     def settled(self, *, sees_rows: bool) -> Self:
         """Return the same settings with a rule for ``auto``: `DEFAULT` if rows can be compared."""
-        rule = DEFAULT if sees_rows else MEAN
+        rule = OF_GROUPS if self.group else DEFAULT if sees_rows else MEAN
         return replace(self, rule=rule) if self.rule == AUTO else self
 
     def num_attackers(self, num_rows: int) -> int:
@@ -140,4 +144,5 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "samples_ratio": (0.0, 1e6),
     "alert_share": (0.0, 1.0),
     "max_rows_bytes": (1 << 16, 1 << 44),
+    "group": (0, 64),
 }
