@@ -54,7 +54,7 @@ def _refused(reason: str, points: float, most: float = math.inf) -> tuple[str, W
 WEIGHTS: Final[dict[str, Weight]] = dict(
     [
         # proven
-        _refused(refusals.EXCLUDED, 10),
+        _refused(refusals.EXCLUDED, 5),
         _refused(refusals.NOT_FINITE, 4),
         *(
             _refused(reason, 2.5)
