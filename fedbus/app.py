@@ -13,6 +13,7 @@ from fedbus import (
     aggregator,
     broker,
     demo,
+    doctor,
     enrol,
     export,
     flash,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
 app.command("watch")(watch.watch)
 app.command("status")(watch.status)
 app.command("export")(export.export)
