@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from broker_config.checks.findings import Finding, fail, ok, skip, warn
 from broker_config.checks.visitors import CONNECT_S, Side, Visitors, visit
 from transport import Tls
+from transport.tls import explain, make_context
 
 SOON_DAYS: Final = 30
 _DAY_S: Final = 86_400.0
@@ -84,6 +86,8 @@ def check_tls(side: Side) -> list[Finding]:
         return [_plain(settings.host)]
     try:
         version, certificate = _handshake(settings.host, settings.port, settings.tls)
+    except ssl.SSLError as error:
+        return [fail("tls", explain(error), _CHECK_TLS)]
     except (OSError, ValueError) as error:
         return [fail("tls", f"no TLS connection: {error}", _CHECK_TLS)]
     findings = [
@@ -97,7 +101,7 @@ def check_tls(side: Side) -> list[Finding]:
 
 
 _CHECK_TLS: Final = (
-    "check broker.cafile (it must be the authority of the broker's certificate), that the "
+    "check broker.ca_file (it must be the authority of the broker's certificate), that the "
     "certificate names the host as it stands in broker.host, and this machine's clock"
 )
 
@@ -108,7 +112,7 @@ def _plain(host: str) -> Finding:
     return fail(
         "tls",
         "none: passwords and all that is said can be read and changed on the way",
-        "`fedbus init` makes certificates and a listener with TLS; set broker.cafile",
+        "`fedbus init` makes certificates and a listener with TLS; set broker.ca_file",
     )
 
 
@@ -120,9 +124,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _handshake(host: str, port: int, tls: Tls) -> tuple[str, x509.Certificate]:
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
+    context = make_context(tls)
     with (
         socket.create_connection((host, port), timeout=CONNECT_S) as wire,
         context.wrap_socket(wire, server_hostname=host) as shaken,
@@ -169,6 +171,13 @@ def check_own_certificate(side: Side) -> Finding | None:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         return fail(check, f"{path}: {error}", "make it again: `fedbus enrol`")
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if [each.value for each in names] != [side.account]:
+        return fail(
+            check,
+            f"{path} is for {certificate.subject.rfc4514_string()}, not for {side.account}",
+            "the broker takes the common name for the account: enrol under the id that is in use",
+        )
     return check_lifetime(check, certificate, time.time())
 
 
