@@ -37,25 +37,43 @@ class Buffer:
         return sum(self.weights.values())
 
     def add(
-        self, lease_id: bytes, device: str, delta: SparseDelta, weight: float, *, group: int = 0
+        self,
+        lease_id: bytes,
+        device: str,
+        delta: SparseDelta,
+        weight: float,
+        *,
+        group: int = 0,
+        is_weighed: bool = False,
     ) -> None:
-        """Take one delta into the sum of its group, ``weight`` > 0."""
+        """Take one delta into the sum of its group, ``weight`` > 0.
+
+        ``is_weighed``: it has been multiplied by its weight.
+        """
         if group not in self._totals:
             self._totals[group] = np.zeros(self._size)
-        delta.add_to(self._totals[group], weight)
+        delta.add_to(self._totals[group], 1.0 if is_weighed else weight)
         self._numbers[group] = self._numbers.get(group, 0) + 1
         self.weights[group] = self.weights.get(group, 0.0) + weight
         self.ids.append(lease_id)
         self.devices.add(device)
 
-    def mean(self, normalise: str) -> Float64:
-        """Return the mean delta, by the convention named; the buffer must not be empty."""
-        by = self.weight if normalise == "weights" else len(self.ids)
+    @property
+    def total(self) -> Float64:
+        """The weighted sum of all deltas; the buffer must not be empty."""
         groups = sorted(self.weights)
         total = self._totals[groups[0]]
         for group in groups[1:]:
             total = total + self._totals[group]
-        return total / by
+        return total
+
+    def divisor(self, normalise: str) -> float:
+        """Return what makes a mean of the sum, by the convention named."""
+        return self.weight if normalise == "weights" else len(self.ids)
+
+    def mean(self, normalise: str) -> Float64:
+        """Return the mean delta, by the convention named; the buffer must not be empty."""
+        return self.total / self.divisor(normalise)
 
     def means(self) -> Mapping[int, tuple[int, Float64]]:
         """Return how many updates there are of each group, and their weighted mean."""

@@ -16,6 +16,7 @@ from aggregator.admission import admit, read_delta
 from aggregator.buffer import Buffer, Float64
 from aggregator.leases import Lease
 from aggregator.participation import Participation
+from aggregator.privacy.central import Central
 from aggregator.robust.groups import GroupMean
 from aggregator.robust.history import History, Seen
 from aggregator.robust.rows import Row, RowBuffer, capped
@@ -98,12 +99,18 @@ class PlainBuffers:
     """One buffer, in the clear: closed, it is done. ``participation`` weighs devices.
 
     It is a running sum, unless a robust rule has to see single updates; ``history`` says what is
-    usual of them.
+    usual of them. ``central`` bounds updates and adds noise to their sum; None: neither.
     """
 
     def __init__(
-        self, config: TaskConfig, layout: Layout, participation: Participation, history: History
+        self,
+        config: TaskConfig,
+        layout: Layout,
+        participation: Participation,
+        history: History,
+        central: Central | None = None,
     ) -> None:
+        self._central = central
         self._sees_rows = config.robust.sees_rows
         self._sums = Buffer(layout.size)
         self._rows = RowBuffer(config.robust, layout.size, history)
@@ -183,7 +190,12 @@ class PlainBuffers:
 
     def _sum(self, row: Row) -> None:
         samples = capped(row.claim, self._config.robust, self._history.usual_samples())
-        self._sums.add(row.lease_id, row.device, row.delta, row.weight * samples, group=row.group)
+        weight = row.weight * samples
+        delta = row.delta if self._central is None else self._central.bounded(row.delta, weight)
+        is_weighed = self._central is not None
+        self._sums.add(
+            row.lease_id, row.device, delta, weight, group=row.group, is_weighed=is_weighed
+        )
         self._samples[row.device] = samples
         if self._config.weigh_by_samples:
             self._seen.append((0.0, row.claim))
@@ -201,13 +213,19 @@ class PlainBuffers:
         sums, strata = self._sums, self._strategy.strata
         return Outcome(
             tuple(sums.ids),
-            sums.mean(self._config.normalise),
+            self._mean(),
             samples=self._samples,
             deltas=tuple(self._deltas),
             weights=sums.weights if strata else {},
             means=sums.means() if strata else {},
             seen=tuple(self._seen),
         )
+
+    def _mean(self) -> Float64:
+        sums, normalise = self._sums, self._config.normalise
+        if self._central is None:
+            return sums.mean(normalise)
+        return self._central.released(sums.total, len(sums)) / sums.divisor(normalise)
 
     def _judged(self) -> Outcome:
         judged = self._rows.judged(by_number=self._config.normalise == "goal")

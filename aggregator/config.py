@@ -58,7 +58,7 @@ class AggregatorConfig:
 
 
 #: Tables of the task that stand at the top of the file: they are about devices, not the model.
-FLEET_TABLES: Final = ("fairness", "bandwidth", "selection", "robust", "conduct")
+FLEET_TABLES: Final = ("fairness", "bandwidth", "selection", "robust", "conduct", "privacy")
 
 
 _MOVED: Final = {

@@ -36,6 +36,8 @@ from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
 from aggregator.memory import Memory
 from aggregator.pairwise import PairwiseBuffers
+from aggregator.privacy.budget import Budget
+from aggregator.privacy.checks import check_privacy
 from aggregator.publication import Publication
 from aggregator.records import (
     CounterRecord,
@@ -113,6 +115,7 @@ class Coordinator:
         now: float,
         enrolment: Enrolment | None = None,
     ) -> None:
+        check_privacy(config, masked=enrolment is not None)
         config = config.settled(masked=enrolment is not None)
         self.config = config
         self.topics = Topics(config.prefix, config.task)
@@ -163,10 +166,17 @@ class Coordinator:
         self._memory = Memory(config, snapshot.documents, epochs, self.trained.layout.size)
         self._memory.published(self.version, self.trained.take(self.downlink.hidden), ())
         self._participation = self._memory.participation
+        self.privacy = Budget(config.privacy, snapshot.documents, derive(seed, "privacy"))
         if self._participation.is_outdated:
             self.versions.forget()
         self.buffers: Buffers = (
-            PlainBuffers(config, self.trained.layout, self._participation, self._memory.history)
+            PlainBuffers(
+                config,
+                self.trained.layout,
+                self._participation,
+                self._memory.history,
+                self.privacy.central,
+            )
             if self.secure is None
             else self.secure
         )
@@ -470,6 +480,8 @@ class Coordinator:
         if 0 < check_in.num_samples < least:
             detail = f"{check_in.num_samples} samples at hand: an update of this task needs {least}"
             return [*registered, *self._turn_away(device, check_in, refusals.FEW_SAMPLES, detail)]
+        if self.privacy.is_spent(device):
+            return [*registered, *self._turn_away(device, check_in, refusals.PRIVACY_SPENT)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
@@ -690,7 +702,9 @@ class Coordinator:
 
     def waiting_for(self, now: float) -> str:
         """Return, for a person, what the next version waits for."""
-        return self.buffers.waiting_for() or self._scheduling.waiting_for(self.view(now))
+        waits_for = self.buffers.waiting_for() or self._scheduling.waiting_for(self.view(now))
+        stopped = self.privacy.why_stopped()
+        return f"{waits_for}; {stopped}" if stopped else waits_for
 
     def _advance(self, now: float) -> list[Action]:
         """Close what is due, take steps with what is done, give the leases that may be given."""
@@ -698,6 +712,7 @@ class Coordinator:
         actions = self.buffers.close(lambda fill: is_due(self._view(fill, now)), now)
         while outcomes := self.buffers.outcomes():
             for outcome in outcomes:
+                actions += self.privacy.released(self._devices_of(outcome.ids))
                 actions += self._step(outcome, now)
         if (secure := self.secure) is not None:
             self._notice_epoch(secure)
@@ -763,6 +778,11 @@ class Coordinator:
         codec, size = parse_codec(spelled), self.trained.layout.size
         is_enlarged = codec.support == RANDK and not codec.contractive
         return codec.num_kept(size) / size if is_enlarged else 1.0
+
+    def _devices_of(self, ids: Iterable[bytes]) -> list[str]:
+        """Return whose each of these updates is."""
+        leases = (self.leases.get(id_) for id_ in ids)
+        return [lease.record.device for lease in leases if lease is not None]
 
     def _staleness_of(self, ids: Iterable[bytes]) -> dict[str, int]:
         """Return the devices of these updates, and how many versions late each is."""

@@ -6,6 +6,7 @@ is read, with the reason and what to change.
 
 from dataclasses import dataclass, field
 
+from aggregator.privacy.checks import check_privacy
 from aggregator.robust.groups import check_groups
 from aggregator.scheduling.rounds import Rounds
 from aggregator.supports import check_support
@@ -119,6 +120,7 @@ class SecureConfig:
                 'secure.scheme: say "seedmask", and enrol the devices with `fedbus enrol`; or say'
                 ' "none" if the aggregator may see the update of every single device'
             )
+        check_privacy(task, masked=self.enabled)
         if not self.enabled:
             if task.robust.group:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from aggregator.bandwidth import BandwidthConfig, largest_budget
 from aggregator.conduct.config import ConductConfig
 from aggregator.fairness import FairnessConfig
+from aggregator.privacy.config import PrivacyConfig
 from aggregator.robust.config import AUTO as ROBUST_AUTO
 from aggregator.robust.config import LEAST_ROWS, MEAN, RobustConfig
 from aggregator.scheduling.buffered import Buffered
@@ -144,6 +145,7 @@ class TaskConfig:
     bandwidth: BandwidthConfig = field(default_factory=BandwidthConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     conduct: ConductConfig = field(default_factory=ConductConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
     normalise: str = "weights"
     weigh_by_samples: bool = True
@@ -219,11 +221,12 @@ class TaskConfig:
     def settled(self, *, masked: bool) -> Self:
         """Return the same settings with nothing left open that depends on the kind of task.
 
-        A plain buffered task is ``stratified``, unless weights by pace were asked for; a masked one
-        is FedBuff's, with constant weights; rounds are FedAvg's. docs/adr/0022 says why.
+        A plain buffered task is ``stratified``, unless weights by pace or privacy were asked for; a
+        masked one is FedBuff's, with constant weights; rounds are FedAvg's. docs/adr/0022 says why.
         """
         name = "fedavg" if self.mode == "rounds" else "fedbuff"
-        if self.mode == "buffered" and not masked and not self._weighs_by_pace:
+        is_plain = not masked and not self.privacy.enabled
+        if self.mode == "buffered" and is_plain and not self._weighs_by_pace:
             name = "stratified"
         if self.strategy.name != AUTO:
             name = self.strategy.name
@@ -245,7 +248,8 @@ class TaskConfig:
 
     def _sees_rows(self, strategy: StrategyConfig) -> bool:
         """Whether a plain buffer of this strategy can go through a rule that compares updates."""
-        return not strategy.strategy().plain_sum and self.scheduling.per_version >= LEAST_ROWS
+        is_summed = strategy.strategy().plain_sum or self.privacy.enabled
+        return not is_summed and self.scheduling.per_version >= LEAST_ROWS
 
     @property
     def scheduling(self) -> Buffered | Rounds:

@@ -5,7 +5,7 @@ from typing import Final
 
 from fedbus.screen import accuracy_text, refusals
 from fedbus.secure_status import secure_lines
-from fedbus.view import Report, TaskView, count, names, printable, table, text
+from fedbus.view import Report, TaskView, count, names, number, printable, table, text
 from protocol.refusals import MEANING
 
 _MAX_NAMES: Final = 20
@@ -19,6 +19,7 @@ def status_lines(view: TaskView) -> list[str]:
         *_waiting(view),
         *secure_lines(view),
         *_learning(view),
+        *_privacy(view),
         *_devices(view),
         *_refused(view),
         *_alerts(view),
@@ -103,6 +104,21 @@ def _learning(view: TaskView) -> Iterator[str]:
     )
 
 
+def _privacy(view: TaskView) -> Iterator[str]:
+    """What the model may tell of a device's data, and how much more of it there may be."""
+    told = table(view.report("metrics"), "privacy")
+    if not told:
+        return
+    yield (
+        f"privacy ({text(told, 'mechanism')}): epsilon {number(told, 'epsilon') or 0:.3f} of"
+        f" {number(told, 'epsilon_budget') or 0:g} at delta {number(told, 'delta') or 0:g}, noise"
+        f" {number(told, 'noise_multiplier') or 0:g} times the clip of"
+        f" {number(told, 'clip') or 0:.3g}"
+    )
+    if num_spent := count(told, "devices_spent"):
+        yield f"  {_many(num_spent, 'device')} spent all of it and get no more leases"
+
+
 def _devices(view: TaskView) -> Iterator[str]:
     devices = view.report("devices")
     yield (
@@ -120,8 +136,8 @@ def _refused(view: TaskView) -> Iterator[str]:
     refused = refusals(view.report("metrics"))
     if refused:
         yield "refused, by reason"
-    for reason, number in refused.items():
-        yield f"  {number:>6}  {reason}: {MEANING.get(reason, 'a reason unknown to this version')}"
+    for reason, times in refused.items():
+        yield f"  {times:>6}  {reason}: {MEANING.get(reason, 'a reason unknown to this version')}"
 
 
 def _alerts(view: TaskView) -> Iterator[str]:

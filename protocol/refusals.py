@@ -36,6 +36,7 @@ EXCLUDED: Final = "excluded"
 QUARANTINED: Final = "quarantined"
 REVOKED: Final = "revoked"
 OVER_BUDGET: Final = "over_budget"
+PRIVACY_SPENT: Final = "privacy_spent"
 FEW_SAMPLES: Final = "few_samples"
 
 #: Reason -> the sentence a person reads.
@@ -70,6 +71,7 @@ MEANING: Final[dict[str, str]] = {
     REVOKED: "the device is revoked: nothing of it is taken any more",
     OVER_BUDGET: "more messages at once than [conduct] allows a device: dropped unread",
     EXCLUDED: "excluded until the next epoch: it gave a share that was proven wrong",
+    PRIVACY_SPENT: "its privacy budget is spent: the task may learn no more from this device",
 }
 
 #: After these the device keeps the delta, as residual.

@@ -146,6 +146,7 @@ def metrics_report(coordinator: Coordinator, evaluation: Report) -> Report:
         "leases_given": counts["leases_given"],
         "leases_expired": counts["leases_expired"],
         "starts": counts["starts"],
+        **({"privacy": told} if (told := coordinator.privacy.report()) else {}),
     }
 
 

@@ -1,0 +1,82 @@
+"""The privacy of one task as the coordinator sees it: who may still take part, and what was spent.
+
+What is charged is charged with the commit that makes it public, whatever becomes of it after.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aggregator.actions import Action
+from aggregator.privacy.accounting import epsilon
+from aggregator.privacy.central import Central
+from aggregator.privacy.config import PrivacyConfig
+from aggregator.privacy.ledger import Ledger
+
+
+class Budget:
+    """Of one task. ``documents`` is what the store keeps; ``seed``: 32 secret bytes of this start.
+
+    ``central`` bounds and noises the sums of plain buffers; None where devices do, or nobody.
+    """
+
+    def __init__(self, config: PrivacyConfig, documents: Mapping[str, bytes], seed: bytes) -> None:
+        self.central = Central(config, documents, seed) if config.is_central else None
+        self._config = config
+        self._ledger = Ledger(documents)
+
+    def is_spent(self, device: str) -> bool:
+        """Whether a device would go beyond its budget with another update."""
+        config = self._config
+        return config.enabled and self._ledger.spent(device) + config.cost > config.budget
+
+    def released(self, devices: Iterable[str]) -> list[Action]:
+        """Something was learned from one update of each of these devices: charge them.
+
+        A device with n updates in it moves the sum n times as far. Returns what is stored.
+        """
+        if not self._config.enabled:
+            return []
+        cost = self._config.cost
+        charged = self._ledger.charge(
+            {device: count * count * cost for device, count in Counter(devices).items()}
+        )
+        return charged if self.central is None else [*charged, *self.central.counted()]
+
+    @property
+    def epsilon(self) -> float:
+        """The epsilon of the device that has taken part most; of all others it is less."""
+        return epsilon(self._ledger.most, self._config.delta)
+
+    @property
+    def num_spent(self) -> int:
+        """How many devices have spent their budget."""
+        return self._ledger.num_spent(self._config.budget - self._config.cost)
+
+    def why_stopped(self) -> str:
+        """Return, for a person, who gets no leases any more; empty: that keeps nobody away."""
+        if not self._config.enabled or not self.num_spent:
+            return ""
+        return f"{self.num_spent} devices have spent their epsilon of {self._config.epsilon:g}"
+
+    def report(self) -> Mapping[str, Any]:
+        """Return what ``mon/metrics`` shows; nothing where nothing is promised."""
+        config = self._config
+        if not config.enabled:
+            return {}
+        clip = config.clip if self.central is None else self.central.clip
+        return {
+            "mechanism": config.mechanism,
+            "epsilon": round_up(self.epsilon),
+            "epsilon_budget": config.epsilon,
+            "delta": config.delta,
+            "noise_multiplier": config.multiplier,
+            "clip": clip,
+            "updates_a_device": config.most_updates,
+            "devices_spent": self.num_spent,
+        }
+
+
+def round_up(value: float) -> float:
+    """Three digits after the point, never fewer than there are."""
+    return -(-value * 1000 // 1) / 1000
