@@ -13,6 +13,7 @@ from fedbus import (
     aggregator,
     broker,
     demo,
+    devices,
     doctor,
     enrol,
     export,
@@ -46,6 +47,7 @@ app.command("load")(load.load)
 app.command("simulate")(simulate.simulate)
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(broker.app, name="broker")
+app.add_typer(devices.app, name="devices")
 app.add_typer(enrol.app, name="enrol")
 app.add_typer(model.app, name="model")
 flash.register(app)

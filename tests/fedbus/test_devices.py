@@ -1,0 +1,146 @@
+"""`fedbus devices`: what it shows, and what it writes, with and without an aggregator that runs."""
+
+import time
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from aggregator.records import DeviceRecord, EvidenceRecord, Standing, StandingRecord
+from aggregator.store import open_store
+from fedbus.__main__ import main
+from protocol import refusals
+from tests.support.federation import Federation
+from tests.support.mosquitto import require_mosquitto
+
+Said = pytest.CaptureFixture[str]
+#: How soon a decree must hold: ``monitor_s`` is 0.1 s there.
+SOON_S = 5.0
+SAMPLE = resources.files("fedbus.samples").joinpath("fed.toml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose store has one spotless device and one with a history."""
+    text = SAMPLE.replace('"aggregator-state"', f'"{tmp_path / "state"}"')
+    file = tmp_path / "fed.toml"
+    file.write_text(text)
+    store = open_store(tmp_path / "state", "digits")
+    store.commit(
+        [
+            DeviceRecord("ada", b"a" * 16),
+            DeviceRecord("eve", b"e" * 16),
+            EvidenceRecord("eve", refusals.NOT_FINITE, 3, 11.5),
+            EvidenceRecord("eve", "late", 7, 0.3),
+            StandingRecord("eve", Standing.QUARANTINED, "not_finite: contains NaN or infinity"),
+        ]
+    )
+    store.close()
+    return file
+
+
+def devices(config: Path, verb: str, *arguments: str) -> int:
+    return main(["devices", verb, *arguments, "--config", str(config)])
+
+
+def standings(config: Path) -> dict[str, Standing]:
+    store = open_store(config.parent / "state", "digits")
+    try:
+        return {each.device: each.standing for each in store.standings()}
+    finally:
+        store.close()
+
+
+def test_the_list_has_standing_score_and_why(config: Path, capsys: Said) -> None:
+    assert devices(config, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["device", "standing", "score", "why"],
+        ["ada", "admitted", "0.0"],
+    ]
+    assert lines[2].split() == [
+        *("eve", "quarantined", "11.8", "not_finite:"),
+        *("contains", "NaN", "or", "infinity"),
+    ]
+
+
+def test_the_suspects_are_those_that_something_speaks_against(config: Path, capsys: Said) -> None:
+    assert devices(config, "list", "--suspects") == 0
+    said = capsys.readouterr().out
+    assert "eve" in said
+    assert "ada" not in said
+
+
+def test_a_device_is_shown_with_every_reason(config: Path, capsys: Said) -> None:
+    assert devices(config, "show", "eve") == 0
+    said = capsys.readouterr().out
+    assert "eve: quarantined (not_finite" in said
+    assert "score 11.8, quarantined at 10" in said
+    assert "11.5        3  not_finite: contains NaN or infinity" in said
+    assert " 0.3        7  late: leases ran out without an update" in said
+
+
+def test_a_device_that_nobody_heard_of_is_status_1(config: Path, capsys: Said) -> None:
+    assert devices(config, "show", "bob") == 1
+    assert "never heard of" in capsys.readouterr().out
+
+
+def test_a_release_wipes_the_sheet(config: Path, capsys: Said) -> None:
+    assert devices(config, "release", "eve") == 0
+    assert standings(config) == {}
+    assert devices(config, "show", "eve") == 0
+    assert "score 0.0" in capsys.readouterr().out
+
+
+def test_who_is_revoked_stays_revoked(config: Path, capsys: Said) -> None:
+    assert devices(config, "revoke", "ada", "--reason", "stolen") == 0
+    assert devices(config, "release", "ada") == 2
+    assert devices(config, "quarantine", "ada") == 2
+    assert "enrol it anew" in capsys.readouterr().err
+    assert standings(config)["ada"] is Standing.REVOKED
+
+
+def test_a_name_that_no_device_can_have_is_refused(config: Path, capsys: Said) -> None:
+    assert devices(config, "quarantine", "no/device") == 2
+    assert "no/device" in capsys.readouterr().err
+
+
+def test_without_a_store_it_says_who_makes_one(tmp_path: Path, capsys: Said) -> None:
+    text = SAMPLE.replace('"aggregator-state"', f'"{tmp_path / "none"}"')
+    (tmp_path / "fed.toml").write_text(text)
+    assert devices(tmp_path / "fed.toml", "list") == 2
+    assert "the aggregator makes it" in capsys.readouterr().err
+
+
+@pytest.mark.broker
+def test_what_an_operator_says_holds_in_a_running_aggregator_within_seconds(
+    tmp_path: Path,
+) -> None:
+    require_mosquitto()
+    with Federation(tmp_path, ("ada", "bob"), task={"buffered": {"goal": 1}}) as federation:
+        federation.start()
+        federation.grows(2)
+        file = federation.config_path("aggregator")
+
+        def standing(device: str, word: str) -> bool:
+            return device in federation.monitor.report("devices").get(word, [])
+
+        since = time.monotonic()
+        assert devices(file, "quarantine", "ada") == 0
+        federation.until(lambda: standing("ada", "quarantined"), "not quarantined", SOON_S)
+        assert time.monotonic() - since < SOON_S
+        federation.until(lambda: "quarantined" in federation.refused, "not turned away")
+        before = len(federation.record("ada").receipts)
+        federation.grows(3)
+        assert len(federation.record("ada").receipts) <= before + 1  # one was taken already
+
+        assert devices(file, "release", "ada") == 0
+        federation.until(lambda: not standing("ada", "quarantined"), "not released", SOON_S)
+        held = len(federation.record("ada").receipts)
+        federation.until(lambda: len(federation.record("ada").receipts) > held, "does not go on")
+
+        assert devices(file, "revoke", "bob") == 0
+        federation.until(lambda: standing("bob", "revoked"), "not revoked", SOON_S)
+        federation.until(lambda: federation.refused.get("revoked"), "still heard")
+        assert federation.monitor.report("denied") == {"devices": ["bob"]}
+        federation.grows(1)  # ada goes on alone
