@@ -21,7 +21,7 @@ from device_sdk.masking import Chosen, make_masked
 from protocol.messages import CHUNK_BYTES, HASH_BYTES, Lease
 from protocol.secagg.messages import Shares
 from protocol.secagg.parameters import Parameters
-from protocol.secagg.requests import check_request, make_request, request_hash
+from protocol.secagg.requests import make_request, open_request, request_hash
 from protocol.secagg.sealing import Boxes
 from protocol.stream import SEED_BYTES
 from protocol.vectors.packing import parse_codec
@@ -110,7 +110,7 @@ class _Table:
             self._cohort.aggregator,
         )
         with watch("answer"):
-            asked = tuple(check_request(request, self._roster).items())
+            asked = open_request(request, self._roster)
             self._holder.answer(request, request_hash(request), asked)
 
     def _from(self, dealer: int) -> Shares:

@@ -15,6 +15,7 @@ import msgpack
 from device_sdk.actions import Action, Delete, Store
 from protocol.messages import COUNTER_START_BITS
 from protocol.secagg.messages import RecoveryRequest
+from protocol.secagg.requests import Asked, named_masks
 
 #: Before the keys of answers in storage, and where the windows are.
 ANSWER: Final = "answer-"
@@ -32,13 +33,17 @@ MaskName = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer given: the signed request, its hash, and the elements sent."""
+    """One answer given: the signed request, its hash, and the elements sent.
+
+    ``masks`` went into it, ``buffer`` are all that the request names.
+    """
 
     number: int
     request_hash: bytes
     request: RecoveryRequest
     elements: bytes
     masks: tuple[MaskName, ...]
+    buffer: frozenset[MaskName]
 
 
 class Answers:
@@ -49,6 +54,7 @@ class Answers:
         self._windows: dict[tuple[int, int], tuple[int, int]] = {}
         self._answers: dict[bytes, Answer] = {}
         self._by_mask: dict[MaskName, Answer] = {}
+        self._binding: dict[MaskName, Answer] = {}
         if USED in stored:
             self._read_windows(stored[USED])
         for key in sorted(stored):
@@ -78,45 +84,66 @@ class Answers:
         behind = newest - number
         return behind >= WINDOW or (behind >= 0 and bool(bits >> behind & 1))
 
-    def has_room(self, masks: tuple[MaskName, ...]) -> bool:
+    def has_room(self, asked: Asked) -> bool:
         """Whether so many more can be remembered."""
-        return len(self._windows) + len(masks) <= MAX_WINDOWS
+        return len(self._windows) + len(asked.buffer) <= MAX_WINDOWS
+
+    def overlapping(self, asked: Asked) -> tuple[MaskName, Answer | None] | None:
+        """Return a mask of this buffer that belongs to another, and an answer that says so.
+
+        None: there is no such mask. The answer may be too old to be known.
+        """
+        buffer = frozenset(asked.buffer.items())
+        for mask in sorted(buffer):
+            earlier = self._binding.get(mask)
+            if earlier is None and self.is_used(mask):
+                return mask, None
+            if earlier is not None and earlier.buffer != buffer:
+                return mask, earlier
+        return None
 
     def add(
-        self,
-        request_hash: bytes,
-        request: RecoveryRequest,
-        elements: bytes,
-        masks: tuple[MaskName, ...],
+        self, request_hash: bytes, request: RecoveryRequest, elements: bytes, asked: Asked
     ) -> tuple[Answer, list[Action]]:
         """Take a new answer; what is returned first must be durable before it is sent."""
         number = 1 + max((answer.number for answer in self), default=0)
-        answer = Answer(number, request_hash, request, elements, masks)
+        masks, buffer = tuple(asked.masks.items()), frozenset(asked.buffer.items())
+        answer = Answer(number, request_hash, request, elements, masks, buffer)
         self._note(answer)
-        return answer, [Store(_key(number), self._pack(answer)), *self._fold_old()]
+        return answer, [Store(_key(number), self._pack(answer)), *self._fold_old(buffer)]
 
     def _note(self, answer: Answer) -> None:
         self._answers[answer.request_hash] = answer
+        self._by_mask.update(dict.fromkeys(answer.masks, answer))
+        self._binding.update(dict.fromkeys(answer.buffer, answer))
         for mask in answer.masks:
-            self._by_mask[mask] = answer
-            start, number = _split(mask)
-            newest, bits = self._windows.get(start, (-1, 0))
-            if number > newest:
-                shift = min(number - newest, WINDOW)
-                newest, bits = number, bits << shift & (1 << WINDOW) - 1
-            if newest - number < WINDOW:
-                bits |= 1 << newest - number
-            self._windows[start] = (newest, bits)
+            self._use(mask)
 
-    def _fold_old(self) -> list[Action]:
-        """Keep of the oldest answers only which masks they used."""
+    def _use(self, mask: MaskName) -> None:
+        start, number = _split(mask)
+        newest, bits = self._windows.get(start, (-1, 0))
+        if number > newest:
+            shift = min(number - newest, WINDOW)
+            newest, bits = number, bits << shift & (1 << WINDOW) - 1
+        if newest - number < WINDOW:
+            bits |= 1 << newest - number
+        self._windows[start] = (newest, bits)
+
+    def _fold_old(self, newest: frozenset[MaskName]) -> list[Action]:
+        """Keep of the oldest answers only which masks are used; those of the newest buffer stay."""
         if len(self._answers) < MAX_ANSWERS + _FOLDED_AT_ONCE:
             return []
-        oldest = list(self)[:_FOLDED_AT_ONCE]
+        old = [answer for answer in self if answer.buffer != newest][:_FOLDED_AT_ONCE]
+        if not old:
+            return []
+        buffers = {answer.buffer for answer in old}
+        oldest = [answer for answer in self if answer.buffer in buffers]
         for answer in oldest:
             del self._answers[answer.request_hash]
-            for mask in answer.masks:
+            for mask in answer.buffer:
                 self._by_mask.pop(mask, None)
+                self._binding.pop(mask, None)
+                self._use(mask)
         windows = [[*start, *window] for start, window in self._windows.items()]
         packed: bytes = msgpack.packb([self._roster_hash, windows])
         return [Store(USED, packed), *(Delete(_key(answer.number)) for answer in oldest)]
@@ -140,8 +167,9 @@ class Answers:
             return
         number = int(key.removeprefix(ANSWER))
         request = RecoveryRequest(body, signature)
-        named = tuple((dealer, counter) for dealer, counter in masks)
-        self._note(Answer(number, request_hash, request, elements, named))
+        used = tuple((dealer, counter) for dealer, counter in masks)
+        buffer = frozenset(named_masks(request).items())
+        self._note(Answer(number, request_hash, request, elements, used, buffer))
 
     def _read_windows(self, data: bytes) -> None:
         roster_hash, windows = msgpack.unpackb(data)

@@ -21,6 +21,7 @@ from protocol.secagg import scheme
 from protocol.secagg.consistency import receipts, witness
 from protocol.secagg.field import Words, to_bytes, word_type, words
 from protocol.secagg.messages import Holdings, RecoveryRequest
+from protocol.secagg.requests import Asked
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import Committed, ShareBatch
 from protocol.secagg.shares import TEST_COLUMNS, add, columns
@@ -224,31 +225,36 @@ class Holder:
     # --- answers -----------------------------------------------------------------------------
 
     def answer(
-        self, request: RecoveryRequest, request_hash: bytes, masks: tuple[MaskName, ...]
+        self, request: RecoveryRequest, request_hash: bytes, asked: Asked
     ) -> tuple[bytes, list[Action]]:
         """Return the elements that answer a checked request, and what must be durable before.
 
-        The same request gets the same bytes. Raises Conflict if a mask has been used for another
-        one, RemoteProtocolError ``shares_missing`` or ``busy``; then nothing is used.
+        The same request gets the same bytes. Raises Conflict if a mask that it names has been used
+        for another buffer, or one that it sums for another request; RemoteProtocolError
+        ``shares_missing`` or ``busy``. Then nothing is used.
         """
         given = self._answers.given(request_hash)
         if given is not None:
             return given.elements, []
-        self._check_unused(masks)
-        if not self._answers.has_room(masks):
+        self._check_unused(asked)
+        if not self._answers.has_room(asked):
             raise RemoteProtocolError(refusals.BUSY, "too many answers in one epoch")
-        elements = to_bytes(add(self._rows_of(masks), self._modulus), self._modulus)
-        _, actions = self._answers.add(request_hash, request, elements, masks)
-        return elements, [*actions, *self._erase(masks)]
+        rows = self._rows_of(asked.masks.items())
+        elements = to_bytes(add(rows, self._modulus), self._modulus)
+        _, actions = self._answers.add(request_hash, request, elements, asked)
+        return elements, [*actions, *self._erase(asked.masks.items())]
 
-    def _check_unused(self, masks: tuple[MaskName, ...]) -> None:
-        missing = [mask for mask in masks if mask not in self]
+    def _check_unused(self, asked: Asked) -> None:
+        overlap = self._answers.overlapping(asked)
+        if overlap is not None:
+            (dealer, counter), earlier = overlap
+            detail = f"mask {counter} of dealer {dealer} is of another buffer"
+            raise Conflict(None if earlier is None else earlier.request, detail)
+        missing = [mask for mask in asked.masks.items() if mask not in self]
         for mask in missing:
             earlier = self._answers.with_mask(mask)
             if earlier is not None:
                 raise Conflict(earlier.request, f"mask {mask[1]} of dealer {mask[0]}")
-        if any(self._answers.is_used(mask) for mask in missing):
-            raise Conflict(None, "masks of long ago")
         if missing:
             raise RemoteProtocolError(refusals.SHARES_MISSING, f"{len(missing)} are not held")
 

@@ -41,7 +41,7 @@ from protocol.secagg.messages import (
     SignedRoster,
     Support,
 )
-from protocol.secagg.requests import check_request, request_hash
+from protocol.secagg.requests import open_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.secagg.sealing import Committed
 from protocol.topics import Address, Kind, Topics
@@ -348,8 +348,8 @@ class Member:
         seat = self._membership.seated()
         hashed = request_hash(request)
         try:
-            masks = check_request(request, seat.roster)
-            elements, actions = seat.holder.answer(request, hashed, tuple(masks.items()))
+            asked = open_request(request, seat.roster)
+            elements, actions = seat.holder.answer(request, hashed, asked)
         except Conflict as conflict:
             first = b"" if conflict.earlier is None else pack(conflict.earlier)
             kept = self._evidence.keep("requests", first, pack(request))
@@ -359,8 +359,8 @@ class Member:
                 raise
             self._counts[f"refused_{error.reason}"] += 1
             return [self._refuse(hashed, error.reason, error.detail)]
-        if seat.index in masks:
-            seat.dealer.drop(masks[seat.index])  # summed before it was used: never use it
+        if seat.index in asked.buffer:
+            seat.dealer.drop(asked.buffer[seat.index])  # summed before it was used: never use it
         self._counts["answers"] += bool(actions)
         return [*actions, self._tell(RecoveryAnswer(hashed, elements))]
 

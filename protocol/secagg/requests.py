@@ -74,6 +74,15 @@ def request_hash(request: RecoveryRequest) -> bytes:
     return hashlib.blake2b(request.body, digest_size=HASH_BYTES).digest()
 
 
+def named_masks(request: RecoveryRequest) -> Mapping[int, int]:
+    """Return all masks that a request names, which was checked before (dealer's index -> counter).
+
+    Raises RemoteProtocolError (``malformed``).
+    """
+    body = unpack(request.body, _Body)
+    return dict(zip(body.members, body.counters, strict=True))
+
+
 def check_request(request: RecoveryRequest, roster: Roster) -> Mapping[int, int]:
     """Return the masks to be summed (dealer's index -> counter). Raises as `open_request`."""
     return open_request(request, roster).masks

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgpack
 import pytest
 
-from device_sdk.actions import Delete, Store
+from device_sdk.actions import Action, Delete, Store
 from device_sdk.answers import ANSWER, MAX_ANSWERS, Answers
 from device_sdk.evidence import EVIDENCE, MAX_CASES
 from device_sdk.holding import SHARE
@@ -21,10 +21,11 @@ from protocol.secagg.messages import (
     RecoveryRefusal,
     RecoveryRequest,
 )
-from protocol.secagg.requests import request_hash
+from protocol.secagg.requests import Asked, make_request, request_hash
 from tests.support.circle import NAMES, Circle
 from tests.support.enrolment import cohort
 
+COHORT = cohort(NAMES)
 DELTA = [0.5, -0.25, 0.125, 0.0, 1.0, -1.0]
 
 
@@ -251,15 +252,23 @@ def test_a_request_of_an_epoch_that_is_over_is_refused() -> None:
 # --- what is remembered --------------------------------------------------------------------------
 
 
+def noted(
+    answers: Answers, masks: dict[int, int], *others: tuple[int, int], group: int = 0
+) -> list[Action]:
+    """Note an answer over these masks, out of a buffer that also has the others."""
+    buffer = {**masks, **dict(others)}
+    request = make_request(COHORT.roster, buffer, COHORT.aggregator, group=group)
+    asked = Asked(buffer, group, masks)
+    return answers.add(request_hash(request), request, b"elements", asked)[1]
+
+
 def test_used_masks_are_known_long_after_their_answers_are_gone() -> None:
     stored: dict[str, bytes] = {}
     answers = Answers(bytes(32), stored)
-    request = RecoveryRequest(b"body", bytes(64))
     num_requests = 3 * MAX_ANSWERS
     for number in range(num_requests):
-        name = request_hash(RecoveryRequest(bytes([number]), bytes(64)))
-        masks = ((0, 7 << 32 | number), (1, 9 << 32 | number))
-        for action in answers.add(name, request, b"elements", masks)[1]:
+        masks = {0: 7 << 32 | number, 1: 9 << 32 | number}
+        for action in noted(answers, masks):
             if isinstance(action, Store):
                 stored[action.key] = action.data
             elif isinstance(action, Delete):
@@ -275,11 +284,91 @@ def test_used_masks_are_known_long_after_their_answers_are_gone() -> None:
 
 def test_masks_that_are_skipped_can_still_be_used_within_the_window() -> None:
     answers = Answers(bytes(32), {})
-    request = RecoveryRequest(b"body", bytes(64))
-    answers.add(bytes(32), request, b"", ((0, 10),))
+    noted(answers, {0: 10})
     assert [answers.is_used((0, number)) for number in (9, 10, 11)] == [False, True, False]
-    answers.add(b"\1" * 32, request, b"", ((0, 9), (1, 100)))
+    noted(answers, {0: 9, 1: 100})
     assert [answers.is_used((0, number)) for number in (8, 9, 10)] == [False, True, True]
-    answers.add(b"\2" * 32, request, b"", ((0, 200),))
+    noted(answers, {0: 200})
     assert answers.is_used((0, 8))  # too far behind to be one that is alive
     assert not answers.is_used((0, 199))
+
+
+# --- buffers that are summed in groups -----------------------------------------------------------
+
+TEN = tuple("abcdefghij")
+
+
+def grouped(names: str = "abcdefghi") -> tuple[Circle, dict[int, int]]:
+    """A circle of ten in groups of three in which some have sent an update; the masks of these."""
+    circle = Circle(TEN, group=3)
+    circle.join()
+    return circle, masks_of({circle.index(name): circle.reports(name, DELTA) for name in names})
+
+
+def group_request(circle: Circle, masks: dict[int, int], number: int) -> RecoveryRequest:
+    return make_request(circle.cohort.roster, masks, circle.cohort.aggregator, group=number)
+
+
+def test_each_group_of_a_buffer_is_answered_once_and_alone() -> None:
+    circle, masks = grouped()
+    requests = [group_request(circle, masks, number) for number in (1, 2, 3)]
+    answers = [answer(circle.ask("j", request)) for request in requests]
+    assert len(set(answers)) == 3
+    circle.restart("j")
+    assert [answer(circle.ask("j", request)) for request in requests] == answers
+
+
+def test_the_first_answer_binds_the_masks_of_the_whole_buffer() -> None:
+    """Else whoever has seen the sum of one group could have the others drawn anew."""
+    circle, masks = grouped("abcdefghij")
+    fewer = {dealer: mask for dealer, mask in masks.items() if dealer != 9}
+    answer(circle.ask("j", group_request(circle, masks, 1)))
+    for _ in range(2):
+        for number in (1, 2, 3):
+            other = group_request(circle, fewer, number)
+            assert refusal(circle.ask("j", other)) == refusals.MASK_USED
+        circle.restart("j")
+    assert answer(circle.ask("j", group_request(circle, masks, 2)))
+    assert len(kept(circle, "j", EVIDENCE)) == 3
+
+
+def test_groups_of_another_size_or_everybody_are_refused() -> None:
+    circle, masks = grouped()
+    assert refusal(circle.ask("j", circle.request(masks))) == refusals.WRONG_MEMBERS
+    assert refusal(circle.ask("j", group_request(circle, masks, 4))) == refusals.WRONG_MEMBERS
+    few = dict(list(masks.items())[:8])
+    assert refusal(circle.ask("j", group_request(circle, few, 1))) == refusals.WRONG_MEMBERS
+    assert answer(circle.ask("j", group_request(circle, masks, 1)))
+
+
+def test_a_mask_that_is_bound_is_not_used_by_its_dealer_any_more() -> None:
+    circle, masks = grouped("abcdefgh")
+    masks[9] = spare_masks(circle, "j")[9]
+    answer(circle.ask("j", group_request(circle, masks, 1)))
+    answer(circle.ask("j", group_request(circle, masks, 2)))
+    assert circle.reports("j", DELTA).counter != masks[9]
+
+
+def test_masks_of_a_buffer_that_is_forgotten_count_as_used() -> None:
+    stored: dict[str, bytes] = {}
+    answers = Answers(bytes(32), stored)
+    for number in range(3 * MAX_ANSWERS):
+        for action in noted(answers, {0: number}, (1, number), (2, number), group=1):
+            if isinstance(action, Store):
+                stored[action.key] = action.data
+            elif isinstance(action, Delete):
+                stored.pop(action.key)
+    for known in (answers, Answers(bytes(32), stored)):
+        assert known.is_used((1, 0))
+        assert not known.is_used((1, 3 * MAX_ANSWERS - 1))  # bound, and not asked for yet
+        newest = dict.fromkeys(range(3), 3 * MAX_ANSWERS - 1)
+        assert known.overlapping(Asked(newest, 2, {1: newest[1]})) is None
+        assert known.overlapping(Asked({**newest, 3: 5}, 1, {})) is not None
+
+
+def test_the_groups_of_one_buffer_are_kept_together_however_many() -> None:
+    answers = Answers(bytes(32), {})
+    buffer = [(dealer, 1) for dealer in range(60)]
+    for mask in buffer:
+        noted(answers, dict([mask]), *buffer, group=1 + mask[0])
+    assert len(list(answers)) == 60

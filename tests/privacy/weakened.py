@@ -32,6 +32,7 @@ def shares_unsealed(patch: pytest.MonkeyPatch) -> None:
 def holder_answers_twice(patch: pytest.MonkeyPatch) -> None:
     """Shares are kept after an answer, and nobody asks whether they were used."""
     patch.setattr(Holder, "_erase", lambda _self, _masks: [])
+    patch.setattr(Holder, "_check_unused", lambda _self, _asked: None)
 
 
 def too_little_noise(patch: pytest.MonkeyPatch) -> None:
@@ -69,12 +70,14 @@ def request_known_by_its_members(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Holder, "_check_unused", check)
     patch.setattr(Holder, "_erase", lambda _self, _masks: [])
+    patch.setattr(Holder, "_check_unused", lambda _self, _asked: None)
 
 
 def mask_ids_not_compared(patch: pytest.MonkeyPatch) -> None:
     """A holder takes shares without asking whether it has answered for this mask before."""
     patch.setattr(Answers, "is_used", lambda _self, _mask: False)
     patch.setattr(Answers, "with_mask", lambda _self, _mask: None)
+    patch.setattr(Answers, "overlapping", lambda _self, _asked: None)
 
 
 def a_is_received(patch: pytest.MonkeyPatch) -> None:
