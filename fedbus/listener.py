@@ -14,7 +14,7 @@ from protocol.topics import Topics
 from transport import BrokerSettings, Connected, Disconnected, Event, Message, Refused
 from transport.loop import Loop
 from transport.paho import PahoTransport
-from transport.settings import AUTO
+from transport.settings import AUTO, Tls
 
 ACCOUNT: Final = "monitor"
 _CONNECT_TIMEOUT_S: Final = 2.0
@@ -42,14 +42,18 @@ class Listener:
         username: str = "",
         password_file: Path | None = None,
         protocol: str = AUTO,
+        tls: Tls | None = None,
     ) -> None:
         self._topics = Topics(prefix, task)
         self.view = TaskView(self._topics)
         self.address = f"{host}:{port}"
         self.connected = False
         self.problem = ""
-        settings = reader_settings(host, port, username, password_file, protocol)
-        self._transport = PahoTransport(settings, random=random.SystemRandom().random)
+        settings = reader_settings(host, port, username, password_file, protocol, tls=tls)
+        try:
+            self._transport = PahoTransport(settings, random=random.SystemRandom().random)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._loop = Loop()
 
     def __enter__(self) -> Self:
@@ -116,7 +120,13 @@ class Listener:
 
 
 def reader_settings(
-    host: str, port: int, username: str, password_file: Path | None, protocol: str
+    host: str,
+    port: int,
+    username: str,
+    password_file: Path | None,
+    protocol: str,
+    *,
+    tls: Tls | None = None,
 ) -> BrokerSettings:
     """Return the settings of somebody who only reads. Raises ConfigError for what cannot be."""
     password = None if password_file is None else _password(password_file)
@@ -134,6 +144,7 @@ def reader_settings(
             connect_timeout_s=_CONNECT_TIMEOUT_S,
             backoff_first_s=0.2,
             backoff_cap_s=5.0,
+            tls=tls,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

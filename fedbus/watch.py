@@ -12,6 +12,7 @@ from rich.live import Live
 from fedbus.listener import Listener, Unreachable
 from fedbus.screen import FRAME_LINES, picture
 from fedbus.status import status_lines
+from fedbus.tls_options import CaOption, CertificateOption, KeyOption, tls_of
 from protocol.topics import DEFAULT_PREFIX
 
 REFRESH_S: Final = 0.25
@@ -46,6 +47,9 @@ def watch(
     username: NameOption = "",
     password_file: PasswordOption = None,
     protocol: ProtocolOption = "auto",
+    ca_file: CaOption = None,
+    certificate_file: CertificateOption = None,
+    key_file: KeyOption = None,
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Show a running task, live, until Ctrl-C."""
@@ -58,6 +62,7 @@ def watch(
         username=username,
         password_file=password_file,
         protocol=protocol,
+        tls=tls_of(ca_file, certificate_file, key_file),
     )
     with suppress(KeyboardInterrupt), listener:
         _await(listener, deadline)
@@ -75,6 +80,9 @@ def status(
     username: NameOption = "",
     password_file: PasswordOption = None,
     protocol: ProtocolOption = "auto",
+    ca_file: CaOption = None,
+    certificate_file: CertificateOption = None,
+    key_file: KeyOption = None,
     deadline: DeadlineOption = 5.0,
 ) -> None:
     """Say what a task is waiting for and why. Exit status 0 if its aggregator is online, else 1."""
@@ -86,6 +94,7 @@ def status(
         username=username,
         password_file=password_file,
         protocol=protocol,
+        tls=tls_of(ca_file, certificate_file, key_file),
     )
     with listener:
         _await(listener, deadline)

@@ -10,7 +10,7 @@ from device_sdk.config import load_config
 from device_sdk.engine.layers import LAYERS
 from device_sdk.engine.losses import LOSSES
 from fedbus.__main__ import main
-from fedbus.init import sample
+from fedbus.workplace import sample
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
 NUMBERS = {2: "two", 5: "five", 21: "21"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedbus.__main__ import main
-from fedbus.init import sample
+from fedbus.workplace import sample
 
 COMMANDS: tuple[list[str], ...] = (
     [],

@@ -23,8 +23,8 @@ from fedbus.announcements import (
     read_announcement,
 )
 from fedbus.enrolment import Enrolled, enrol, enrol_next, newest_roster, read_roster
-from fedbus.init import sample
 from fedbus.key_files import read_key
+from fedbus.workplace import sample
 from protocol.errors import ConfigError
 from protocol.secagg import keys
 from protocol.secagg.parameters import Parameters

@@ -21,8 +21,8 @@ from device_sdk.engine.statistics import measure_statistics
 from device_sdk.runtimes import find_runtime
 from device_sdk.trainer import Assignment
 from fedbus.__main__ import main
-from fedbus.init import sample
 from fedbus.published import NewestModel, Published
+from fedbus.workplace import sample
 from protocol.chunks import cut
 from protocol.codec import encode
 from protocol.errors import RemoteProtocolError

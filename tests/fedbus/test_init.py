@@ -1,20 +1,25 @@
 """`fedbus init`: samples that work, and that name every key with its default."""
 
 import re
+import stat
 import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from aggregator.config import AggregatorConfig, with_fleet
 from aggregator.config import load_config as load_aggregator
+from broker_config.authority import read_certificate
 from device_sdk.config import DeviceConfig
 from device_sdk.config import load_config as load_device
+from device_sdk.device import own_keys
 from device_sdk.engine.training import TrainingSettings
 from fedbus.__main__ import main
-from fedbus.init import SAMPLES, sample
+from fedbus.workplace import SAMPLES, sample
 from protocol.settings import build
 from tests.fedbus.test_configuration_docs import DEVICES_OWN, SETTINGS, plain_fields, sections
+from transport import Will
 
 #: Commented out with an example, as their default is to leave them out.
 WITHOUT_DEFAULT = {"max_steps", "clip_norm", "schedule_steps", "trainable", "trainable_last"}
@@ -25,22 +30,83 @@ def uncommented(name: str) -> dict[str, object]:
     return tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", sample(name), flags=re.MULTILINE))
 
 
-def test_the_samples_pass_their_own_checks(
+def test_what_init_writes_passes_every_check_and_needs_no_edit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["init", str(tmp_path / "new"), "--task", "heat"]) == 0
+    monkeypatch.chdir(tmp_path / "new")
+    assert main(["aggregator", "check", "--config", "fed.toml"]) == 0
+    assert "masked by seedmask (1 roster)" in capsys.readouterr().out
+    for name in ("device-1", "device-2", "device-3"):
+        monkeypatch.chdir(tmp_path / "new" / "enrolment" / "carry" / name)
+        config = load_device(Path("device.toml"))
+        assert (config.task, config.device) == ("heat", name)
+        assert own_keys(config) is not None
+        config.broker.settings("me", username=name, will=Will("w", b""), window=1, queue=1)
+
+
+def test_a_secret_is_in_one_place_and_its_owners_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", str(tmp_path / "new")]) == 0
-    assert load_aggregator(tmp_path / "new" / "fed.toml").task.task == "digits"
-    assert load_device(tmp_path / "new" / "device.toml").device == "device-1"
-    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 2
-    assert "`fedbus enrol new` makes it" in capsys.readouterr().err
+    said = "".join(capsys.readouterr())
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    secrets = [path for path in files if path.suffix == ".key" or path.name == "keys.json"]
+    assert len(secrets) == 2 + 3 * 2 + 4  # operator, devices; CA, broker, aggregator, monitor
+    for path in secrets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert len([each for each in files.values() if each == files[path]]) == 1, path
+        assert files[path].decode() not in said
+    theirs = {path for path in files if "enrolment" in path.parts and "carry" not in path.parts}
+    operators = [files[path] for path in secrets if path in theirs]
+    elsewhere = b"".join(data for path, data in files.items() if path not in theirs)
+    assert operators
+    assert not [secret for secret in operators if secret.strip() in elsewhere]
 
 
-def test_without_masks_the_sample_needs_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_hosts_decide_where_the_broker_listens_and_what_it_is_certified_for(
+    tmp_path: Path,
 ) -> None:
-    file = tmp_path / "fed.toml"
-    file.write_text(sample("fed.toml").replace('scheme = "seedmask"', 'scheme = "none"'))
-    assert main(["aggregator", "check", "--config", str(file)]) == 0
+    assert main(["init", str(tmp_path / "here")]) == 0
+    assert main(["init", str(tmp_path / "out"), "--host", "b.example", "--host", "10.0.0.7"]) == 0
+    here = (tmp_path / "here" / "broker" / "mosquitto.conf").read_text()
+    out = (tmp_path / "out" / "broker" / "mosquitto.conf").read_text()
+    assert "listener 8883 127.0.0.1\n" in here
+    assert "listener 8883\n" in out
+    assert "listener 9001" not in here + out
+    named = read_certificate(tmp_path / "out" / "broker" / "broker.crt").extensions
+    hosts = named.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert hosts.get_values_for_type(x509.DNSName) == ["b.example", "localhost"]
+    assert [str(each) for each in hosts.get_values_for_type(x509.IPAddress)] == [
+        "10.0.0.7",
+        "127.0.0.1",
+    ]
+    assert load_aggregator(tmp_path / "out" / "fed.toml").broker.host == "b.example"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--device", "a", "--device", "b"], "fewer than 3"),
+        (["--device", "a", "--device", "b", "--device", "a"], "twice"),
+        (["--device", "monitor"], "service"),
+        (["--task", "Two words"], "a-z"),
+        (["--host", "ü"], "ASCII"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    given: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "new"), *given]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_without_masks_one_device_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--scheme", "none", "--device", "a"]) == 0
+    assert main(["aggregator", "check", "--config", "fed.toml"]) == 0
     said = capsys.readouterr().out
     assert "2410 params" in said
     assert "every update in sight" in said
