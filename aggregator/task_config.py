@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Final, Self
 
 from aggregator.bandwidth import BandwidthConfig, largest_budget
@@ -93,6 +94,10 @@ class StalenessConfig:
         return CONSTANT if self.can_be_constant else self.plain
 
 
+#: Each start asks for it several times.
+_signature = cache(inspect.signature)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyConfig:
     """Which server optimiser, and its own settings under ``options``.
@@ -114,7 +119,7 @@ class StrategyConfig:
         if self.name not in (AUTO, *_STRATEGIES):
             raise ConfigError(f"name {self.name!r}: use {AUTO}, {', '.join(_STRATEGIES)}")
         factory = fedavg if self.name == AUTO else _STRATEGIES[self.name]
-        known = inspect.signature(factory).parameters
+        known = _signature(factory).parameters
         for key, value in self.options.items():
             if key not in known:
                 raise ConfigError(f"options.{key}: {self.name} knows {', '.join(sorted(known))}")
