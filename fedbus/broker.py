@@ -10,6 +10,7 @@ from broker_config.accounts import AGGREGATOR, MONITOR
 from broker_config.files import BrokerFiles
 from broker_config.programs import Engine
 from broker_config.running import Broker, serve, serve_secure
+from fedbus.denials import start_following
 from fedbus.workplace import Workplace
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX
@@ -73,6 +74,7 @@ def up(
             typer.echo('for trying things out; clients need: broker.protocol = "3.1.1"')
         typer.echo(f"passwords: {running.files.secret(AGGREGATOR).parent}/<account>")
         typer.echo(f"accounts:  {', '.join([AGGREGATOR, MONITOR, *(device or [])])}")
+        start_following(running, typer.echo, prefix)
 
     status = serve(
         directory, port, host, devices=device or [], engine=broker, prefix=prefix, on_start=say
@@ -94,6 +96,7 @@ def _secure_folder(federation: Path | None) -> Path | None:
 def _say_secure(running: Broker) -> None:
     typer.echo(f"{running.name} listens on {running.host}:{running.port}, with TLS")
     typer.echo(f"settings: {running.files.config}; after a change there, start it again")
+    start_following(running, typer.echo)
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,7 @@
 <p>/<task>/model/manifest        retained msgpack
 <p>/<task>/model/<version>/<n>   retained msgpack chunks: a version whole
 <p>/<task>/diff/<version>/<n>    retained msgpack chunks: what leads to it from the one before
-<p>/<task>/mon/<what>            retained JSON: aggregator, rounds, metrics, devices, alerts
+<p>/<task>/mon/<what>            retained JSON: aggregator, rounds, metrics, devices, alerts, denied
 
 ``<p>`` is the prefix (``fedbus/1`` by default), so that the deepest topic has 6 slashes; 7 is what
 the strictest broker takes. The broker's access rules prove ``<id>``: they are made from `RULES`.
@@ -108,6 +108,11 @@ class Address:
     version: int = -1
     index: int = -1
     what: str = ""
+
+
+def denied_filter(prefix: str) -> str:
+    """Whom aggregators want denied, of every task: what somebody beside the broker follows."""
+    return f"{check_prefix(prefix)}/+/mon/denied"
 
 
 def check_id(value: str, what: str = "id") -> str:

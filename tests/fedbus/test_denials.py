@@ -1,0 +1,76 @@
+"""Whom an aggregator wants denied is denied by the broker, and whom it releases is let in again."""
+
+from pathlib import Path
+
+import pytest
+
+from broker_config.files import BrokerFiles, write_broker
+from broker_config.revoke import denied_devices, deny_device
+from fedbus.denials import Denials, _password_listener
+from protocol.errors import ConfigError
+
+TOPIC = "fedbus/1/digits/mon/denied"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> BrokerFiles:
+    return write_broker(tmp_path, ["ada", "bob", "eve"], port=1)
+
+
+def test_whom_it_names_is_denied_and_comes_back_with_its_password(files: BrokerFiles) -> None:
+    denials = Denials(files.directory)
+    before = files.passwords.read_text()
+    assert denials.said(TOPIC, b'{"devices": ["eve"]}') == ["eve is denied"]
+    assert denied_devices(files.directory) == {"eve"}
+    assert "eve:" not in files.passwords.read_text()
+    assert denials.said(TOPIC, b'{"devices": ["eve"]}') == []
+    assert denials.said(TOPIC, b'{"devices": []}') == ["eve is let in again"]
+    assert denied_devices(files.directory) == set()
+    assert {line.partition(":")[0] for line in files.passwords.read_text().splitlines()} == {
+        line.partition(":")[0] for line in before.splitlines()
+    }
+
+
+def test_what_an_operator_denied_is_left_alone(files: BrokerFiles) -> None:
+    deny_device(files.directory, "bob")
+    denials = Denials(files.directory)
+    denials.said(TOPIC, b'{"devices": ["eve"]}')
+    denials.said(TOPIC, b'{"devices": []}')
+    assert denied_devices(files.directory) == {"bob"}
+
+
+def test_a_device_that_two_tasks_deny_comes_back_when_both_release_it(files: BrokerFiles) -> None:
+    denials = Denials(files.directory)
+    other = TOPIC.replace("digits", "other")
+    denials.said(TOPIC, b'{"devices": ["eve"]}')
+    denials.said(other, b'{"devices": ["eve"]}')
+    denials.said(TOPIC, b'{"devices": []}')
+    assert denied_devices(files.directory) == {"eve"}
+    denials.said(other, b"")
+    assert denied_devices(files.directory) == set()
+
+
+def test_who_was_denied_before_a_restart_is_released_after_it(files: BrokerFiles) -> None:
+    Denials(files.directory).said(TOPIC, b'{"devices": ["eve"]}')
+    Denials(files.directory).said(TOPIC, b'{"devices": []}')
+    assert denied_devices(files.directory) == set()
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"{}", b"\xff", b'{"devices": ["a/b"]}', b"7"])
+def test_a_report_that_is_none_changes_nothing(files: BrokerFiles, payload: bytes) -> None:
+    with pytest.raises(ConfigError):
+        Denials(files.directory).said(TOPIC, payload)
+    assert denied_devices(files.directory) == set()
+
+
+def test_a_service_is_never_denied(files: BrokerFiles) -> None:
+    assert Denials(files.directory).said(TOPIC, b'{"devices": ["aggregator", "monitor"]}') == []
+
+
+def test_the_listener_for_passwords_is_found(files: BrokerFiles) -> None:
+    assert _password_listener(files) == (1, False)
+    files.config.write_text(
+        "listener 8883\nrequire_certificate true\ncertfile x\n"
+        "listener 9001\nprotocol websockets\ncertfile x\nlistener 8884\ncertfile x\n"
+    )
+    assert _password_listener(files) == (8884, True)
