@@ -103,6 +103,18 @@ class Place:
     cohort: Cohort
     index: int
 
+    @property
+    def identity(self) -> bytes:
+        """The public key that the roster gives the device."""
+        return self.cohort.roster.members[self.index].identity
+
+    def check_identity(self, identity: bytes) -> None:
+        """Raise RemoteProtocolError (``bad_signature``) unless it is the device's."""
+        if identity != self.identity:
+            raise RemoteProtocolError(
+                refusals.BAD_SIGNATURE, refusals.MEANING[refusals.BAD_SIGNATURE]
+            )
+
 
 class Cohorts:
     """The open rosters of a task, by cohort.
@@ -142,6 +154,11 @@ class Cohorts:
     def place(self, device: str) -> Place | None:
         """Return where a device stands, None if no open roster names it."""
         return self._places.get(device)
+
+    def identity(self, device: str) -> bytes:
+        """Return the identity that an open roster gives a device; empty if none names it."""
+        place = self._places.get(device)
+        return b"" if place is None else place.identity
 
     # --- the operator's rosters ----------------------------------------------------------------
 

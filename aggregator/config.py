@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aggregator.gate import Trust
 from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
 from protocol.codec import unpack
@@ -32,11 +33,13 @@ class IdentityConfig:
     """The table ``[identity]``: who the aggregator is, and who vouches for devices.
 
     ``key_file`` is its own key, which signs what it says; ``enrolment_key`` the operator's public
-    key, which certifies devices and signs rosters.
+    key, which certifies devices and signs rosters. Unless signatures are ``required``, devices
+    that have shown no certificate are believed without: for trials.
     """
 
     key_file: str = ""
     enrolment_key: str = ""
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,24 +107,20 @@ def as_written(problem: str) -> str:
     return problem
 
 
-def load_enrolment(config: AggregatorConfig) -> Enrolment | None:
-    """Read the aggregator's key and its rosters; None if updates are not masked.
+def load_trust(config: AggregatorConfig) -> Trust | None:
+    """Read the aggregator's own key, and whom it believes; None: nothing need be signed.
 
     Raises ConfigError that says what is missing and how to make it.
     """
-    secure, identity = config.secure, config.identity
-    if not secure.enabled:
+    identity = config.identity
+    given = {"key_file": identity.key_file, "enrolment_key": identity.enrolment_key}
+    if not identity.required and not any(given.values()):
         return None
-    needed = {
-        "secure.rosters": secure.rosters,
-        "identity.key_file": identity.key_file,
-        "identity.enrolment_key": identity.enrolment_key,
-    }
-    for key, given in needed.items():
-        if not given:
+    for key, value in given.items():
+        if not value:
             raise ConfigError(
-                f'{key}: `fedbus enrol new` makes it; or set secure.scheme = "none", and the'
-                " aggregator sees every update"
+                f"identity.{key}: `fedbus enrol new` makes it; or set identity.required = false for"
+                " a trial in which whoever reaches the broker may speak for any device"
             )
     try:
         secret = bytes.fromhex(Path(identity.key_file).read_text(encoding="ascii").strip())
@@ -130,8 +129,26 @@ def load_enrolment(config: AggregatorConfig) -> Enrolment | None:
         raise ConfigError(f"identity.key_file {identity.key_file}: {error.strerror}") from None
     except ValueError:
         raise ConfigError("identity: key_file and enrolment_key are 64 hex digits each") from None
+    return Trust(secret, enrolment_key, identity.required)
+
+
+def load_enrolment(config: AggregatorConfig) -> Enrolment | None:
+    """Read the aggregator's key and its rosters; None if updates are not masked.
+
+    Raises ConfigError that says what is missing and how to make it.
+    """
+    secure = config.secure
+    if not secure.enabled:
+        return None
+    trust = load_trust(config)
+    if trust is None or not secure.rosters:
+        key = "identity.key_file" if trust is None else "secure.rosters"
+        raise ConfigError(
+            f'{key}: `fedbus enrol new` makes it; or set secure.scheme = "none", and the'
+            " aggregator sees every update"
+        )
     rosters = tuple(read_rosters(Path(secure.rosters)).values())
-    return Enrolment(secure, secret, enrolment_key, rosters)
+    return Enrolment(secure, trust.secret, trust.enrolment_key, rosters)
 
 
 def read_rosters(folder: Path) -> dict[str, SignedRoster]:

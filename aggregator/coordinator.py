@@ -32,6 +32,7 @@ from aggregator.conduct.book import Book
 from aggregator.conduct.evidence import LATE
 from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
+from aggregator.gate import Gate, Heard, Trust
 from aggregator.granting import Granting
 from aggregator.leases import Lease, LeaseBook
 from aggregator.memory import Memory
@@ -61,8 +62,8 @@ from device_sdk.engine.model import Model
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
-from protocol.codec import decode, open_envelope
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.identity import SEAL_BYTES
 from protocol.messages import (
     COUNTER_START_BITS,
     LEASE_ID_BYTES,
@@ -103,8 +104,9 @@ MAX_ALERTS: Final = 20
 class Coordinator:
     """One task. ``seed`` (32 fresh secret bytes a start) makes the lease ids.
 
-    With an ``enrolment`` it is a secure one: masked updates and no others. Raises ConfigError if
-    the model does not fit the versions in ``snapshot``.
+    With an ``enrolment`` it is a secure one: masked updates and no others. With ``trust`` it signs
+    what it says, and believes what devices have signed. Raises ConfigError if the model does not
+    fit the versions in ``snapshot``.
     """
 
     def __init__(
@@ -114,9 +116,13 @@ class Coordinator:
         seed: bytes,
         now: float,
         enrolment: Enrolment | None = None,
+        *,
+        trust: Trust | None = None,
     ) -> None:
         check_privacy(config, masked=enrolment is not None)
         config = config.settled(masked=enrolment is not None)
+        if trust is None and enrolment is not None:
+            trust = enrolment.trust
         self.config = config
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
@@ -128,7 +134,11 @@ class Coordinator:
         self.alerts: list[str] = []
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)
         self._sweep_until = math.inf
-        self._publication = Publication(self.topics, self.counts["starts"] << COUNTER_START_BITS)
+        self._publication = Publication(
+            self.topics,
+            self.counts["starts"] << COUNTER_START_BITS,
+            None if trust is None else trust.signer(config.prefix),
+        )
         self._seed = seed
         self._num_leases = 0
         self._sequence = snapshot.next_sequence
@@ -145,6 +155,8 @@ class Coordinator:
             else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
         )
         self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
+        enrolled = (lambda _: b"") if self.secure is None else self.secure.cohorts.identity
+        self.gate = Gate(self.topics, trust, snapshot.documents, enrolled)
         self.granting = Granting(
             config,
             self.fleet,
@@ -325,10 +337,9 @@ class Coordinator:
             device = address.device
             actions = []
             if not device or self._hears(device, len(payload), now):
-                actions = self._dispatch(address, payload, now)
+                actions = self._dispatch(topic, address, payload, now)
         except RemoteProtocolError as error:
-            self._count_refusal(device or UNKNOWN, error.reason, error.detail)
-            actions = []
+            actions = self._not_heard(device or UNKNOWN, error)
         return [*self._judged(), *actions]
 
     def _hears(self, device: str, num_bytes: int, now: float) -> bool:
@@ -341,28 +352,45 @@ class Coordinator:
             return False
         return True
 
-    def _dispatch(self, address: Address, payload: bytes, now: float) -> list[Action]:
-        task, device = self.topics.task, address.device
+    def _not_heard(self, device: str, error: RemoteProtocolError) -> list[Action]:
+        """A message is refused; whoever must show a certificate is told so."""
+        if error.reason == refusals.REPLAYED:  # the broker says it again, not the device
+            self.counts[f"refused_{error.reason}"] += 1
+            return []
+        self._count_refusal(device, error.reason, error.detail)
+        if error.reason != refusals.UNKNOWN_KEY:
+            return []
+        refusal = Refusal(b"", error.reason, error.detail[:500])
+        return [self._publication.to_device(device, refusal)]
+
+    def _dispatch(self, topic: str, address: Address, payload: bytes, now: float) -> list[Action]:
+        device = address.device
         match address.kind:
             case Kind.UPDATE if address.part == PARTITION:
-                chunk = decode(payload, (UpdateChunk,), task=task, sender=device)
+                chunk = self.gate.open(topic, address, payload, (UpdateChunk,)).message
                 return self._chunk(device, chunk, now)
             case Kind.OUT:
-                said = decode(payload, self._said, task=task, sender=device)
-                if not isinstance(said, CheckIn):
-                    return self._member_said(device, said, payload, now)
-                check_in = said
-                counter = open_envelope(payload).counter
-                if self.fleet.is_old(device, check_in.install_id, counter):
-                    self.counts["duplicates"] += 1
-                    return []
-                return self._check_in(device, check_in, now)
+                heard = self.gate.open(topic, address, payload, self._said)
+                return [*self._certified(heard), *self._told(device, heard, now)]
             case Kind.STATE:
                 self.fleet.see(device, payload)
                 return self._presence(device, now)
             case Kind.MODEL | Kind.DIFFERENCE:
                 return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
+
+    def _certified(self, heard: Heard[CheckIn | SecureMessage]) -> list[Action]:
+        return [] if heard.record is None else [Store(heard.record)]
+
+    def _told(self, device: str, heard: Heard[CheckIn | SecureMessage], now: float) -> list[Action]:
+        said = heard.message
+        if not isinstance(said, CheckIn):
+            return self._member_said(device, said, heard.identity, now)
+        signed = bool(heard.identity)
+        if self.fleet.is_old(device, said.install_id, heard.counter, signed=signed):
+            self.counts["duplicates"] += 1
+            return []
+        return self._check_in(device, said, now)
 
     def timer(self, now: float) -> list[Action]:
         """Time passed: leases run out, chunks are asked for, buffers close."""
@@ -421,8 +449,7 @@ class Coordinator:
         lease = self.leases.of_device(record.device)
         if lease is None or lease.state is not LeaseState.OPEN:
             return []
-        meaning = refusals.MEANING[refusals.QUARANTINED]
-        refusal = self._refusal(lease, refusals.QUARANTINED, meaning)
+        refusal = self._refusal(lease, refusals.QUARANTINED, refusals.MEANING[refusals.QUARANTINED])
         return [*self._forget(lease, refusals.QUARANTINED), refusal]
 
     # --- the members of a secure task --------------------------------------------------------
@@ -433,11 +460,11 @@ class Coordinator:
         return (CheckIn,) if self.secure is None else (CheckIn, *self.secure.said)
 
     def _member_said(
-        self, device: str, said: SecureMessage, payload: bytes, now: float
+        self, device: str, said: SecureMessage, identity: bytes, now: float
     ) -> list[Action]:
         if self.secure is None:
             raise RemoteProtocolError(refusals.WRONG_KIND, "this task is not secure")
-        return [*self.secure.message(device, said, payload, now), *self._advance(now)]
+        return [*self.secure.message(device, said, identity, now), *self._advance(now)]
 
     def _presence(self, device: str, now: float) -> list[Action]:
         if self.secure is None:
@@ -603,9 +630,11 @@ class Coordinator:
         try:
             self.granting.chunk(lease, len(chunk.data), now)
             budget_bytes = self.granting.budget_bytes(lease.record.codec)
-            update = self.partials.add(device, chunk, budget_bytes, now)
+            update = self.partials.add(device, chunk, budget_bytes + chunk.sealed * SEAL_BYTES, now)
             if update is None:
                 return []
+            if chunk.sealed:
+                update = self.gate.unseal(update)
             self.buffers.take(lease, update, self.version, now)
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)

@@ -92,16 +92,20 @@ class Fleet:
         self._install_ids[device] = install_id
         return DeviceRecord(device, install_id)
 
-    def is_old(self, device: str, install_id: bytes, counter: int) -> bool:
+    def is_old(
+        self, device: str, install_id: bytes, counter: int, *, signed: bool = False
+    ) -> bool:
         """Whether a check-in was delivered again, by the counter in its envelope.
 
-        Only within one start of the device: one that lost its memory may count from the beginning.
-        Another installation counts for itself, and is turned away elsewhere.
+        If nobody ``signed`` it, only within one start of the device: one that lost its memory may
+        count from the beginning. Another installation counts for itself, and is turned away
+        elsewhere.
         """
         if self._install_ids.get(device, install_id) != install_id:
             return False
         last = self._counters.get(device, 0)
-        if counter >> COUNTER_START_BITS == last >> COUNTER_START_BITS and counter <= last:
+        same_start = counter >> COUNTER_START_BITS == last >> COUNTER_START_BITS
+        if counter <= last and (signed or same_start):
             return True
         if device in self._install_ids or len(self._counters) < self._max_devices:
             self._counters[device] = counter

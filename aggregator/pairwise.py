@@ -33,7 +33,6 @@ from aggregator.task_config import TaskConfig
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.secagg.keys import check_envelope
 from protocol.secagg.messages import MaskedUpdate, RoundSaid, SignedRoster
 from protocol.secagg.shares import RecoveryError
 from protocol.stream import derive
@@ -363,10 +362,10 @@ class PairwiseBuffers:
         self,
         device: str,
         message: SecureMessage,
-        payload: bytes,
+        identity: bytes,
         now: float,  # noqa: ARG002
     ) -> list[Action]:
-        """A device says something; its signature is checked first.
+        """A device says something, signed by ``identity``.
 
         Raises RemoteProtocolError: ``not_enrolled``, ``bad_signature``, ``malformed``,
         ``wrong_members``, ``wrong_kind``.
@@ -376,7 +375,7 @@ class PairwiseBuffers:
         place = self.cohorts.place(device)
         if place is None:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, refusals.MEANING["not_enrolled"])
-        check_envelope(place.cohort.roster.members[place.index].identity, payload)
+        place.check_identity(identity)
         if self.round is not None and self.round.cohort is place.cohort:
             self.round.hear(place.index, message)
         return []

@@ -13,19 +13,23 @@ from aggregator.downlink import Place
 from protocol.actions import Publish
 from protocol.chunks import cut, payload_bytes
 from protocol.codec import encode
+from protocol.identity import Signer
 from protocol.messages import AGGREGATOR, DifferenceChunk, Manifest, ModelChunk, Plan
 from protocol.secagg.messages import AnyMessage
 from protocol.topics import Kind, Topics
 
 #: What a broker seems to have lost is said again at most so often.
 AGAIN_S: Final = 10.0
+#: The hash in a signed lease or manifest covers these.
+_COVERED: Final = (ModelChunk, DifferenceChunk)
 
 
 class Publication:
-    """Builds the aggregator's messages; counts them; remembers what is retained."""
+    """Builds the aggregator's messages; counts and signs them; remembers what is retained."""
 
-    def __init__(self, topics: Topics, first_counter: int) -> None:
+    def __init__(self, topics: Topics, first_counter: int, signer: Signer | None = None) -> None:
         self._topics = topics
+        self._signer = signer
         self._counter = first_counter
         self.chunk_bytes = payload_bytes(1 << 16)
         self._retained: dict[Place, bytes] = {}
@@ -34,7 +38,15 @@ class Publication:
     def message(self, topic: str, message: AnyMessage, *, retain: bool = False) -> Publish:
         """Return the publish that carries a message."""
         self._counter += 1
-        payload = encode(message, task=self._topics.task, sender=AGGREGATOR, counter=self._counter)
+        signer = None if isinstance(message, _COVERED) else self._signer
+        payload = encode(
+            message,
+            task=self._topics.task,
+            sender=AGGREGATOR,
+            counter=self._counter,
+            sign=None if signer is None else signer.on(topic),
+            key_id=b"" if signer is None else signer.key_id,
+        )
         return Publish(topic, payload, retain)
 
     def to_device(self, device: str, message: AnyMessage) -> Publish:

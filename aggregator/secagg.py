@@ -41,7 +41,6 @@ from aggregator.task_config import TaskConfig
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.secagg.keys import check_envelope
 from protocol.secagg.messages import (
     Dealt,
     Holdings,
@@ -257,9 +256,9 @@ class SecureBuffers:
         return self.recoveries.advance(now)
 
     def message(
-        self, device: str, message: SecureMessage, payload: bytes, now: float
+        self, device: str, message: SecureMessage, identity: bytes, now: float
     ) -> list[Action]:
-        """A dealer or holder says something; its signature is checked first.
+        """A dealer or holder says something, signed by ``identity``.
 
         Raises RemoteProtocolError: ``not_enrolled``, ``bad_signature``, ``wrong_roster``,
         ``malformed``, ``wrong_kind``.
@@ -270,7 +269,7 @@ class SecureBuffers:
         if place is None:
             raise RemoteProtocolError(refusals.NOT_ENROLLED, refusals.MEANING["not_enrolled"])
         cohort, index = place.cohort, place.index
-        check_envelope(cohort.roster.members[index].identity, payload)
+        place.check_identity(identity)
         if isinstance(message, RecoveryAnswer | RecoveryRefusal):
             self.recoveries.answered(cohort, index, message, now)
             return self.recoveries.advance(now)

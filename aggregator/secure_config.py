@@ -7,6 +7,7 @@ is read, with the reason and what to change.
 from dataclasses import dataclass, field
 
 from aggregator.privacy.checks import check_privacy
+from aggregator.gate import Trust
 from aggregator.robust.groups import check_groups
 from aggregator.scheduling.rounds import Rounds
 from aggregator.supports import check_support
@@ -215,6 +216,11 @@ class Enrolment:
     secret: bytes = field(repr=False)
     enrolment_key: bytes
     rosters: tuple[SignedRoster, ...] = ()
+
+    @property
+    def trust(self) -> Trust:
+        """What it signs with in any case, whether devices must sign or not."""
+        return Trust(self.secret, self.enrolment_key, required=False)
 
     def __post_init__(self) -> None:
         if len(self.secret) != KEY_BYTES or len(self.enrolment_key) != KEY_BYTES:

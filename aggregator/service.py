@@ -16,7 +16,7 @@ from typing import Final, Self
 import nacl.utils
 
 from aggregator.actions import Action, Recall, Store
-from aggregator.config import AggregatorConfig, load_enrolment, read_rosters
+from aggregator.config import AggregatorConfig, load_enrolment, load_trust, read_rosters
 from aggregator.coordinator import Coordinator
 from aggregator.evaluation import Evaluator
 from aggregator.monitor import status
@@ -98,6 +98,7 @@ class _Tenure:
     def __init__(self, config: AggregatorConfig, fault: Callable[[str], None]) -> None:
         self._config = config
         self._enrolment = load_enrolment(config)
+        trust = load_trust(config)
         self._topics = Topics(config.task.prefix, config.task.task)
         self._store = open_store(
             Path(config.state_dir),
@@ -114,6 +115,7 @@ class _Tenure:
                 nacl.utils.random(32),
                 time.monotonic(),
                 self._enrolment,
+                trust=trust,
             )
             self.loop = Loop()
             self._evaluator = self._make_evaluator()

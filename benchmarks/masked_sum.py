@@ -19,17 +19,19 @@ from benchmarks.enrolled import Cohort, enrolled
 from benchmarks.masked_device import Times, Watch
 from benchmarks.step import all_of
 from protocol.codec import encode
+from protocol.identity import Signer, check_envelope
 from protocol.messages import HASH_BYTES
-from protocol.secagg import keys as signing
 from protocol.secagg import scheme
 from protocol.secagg.field import Elements, from_bytes, to_bytes
 from protocol.secagg.messages import RecoveryAnswer
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.shares import TEST_COLUMNS, deal, recover
 from protocol.stream import SEED_BYTES, derive
+from protocol.topics import DEFAULT_PREFIX
 from protocol.vectors.layout import params_to_bytes
 
 REQUEST_HASH: Final = bytes(HASH_BYTES)
+TOPIC: Final = f"{DEFAULT_PREFIX}/t/dev/a/out"
 
 
 def sum_times(given: Parameters, rounds: int) -> Times:
@@ -86,7 +88,8 @@ class _Buffer:
         params = params_to_bytes(np.zeros(size, np.float32))
         versions = Versions(fedavg(), all_of(size), VersionRecord(0, params, bytes(HASH_BYTES)))
         with watch(name):
-            signing.check_envelope(self._cohort.roster.members[last].identity, arriving)
+            identity = self._cohort.roster.members[last].identity
+            check_envelope(identity, arriving, topic=TOPIC, prefix=DEFAULT_PREFIX)
             answers[last] = self._read(self._said(last))
             versions.step(self._mean(answers), tuple(map(bytes, range(len(self._bodies)))))
         if not np.allclose(versions.params, self._values, atol=1e-2):
@@ -113,5 +116,5 @@ class _Buffer:
             task=keys.task,
             sender=keys.device,
             counter=1,
-            sign=lambda data: signing.sign(keys.identity, signing.ENVELOPE, data),
+            sign=Signer(keys.identity, DEFAULT_PREFIX).on(TOPIC),
         )

@@ -1,4 +1,4 @@
-"""A device's keys in a secure task: one file, read once, checked once, never shown.
+"""A device's keys: one file, read once, checked once, never shown.
 
 `fedbus enrol` makes it. Its secrets are in no log, no message of an error and no representation.
 """
@@ -13,20 +13,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import ConfigError
+from protocol.identity import identity_public
 from protocol.messages import KEY_BYTES
-from protocol.secagg import keys as signing
 from protocol.topics import check_id
 
 _NAMES: Final = ("task", "device", "cohort")
-_FIELDS: Final = {*_NAMES, "identity", "epochs", "enrolment"}
+_FIELDS: Final = {*_NAMES, "identity", "epochs", "enrolment", "aggregator", "certificate"}
+_KEYS: Final = ("identity", "enrolment", "aggregator")
+_MAX_CERTIFICATE: Final = 400
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keys:
     """What proves a device, and what it trusts.
 
-    ``identity`` is an Ed25519 seed, ``epochs`` has X25519 secrets by epoch, ``enrolment`` is the
-    public key that signs rosters.
+    ``identity`` is an Ed25519 seed, ``certificate`` the operator's word for it
+    (`protocol.identity`), ``aggregator`` the public key that signs what the device is told,
+    ``enrolment`` the one that signs rosters. A task without masks has no ``cohort``; else
+    ``epochs`` has X25519 secrets by epoch.
     """
 
     task: str
@@ -35,11 +39,18 @@ class Keys:
     identity: bytes
     epochs: Mapping[int, bytes]
     enrolment: bytes
+    aggregator: bytes
+    certificate: bytes
+
+    @property
+    def masked(self) -> bool:
+        """Whether the device sends masked updates, and no others."""
+        return bool(self.cohort)
 
     @property
     def fingerprint(self) -> str:
         """What to compare by eye: 16 hex digits of the public identity's hash."""
-        public = signing.identity_public(self.identity)
+        public = identity_public(self.identity)
         return blake2b(public, digest_size=8).hexdigest()
 
     def __repr__(self) -> str:
@@ -79,19 +90,37 @@ def parse_keys(text: str) -> Keys:
         table = json.loads(text)
     except (ValueError, RecursionError):
         raise ConfigError("not JSON") from None
+    if isinstance(table, dict) and _FIELDS - table.keys() == {"aggregator", "certificate"}:
+        raise ConfigError("made before devices had certificates: enrol the device anew")
     if not isinstance(table, dict) or table.keys() != _FIELDS:
         raise ConfigError(f"expected an object with {', '.join(sorted(_FIELDS))}")
     for name in _NAMES:
-        check_id(_text(table, name), name)
+        if _text(table, name) or name != "cohort":
+            check_id(table[name], name)
     epochs = table["epochs"]
     if not isinstance(epochs, dict) or not all(map(_is_epoch, epochs)):
         raise ConfigError("epochs: expected an object from epoch to secret")
     return Keys(
-        **{name: table[name] for name in _NAMES},
+        task=table["task"],
+        device=table["device"],
+        cohort=table["cohort"],
         identity=_key(table, "identity"),
         epochs={int(epoch): _key(epochs, epoch) for epoch in epochs},
         enrolment=_key(table, "enrolment"),
+        aggregator=_key(table, "aggregator"),
+        certificate=_certificate(table),
     )
+
+
+def keys_text(keys: Keys) -> str:
+    """Return the text of a keys file: what `parse_keys` reads."""
+    table = {
+        **{name: getattr(keys, name) for name in _NAMES},
+        **{name: getattr(keys, name).hex() for name in _KEYS},
+        "epochs": {str(epoch): secret.hex() for epoch, secret in keys.epochs.items()},
+        "certificate": keys.certificate.hex(),
+    }
+    return json.dumps(table, indent=1) + "\n"
 
 
 def erase_before(path: Path, keys: Keys, epoch: int) -> Keys:
@@ -103,17 +132,11 @@ def erase_before(path: Path, keys: Keys, epoch: int) -> Keys:
     if kept.keys() == keys.epochs.keys():
         return keys
     left = replace(keys, epochs=kept)
-    table = {
-        **{name: getattr(left, name) for name in _NAMES},
-        "identity": left.identity.hex(),
-        "epochs": {str(each): secret.hex() for each, secret in kept.items()},
-        "enrolment": left.enrolment.hex(),
-    }
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(table, file, indent=2)
+        file.write(keys_text(left))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -132,10 +155,21 @@ def _text(table: Mapping[str, Any], name: str) -> str:
 
 
 def _key(table: Mapping[str, Any], name: str) -> bytes:
-    try:
-        key = bytes.fromhex(_text(table, name))
-    except ValueError:
-        key = b""
+    key = _bytes(table, name)
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{name}: expected {KEY_BYTES} bytes in hex")
     return key
+
+
+def _certificate(table: Mapping[str, Any]) -> bytes:
+    certificate = _bytes(table, "certificate")
+    if not 0 < len(certificate) <= _MAX_CERTIFICATE:
+        raise ConfigError("certificate: expected bytes in hex")
+    return certificate
+
+
+def _bytes(table: Mapping[str, Any], name: str) -> bytes:
+    try:
+        return bytes.fromhex(_text(table, name))
+    except ValueError:
+        return b""

@@ -29,7 +29,6 @@ from protocol.actions import Publish, Subscribe
 from protocol.codec import decode, pack
 from protocol.errors import RemoteProtocolError
 from protocol.messages import AGGREGATOR, CHUNK_BYTES, Lease
-from protocol.secagg import keys as signing
 from protocol.secagg.messages import (
     AnyMessage,
     RecoveryAnswer,
@@ -266,7 +265,7 @@ class Member:
     def _sealed(self, seat: Seat, batch: Committed) -> Publish:
         holder = seat.roster.members[batch.batch.holder].device
         topic = self._topics.share(holder, self._keys.device)
-        return self._voice.say(topic, seat.dealer.seal(batch))
+        return self._voice.whisper(topic, seat.dealer.seal(batch))
 
     def _deal_again(self, wanted: SharesWanted) -> list[Action]:
         seat = self._membership.seated()
@@ -373,10 +372,8 @@ class Member:
         return decode(payload, (kind,), task=self._topics.task, sender=AGGREGATOR)
 
     def _tell(self, message: AnyMessage) -> Publish:
-        """Return a message for the aggregator, signed by the device's identity."""
-        return self._voice.tell(
-            message, lambda data: signing.sign(self._keys.identity, signing.ENVELOPE, data)
-        )
+        """Return a message for the aggregator."""
+        return self._voice.tell(message)
 
     def _say_soon(self, now: float) -> None:
         if self._online:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Store, Train
 from device_sdk.fetch import RETRY_S, Fetch
+from device_sdk.gate import Gate
 from device_sdk.outgoing import Outgoing, pieces
 from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
@@ -37,7 +38,7 @@ from device_sdk.work import Work
 from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
-from protocol.codec import decode, open_envelope
+from protocol.codec import read
 from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
@@ -46,6 +47,7 @@ from protocol.messages import (
     CheckIn,
     ChunksMissing,
     DifferenceChunk,
+    Envelope,
     Held,
     Lease,
     Manifest,
@@ -73,6 +75,9 @@ Float32 = npt.NDArray[np.float32]
 Answer = Lease | ChunksMissing | Held | Receipt | Refusal
 ANSWERS: Final[tuple[type[Answer], ...]] = (Lease, ChunksMissing, Held, Receipt, Refusal)
 M = TypeVar("M")
+_CHUNKS: Final = {Kind.MODEL: (ModelChunk,), Kind.DIFFERENCE: (DifferenceChunk,)}
+#: What only members of secure tasks listen to.
+_MEMBERS: Final = frozenset({Kind.ROSTER, Kind.SUPPORT, Kind.SHARE})
 
 
 class State(Enum):
@@ -111,9 +116,10 @@ class Session:
 
     ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
     ``num_samples`` says how many samples are at hand, ``declines`` why this device would not train
-    now (a word; empty: it would); with fewer than ``min_samples`` it never does. With ``keys`` the task is secure: nothing is
-    sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at most
-    ``max_share_bytes`` are held.
+    now (a word; empty: it would); with fewer than ``min_samples`` it never does. With ``keys`` it
+    signs what it says, and believes nobody but its aggregator; if they are of a secure task,
+    nothing is sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at
+    most ``max_share_bytes`` are held.
     """
 
     def __init__(
@@ -158,7 +164,10 @@ class Session:
         #: The newest version there is, as far as it was heard of.
         self.newest_version = 0
         self._boots = int.from_bytes(stored.get(BOOTS, b""), "little") + 1
-        self._voice = Voice(topics, device, self._boots)
+        self._keys = keys
+        self._voice = self._new_voice(keys)
+        self._gate = Gate(topics, stored, b"" if keys is None else keys.aggregator)
+        self._shows_certificate = keys is not None
         self._chunk_bytes = payload_bytes(1 << 16)
         self._work = Work(stored)
         self._away_until = math.inf
@@ -170,8 +179,16 @@ class Session:
         self._was_told = False  # of that, when the device checked in last
         self._send_at: float | None = None  # when the update is to be sent, while it is held back
         self._member: Member | None = None
-        if keys is not None:
+        if keys is not None and keys.masked:
             self._member = self._join(keys, stored, stock, max_share_bytes)
+
+    def _new_voice(self, keys: "Keys | None") -> Voice:
+        if keys is None:
+            return Voice(self.topics, self.device, self._boots)
+        from protocol.identity import Signer  # noqa: PLC0415 - only devices with keys wait for it
+
+        signer = Signer(keys.identity, self.topics.prefix)
+        return Voice(self.topics, self.device, self._boots, signer)
 
     def _join(
         self, keys: "Keys", stored: Mapping[str, bytes], stock: int, max_share_bytes: int
@@ -283,32 +300,32 @@ class Session:
         address = self.topics.parse(topic)
         if not payload:
             return []  # a retained topic was cleared
+        if address.kind is Kind.STATE:
+            return self._announce() if payload == b"offline" and self.online else []
+        envelope = self._gate.open(topic, address.kind, payload)
         match address.kind:
             case Kind.IN:
-                if self._member is None:
-                    return self._answered(self._decode(payload, ANSWERS), now)
-                told = self._decode(payload, (*ANSWERS, *self._member.told))
-                return self._told(self._member, told, now)
+                return self._told(envelope, now)
             case Kind.MANIFEST:
-                return self._manifest(self._decode(payload, (Manifest,)), now)
-            case Kind.MODEL:
-                return self._chunk(self._decode(payload, (ModelChunk,)), now)
-            case Kind.DIFFERENCE:
-                return self._chunk(self._decode(payload, (DifferenceChunk,)), now)
+                return self._manifest(self._read(envelope, (Manifest,)), now)
+            case Kind.MODEL | Kind.DIFFERENCE:
+                return self._chunk(self._read(envelope, _CHUNKS[address.kind]), now)
             case Kind.PLAN:
-                self._work.plan = read_plan(self._decode(payload, (Plan,)))
-                self._notice_start(payload, now)
-                return self._train(now)
-            case Kind.STATE:
-                return self._announce() if payload == b"offline" and self.online else []
-            case Kind.ROSTER | Kind.SUPPORT | Kind.SHARE if self._member is not None:
-                return self._heard(self._member, address, payload, now)
-        raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
+                self._work.plan = read_plan(self._read(envelope, (Plan,)))
+                self._notice_start(envelope, now)
+                return [*self._gate.kept(), *self._train(now)]
+        if self._member is None or address.kind not in _MEMBERS:
+            raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} to a device")
+        return self._heard(self._member, address, payload, now)
 
-    def _decode(self, payload: bytes, allowed: tuple[type[M], ...]) -> M:
-        return decode(payload, allowed, task=self.topics.task, sender=AGGREGATOR)
+    def _read(self, envelope: Envelope, allowed: tuple[type[M], ...]) -> M:
+        return read(envelope, allowed, task=self.topics.task, sender=AGGREGATOR)
 
-    def _told(self, member: "Member", message: "Answer | ToMember", now: float) -> list[Action]:
+    def _told(self, envelope: Envelope, now: float) -> list[Action]:
+        member = self._member
+        if member is None:
+            return self._answered(self._read(envelope, ANSWERS), now)
+        message: Answer | ToMember = self._read(envelope, (*ANSWERS, *member.told))
         if isinstance(message, Answer):
             return self._answered(message, now)
         return [*member.asked(message), *self._report(now)]
@@ -331,6 +348,9 @@ class Session:
         return self._member.stock_up(now)
 
     def _answered(self, answer: Answer, now: float) -> list[Action]:
+        if isinstance(answer, Refusal) and answer.reason == refusals.UNKNOWN_KEY:
+            return self._show_certificate(now)
+        self._shows_certificate = False
         match answer:
             case Lease():
                 return self._leased(answer, now)
@@ -408,8 +428,23 @@ class Session:
             CODECS if self._member is None else MASKED_CODECS,
             b"" if self.pending is None else self.pending.lease_id,
             int(self._tells_unreachable()),
+            self._certificate(),
         )
         return self._voice.tell(message)
+
+    def _certificate(self) -> bytes:
+        """Return what proves this device's key, until the aggregator answers, and if it asks."""
+        return self._keys.certificate if self._shows_certificate and self._keys is not None else b""
+
+    def _show_certificate(self, now: float) -> list[Action]:
+        """The aggregator does not know this device's key (any more)."""
+        if self._keys is None:
+            return []
+        self._shows_certificate = True
+        self.counts["certificates_wanted"] += 1
+        soon = now + START_SPREAD * self._check_in_s * self._draw()
+        self._timer_at = min(self._timer_at, soon)
+        return []
 
     def _tells_unreachable(self) -> bool:
         """Whether this check-in says that the last model could not be put together.
@@ -444,9 +479,9 @@ class Session:
 
     # --- plan, lease and model ---------------------------------------------------------------
 
-    def _notice_start(self, payload: bytes, now: float) -> None:
+    def _notice_start(self, envelope: Envelope, now: float) -> None:
         """The aggregator (re)started if its counter did: what it has not stored, it forgot."""
-        started = open_envelope(payload).counter >> COUNTER_START_BITS
+        started = envelope.counter >> COUNTER_START_BITS
         if started == self._aggregator_start or not self.online:
             return
         self._aggregator_start = started
@@ -544,7 +579,8 @@ class Session:
             return fetched
         self._step("model")
         self._timer_at = math.inf
-        return [*fetched, *self._work.kept(), Train(lease_id, assignment, self._work.ends_at)]
+        kept = [*self._gate.kept(), *self._work.kept()]
+        return [*fetched, *kept, Train(lease_id, assignment, self._work.ends_at)]
 
     def _give_up(self) -> list[Action]:
         self._step("lease ran out")
@@ -656,6 +692,7 @@ class Session:
         return [self._voice.say(topic, chunk) for chunk in chunks]
 
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:
+        self._gate.check_version(manifest.version)
         self.newest_version = manifest.version
         if self.pending is not None and self.pending.lease_id in manifest.counted:
             return self._counted(self.pending, manifest.version, now)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aggregator.config import AggregatorConfig, load_config, load_enrolment
+from aggregator.config import AggregatorConfig, load_config, load_enrolment, load_trust
 from aggregator.records import DeviceRecord
 from aggregator.service import Service
 from aggregator.store import open_store
@@ -69,9 +69,10 @@ def check(config: ConfigOption) -> None:
 
 def _masking(config: AggregatorConfig) -> str:
     """Say how updates are masked. Raises ConfigError for rosters that do not fit."""
+    signed = "nothing signed" if load_trust(config) is None else "all signed"
     enrolment = load_enrolment(config)
     if enrolment is None:
-        return "every update in sight"
+        return f"every update in sight, {signed}"
     num_params = config.task.trained().layout.size
     for signed in enrolment.rosters:
         try:

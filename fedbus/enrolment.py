@@ -8,9 +8,10 @@ A folder that belongs on no machine of the federation::
     aggregator.pub
     rosters/<cohort>-<epoch>.roster     for the aggregator's host
     devices/<id>.json   secret: each for its device
+    waiting/<cohort>/   who has keys for the next epoch already
+    certificates/<id>   the newest certificate of a device's identity
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final
 import nacl.utils
 
 from broker_config.accounts import account_names
+from device_sdk.identity import Keys, keys_text
 from fedbus.announcements import Announcement
 from fedbus.key_files import (
     PUBLIC,
@@ -28,14 +30,23 @@ from fedbus.key_files import (
     read_key,
     read_secret,
     refuse_existing,
+    replace_file,
 )
+from fedbus.waiting import lay_down, take_up, waiting_in
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.identity import (
+    Certificate,
+    certify,
+    identity_public,
+    open_certificate,
+)
 from protocol.messages import KEY_BYTES
 from protocol.secagg import keys
 from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster, RosterMember, check_roster, open_roster
+from protocol.topics import check_id
 
 ENROLMENT_KEY: Final = "enrolment.key"
 ENROLMENT_PUBLIC: Final = "enrolment.pub"
@@ -43,6 +54,8 @@ AGGREGATOR_KEY: Final = "aggregator.key"
 AGGREGATOR_PUBLIC: Final = "aggregator.pub"
 ROSTERS: Final = "rosters"
 DEVICES: Final = "devices"
+CERTIFICATES: Final = "certificates"
+WAITING: Final = "waiting"
 DEFAULT_COHORT: Final = "all"
 DAY_S: Final = 86_400
 
@@ -95,6 +108,61 @@ def enrol(
     return operator.write(roster, fresh)
 
 
+def enrol_plain(directory: Path, task: str, devices: Sequence[str]) -> Mapping[str, Path]:
+    """Make a keys file for each device of a task without masks; return where they are.
+
+    A folder that has an enrolment key keeps it. Raises ConfigError as `enrol`.
+    """
+    known = (directory / ENROLMENT_KEY).exists()
+    operator = _Operator.known(directory) if known else _Operator.fresh(directory)
+    operator.check_new(task, devices)
+    return operator.write_keys(
+        {device: operator.keys(task, device, nacl.utils.random(KEY_BYTES)) for device in devices}
+    )
+
+
+def enrol_waiting(
+    directory: Path, devices: Sequence[str], *, cohort: str = DEFAULT_COHORT
+) -> Mapping[str, Path]:
+    """Make keys files for a cohort's next epoch; `enrol_next` then adds the devices by itself.
+
+    Raises ConfigError as `enrol`.
+    """
+    before = newest_roster(directory, cohort)
+    operator = _Operator.known(directory)
+    operator.check_new(before.task, devices)
+    epoch = before.epoch + 1
+    fresh = {device: _Fresh.drawn(before.task, device, epoch) for device in devices}
+    try:
+        lay_down(directory / WAITING / cohort, (new.member for new in fresh.values()))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    return operator.write_keys(
+        {
+            device: operator.keys(
+                before.task, device, new.identity, cohort=cohort, epochs={epoch: new.epoch_secret}
+            )
+            for device, new in fresh.items()
+        }
+    )
+
+
+def issue(directory: Path, task: str, device: str, identity: bytes) -> bytes:
+    """Certify the public key that a device made itself; return the certificate, which is kept.
+
+    It takes the place of any before it. Raises ConfigError.
+    """
+    check_id(device, "device")
+    operator = _Operator.known(directory)
+    certificate = operator.certificate(task, device, identity)
+    try:
+        (directory / CERTIFICATES).mkdir(mode=0o700, exist_ok=True)
+        replace_file(directory / CERTIFICATES / device, certificate)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    return certificate
+
+
 def enrol_next(
     directory: Path,
     parameters: Callable[[int], Parameters],
@@ -107,11 +175,14 @@ def enrol_next(
 ) -> Enrolled:
     """Make the next epoch's roster of a cohort; ``parameters`` gives those of so many devices.
 
-    Every device that stays must have announced a key. Raises ConfigError that names the device.
+    Every device that stays must have announced a key; who waits (`enrol_waiting`) is added. Raises
+    ConfigError that names the device.
     """
     before = newest_roster(directory, cohort)
     operator = _Operator.known(directory)
-    _check_removed(before, remove)
+    queue = directory / WAITING / cohort
+    waiting = [member for member in waiting_in(queue) if member.device not in remove]
+    _check_removed(before, [name for name in remove if not (queue / f"{name}.json").exists()])
     operator.check_new(before.task, add)
     fresh = {device: _Fresh.drawn(before.task, device, before.epoch + 1) for device in add}
     staying = [
@@ -119,7 +190,7 @@ def enrol_next(
         for member in before.members
         if member.device not in remove
     ]
-    members = _sorted([*staying, *(new.member for new in fresh.values())])
+    members = _sorted([*staying, *waiting, *(new.member for new in fresh.values())])
     roster = Roster(
         task=before.task,
         cohort=cohort,
@@ -129,7 +200,9 @@ def enrol_next(
         members=members,
         aggregator=before.aggregator,
     )
-    return operator.write(roster, fresh)
+    made = operator.write(roster, fresh)
+    take_up(queue)
+    return made
 
 
 def newest_roster(directory: Path, cohort: str = DEFAULT_COHORT) -> Roster:
@@ -224,18 +297,31 @@ class _Operator:
         """Write all that is new; the roster last, for without it nothing has happened."""
         check_roster(roster)
         roster_file = self.directory / ROSTERS / f"{roster.cohort}-{roster.epoch}.roster"
-        keys_files = {device: self.directory / DEVICES / f"{device}.json" for device in fresh}
-        refuse_existing([roster_file, *keys_files.values()])
+        refuse_existing([roster_file])
         try:
-            for folder in (self.directory, self.directory / DEVICES, roster_file.parent):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write_own()
-            for device, new in fresh.items():
-                create(keys_files[device], self._keys_text(roster, device, new), SECRET)
+            roster_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            keys_files = self.write_keys(
+                {device: self._masked_keys(roster, device, new) for device, new in fresh.items()}
+            )
             create(roster_file, pack(roster.signed(self.secret)), PUBLIC)
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
         return Enrolled(self.directory, roster, roster_file, keys_files, self.public)
+
+    def write_keys(self, made: Mapping[str, Keys]) -> Mapping[str, Path]:
+        """Write the operator's own keys, if they are new, and devices' keys files."""
+        paths = {device: self.directory / DEVICES / f"{device}.json" for device in made}
+        refuse_existing(paths.values())
+        try:
+            for name in ("", DEVICES, CERTIFICATES):
+                (self.directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write_own()
+            for device, keys_ in made.items():
+                replace_file(self.directory / CERTIFICATES / device, keys_.certificate)
+                create(paths[device], keys_text(keys_).encode(), SECRET)
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        return paths
 
     def _write_own(self) -> None:
         if self.aggregator_secret is None:
@@ -245,16 +331,46 @@ class _Operator:
         create_key(self.directory / ENROLMENT_PUBLIC, self.public, PUBLIC)
         create_key(self.directory / ENROLMENT_KEY, self.secret, SECRET)
 
-    def _keys_text(self, roster: Roster, device: str, new: _Fresh) -> bytes:
-        table = {
-            "task": roster.task,
-            "device": device,
-            "cohort": roster.cohort,
-            "identity": new.identity.hex(),
-            "epochs": {str(roster.epoch): new.epoch_secret.hex()},
-            "enrolment": self.public.hex(),
-        }
-        return json.dumps(table, indent=1).encode() + b"\n"
+    def _masked_keys(self, roster: Roster, device: str, new: _Fresh) -> Keys:
+        epochs = {roster.epoch: new.epoch_secret}
+        return self.keys(roster.task, device, new.identity, cohort=roster.cohort, epochs=epochs)
+
+    def keys(
+        self,
+        task: str,
+        device: str,
+        identity: bytes,
+        *,
+        cohort: str = "",
+        epochs: Mapping[int, bytes] | None = None,
+    ) -> Keys:
+        """Return what a device's keys file holds, its identity certified."""
+        return Keys(
+            task=task,
+            device=device,
+            cohort=cohort,
+            identity=identity,
+            epochs=epochs or {},
+            enrolment=self.public,
+            aggregator=self.aggregator,
+            certificate=self.certificate(task, device, identity_public(identity)),
+        )
+
+    def certificate(self, task: str, device: str, identity: bytes) -> bytes:
+        """Return a certificate that takes the place of the device's last one."""
+        serial = self._last_serial(device) + 1
+        return certify(Certificate(task, device, identity, serial), self.secret)
+
+    def _last_serial(self, device: str) -> int:
+        path = self.directory / CERTIFICATES / device
+        if not path.exists():
+            return 0
+        try:
+            return open_certificate(path.read_bytes(), self.public).serial
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        except RemoteProtocolError as error:
+            raise ConfigError(f"{path}: {error.detail}") from None
 
 
 def _sorted(members: Iterable[RosterMember]) -> tuple[RosterMember, ...]:

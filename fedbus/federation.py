@@ -25,7 +25,8 @@ from broker_config.programs import Engine
 from broker_config.running import Broker, running_broker
 from fedbus.children import Child, start, stop
 from fedbus.datasets import Dataset, Part, Split
-from fedbus.enrolment import enrol
+from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, enrol, enrol_plain
+from fedbus.key_files import read_key
 from protocol.secagg.parameters import PAIRWISE, defaults
 from protocol.vectors.packing import DENSE
 from transport.settings import AUTO, MQTT_3_1_1
@@ -92,11 +93,10 @@ def running_federation(
     with running_broker(folder / "broker", names, engine=recipe.engine) as broker:
         fed = _write_aggregator(folder / AGGREGATOR, broker, recipe, data, parts)
         configs = {
-            name: _write_device(folder / name, broker, recipe, name, part)
+            name: _write_device(folder / name, broker, name, part)
             for name, part in zip(names, parts.devices, strict=True)
         }
-        if recipe.secure:
-            _enrol(folder, fed, names)
+        _enrol(folder, fed, names)
         children: list[Child] = []
         try:
             children.append(_start_aggregator(fed))
@@ -119,18 +119,22 @@ def _start_device(name: str, config: Path) -> Child:
 
 def _enrol(folder: Path, fed: Path, names: Sequence[str]) -> None:
     """Do what an operator does with `fedbus enrol`: keys to where they belong, nothing more."""
-    config = load_config(fed)
-    num_params = config.task.trained().layout.size
-    parameters = config.secure.parameters(config.task, len(names), num_params)
-    made = enrol(folder / "operator", parameters, TASK, names, valid_s=config.secure.epoch_s)
-    rosters = Path(config.secure.rosters)
-    rosters.mkdir(mode=0o700)
-    shutil.copy(made.roster_file, rosters)
-    shutil.copy(made.aggregator_file, config.identity.key_file)
-    for name, keys in made.keys_files.items():
+    config, operator = load_config(fed), folder / "operator"
+    if config.secure.enabled:
+        num_params = config.task.trained().layout.size
+        parameters = config.secure.parameters(config.task, len(names), num_params)
+        made = enrol(operator, parameters, TASK, names, valid_s=config.secure.epoch_s)
+        rosters = Path(config.secure.rosters)
+        rosters.mkdir(mode=0o700)
+        shutil.copy(made.roster_file, rosters)
+        keys_files = made.keys_files
+    else:
+        keys_files = enrol_plain(operator, TASK, names)
+    shutil.copy(operator / AGGREGATOR_KEY, config.identity.key_file)
+    for name, keys in keys_files.items():
         shutil.copy(keys, folder / name / KEYS)
     with fed.open("a", encoding="utf-8") as file:
-        file.write(f'enrolment_key = "{made.enrolment_key.hex()}"\n')
+        file.write(f'enrolment_key = "{read_key(operator / ENROLMENT_PUBLIC).hex()}"\n')
 
 
 def _write_aggregator(
@@ -171,6 +175,7 @@ def _write_aggregator(
             "deadline_s": 15.0,
             "gather_s": 5.0,
         },
+        "bandwidth": {"model": "int8"},  # the default where updates are not masked
         "broker": _broker_table(folder, broker, AGGREGATOR),
         "evaluation": {"file": _save(folder / "held_out.npz", parts.held_out)},
         "secure": {
@@ -191,16 +196,15 @@ def _least(scheme: str, num_devices: int) -> int:
     return 1 if scheme == NONE else malicious + 2
 
 
-def _write_device(folder: Path, broker: Broker, recipe: Recipe, name: str, part: Part) -> Path:
+def _write_device(folder: Path, broker: Broker, name: str, part: Part) -> Path:
     folder.mkdir(mode=0o700)
     tables: Tables = {
         "": {"task": TASK, "device": name, "state_dir": str(folder / "state")},
         "data": {"file": _save(folder / "data.npz", part)},
         "telemetry": {"interval_s": TELEMETRY_S},
         "broker": _broker_table(folder, broker, name),
+        "identity": {"keys": str(folder / KEYS)},
     }
-    if recipe.secure:
-        tables["identity"] = {"keys": str(folder / KEYS)}
     return write_tables(folder / "device.toml", tables)
 
 

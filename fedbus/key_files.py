@@ -26,6 +26,14 @@ def create_key(path: Path, key: bytes, mode: int) -> None:
     create(path, key.hex().encode() + b"\n", mode)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that all may read, whole or not at all, whatever was there. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    create(partial, data, PUBLIC)
+    partial.replace(path)
+
+
 def refuse_existing(paths: Iterable[Path]) -> None:
     """Raise ConfigError for the first of ``paths`` that exists."""
     for path in paths:

@@ -180,26 +180,18 @@ def encode(
     sender: str,
     counter: int,
     sign: Callable[[bytes], bytes] | None = None,
+    key_id: bytes = b"",
 ) -> bytes:
     """Return the bytes of a message as they travel; ``sign`` signs all of them before its result.
 
-    Raises LocalProtocolError if a field is outside its limit: that is a bug on this side.
+    ``key_id`` names the key that it signs with. Raises LocalProtocolError if a field is outside
+    its limit: that is a bug on this side.
     """
-    envelope = Envelope(_kind(type(message)), task, sender, counter, pack(message))
+    envelope = Envelope(_kind(type(message)), task, sender, counter, pack(message), key_id)
     if sign is None:
         return seal(envelope)
     unsigned = seal(replace(envelope, signature=bytes(SIGNATURE_BYTES)))[:-SIGNATURE_BYTES]
     return unsigned + sign(unsigned)
-
-
-def split_signature(data: bytes) -> tuple[bytes, bytes]:
-    """Return the signed bytes of a message and the signature over them.
-
-    Raises RemoteProtocolError: ``bad_signature`` if it carries none, else as `open_envelope`.
-    """
-    if len(open_envelope(data).signature) != SIGNATURE_BYTES:
-        raise RemoteProtocolError(refusals.BAD_SIGNATURE, "not signed")
-    return data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
 
 
 def seal(envelope: Envelope) -> bytes:
@@ -218,10 +210,6 @@ def open_envelope(data: bytes) -> Envelope:
 
     Raises RemoteProtocolError: ``malformed`` or ``wire_version``.
     """
-    return Envelope(*_envelope_values(data))
-
-
-def _envelope_values(data: bytes) -> list[Any]:
     values = _unpack(data)
     if type(values) is not list or not values or type(values[0]) is not int:
         raise RemoteProtocolError(refusals.MALFORMED, "not an envelope")
@@ -229,7 +217,7 @@ def _envelope_values(data: bytes) -> list[Any]:
         raise RemoteProtocolError(
             refusals.WIRE_VERSION, f"version {values[0]}, this side speaks {WIRE_VERSION}"
         )
-    return _ENVELOPE.check(values[1:])
+    return Envelope(*_ENVELOPE.check(values[1:]))
 
 
 def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str) -> M:
@@ -239,16 +227,20 @@ def decode(data: bytes, allowed: Collection[type[M]], *, task: str, sender: str)
     RemoteProtocolError: ``malformed``, ``wire_version``, ``wrong_task``, ``wrong_sender`` or
     ``wrong_kind``.
     """
-    kind, for_task, from_sender, _, body, _, _ = _envelope_values(data)
-    if for_task != task:
-        raise RemoteProtocolError(refusals.WRONG_TASK, f"for {for_task!r}")
-    if from_sender != sender:
-        raise RemoteProtocolError(refusals.WRONG_SENDER, f"from {from_sender!r}")
+    return read(open_envelope(data), allowed, task=task, sender=sender)
+
+
+def read(envelope: Envelope, allowed: Collection[type[M]], *, task: str, sender: str) -> M:
+    """Return the message in an envelope that is open, as `decode` does. Raises as it does."""
+    if envelope.task != task:
+        raise RemoteProtocolError(refusals.WRONG_TASK, f"for {envelope.task!r}")
+    if envelope.sender != sender:
+        raise RemoteProtocolError(refusals.WRONG_SENDER, f"from {envelope.sender!r}")
     for cls in allowed:
-        if _kind(cls) == kind:
-            message: M = _layout(cls).read(_unpack(body))
+        if _kind(cls) == envelope.kind:
+            message: M = _layout(cls).read(_unpack(envelope.body))
             return message
-    raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {kind} here")
+    raise RemoteProtocolError(refusals.WRONG_KIND, f"kind {envelope.kind} here")
 
 
 def encode_update(update: "Update | MaskedUpdate") -> bytes:

@@ -47,6 +47,7 @@ ADDED: Final = {"added": True}
 LeaseId = Annotated[bytes, Limit(LEASE_ID_BYTES, LEASE_ID_BYTES)]
 MaybeLeaseId = Annotated[bytes, Limit(0, LEASE_ID_BYTES)]
 InstallId = Annotated[bytes, Limit(INSTALL_ID_BYTES, INSTALL_ID_BYTES)]
+MaybeCertificate = Annotated[bytes, Limit(0, 400)]
 MaybeInstallId = Annotated[bytes, Limit(0, INSTALL_ID_BYTES)]
 Hash = Annotated[bytes, Limit(HASH_BYTES, HASH_BYTES)]
 Version = Annotated[int, Limit(0, MAX_VERSION)]
@@ -89,7 +90,9 @@ class CheckIn:
     ``pending`` is that update's id, or empty: the aggregator answers with a lease, or for a
     pending update with held, receipt, refusal or the chunks it misses. ``unreachable`` is 1 if the
     model of its lease could not be put together from what is retained: then it gets that lease
-    again, or the next one, with a model that is published whole.
+    again, or the next one, with a model that is published whole. ``certificate``, from the
+    start until the aggregator answers and after the refusal ``unknown_key``: what
+    `protocol.identity.certify` makes.
     """
 
     install_id: InstallId
@@ -98,6 +101,7 @@ class CheckIn:
     codecs: Words
     pending: MaybeLeaseId = b""
     unreachable: Flag = field(default=0, metadata=ADDED)
+    certificate: MaybeCertificate = field(default=b"", metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,8 @@ class UpdateChunk:
     """A piece of an encoded `Update`. One that fits one packet is chunk 0 of 1.
 
     ``checksum`` is the CRC-32 of the whole update: chunks of two updates under one lease (a device
-    that lost the first one trained again) are never put together.
+    that lost the first one trained again) are never put together. ``sealed``: that whole is the
+    update as `protocol.identity.seal` seals it to the aggregator.
     """
 
     lease_id: LeaseId
@@ -183,6 +188,7 @@ class UpdateChunk:
     index: ChunkIndex
     num_chunks: ChunkCount
     data: Chunk
+    sealed: Flag = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +263,9 @@ class Update:
 class Envelope:
     """What every binary message is wrapped in; `codec` wraps and unwraps it.
 
-    ``counter`` grows with every message of a sender. ``key_id`` and ``signature`` are empty until
-    devices have keys; a signature covers the received bytes before it.
+    ``counter`` grows with every message of a sender. ``key_id`` and ``signature`` are empty where
+    nobody has keys; a signature covers the topic and the received bytes before it
+    (`protocol.identity`).
     """
 
     kind: int

@@ -28,6 +28,8 @@ RECOVERY_FAILED: Final = "recovery_failed"
 NOT_ENROLLED: Final = "not_enrolled"
 WRONG_ROSTER: Final = "wrong_roster"
 BAD_SIGNATURE: Final = "bad_signature"
+UNKNOWN_KEY: Final = "unknown_key"
+REPLAYED: Final = "replayed"
 MASK_USED: Final = "mask_used"
 STALE_SUPPORT: Final = "stale_support"
 SHARES_MISSING: Final = "shares_missing"
@@ -61,7 +63,9 @@ MEANING: Final[dict[str, str]] = {
     RECOVERY_FAILED: "the masks of its buffer could not be recovered",
     NOT_ENROLLED: "no open roster of this task names the device: enrol it for the next epoch",
     WRONG_ROSTER: "masked under another roster than the one that is open",
-    BAD_SIGNATURE: "the signature is not that of the key which the roster names",
+    BAD_SIGNATURE: "the signature is not that of the key which the sender is known by",
+    UNKNOWN_KEY: "no certificate is known for the key that signed this: send it along",
+    REPLAYED: "said before: the sender has counted further since",
     MASK_USED: "this mask has been used already",
     STALE_SUPPORT: "the coordinates it was masked for are no longer the common ones",
     SHARES_MISSING: "shares of a mask that the request names are not held",

@@ -3,12 +3,13 @@
 Keys that come from a seed hide nothing. They are right for a simulation, and for nothing else.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from aggregator.gate import Trust
 from aggregator.secure_config import Enrolment, SecureConfig
-from device_sdk.identity import Keys, parse_keys
+from device_sdk.identity import Keys
+from protocol.identity import Certificate, certify, identity_public
 from protocol.secagg import keys as signing
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster, RosterMember, check_roster
@@ -46,7 +47,7 @@ def enrol(
     signed = roster.signed(operator)
     return Enrolled(
         Enrolment(config, aggregator, enrolment_key, (signed,)),
-        {device: _keys(seed, task, device, enrolment_key) for device in devices},
+        {device: _keys(seed, task, device, COHORT) for device in devices},
     )
 
 
@@ -58,13 +59,22 @@ def _member(seed: bytes, task: str, device: str) -> RosterMember:
     return RosterMember(device, signing.identity_public(identity), public, endorsement)
 
 
-def _keys(seed: bytes, task: str, device: str, enrolment_key: bytes) -> Keys:
-    table = {
-        "task": task,
-        "device": device,
-        "cohort": COHORT,
-        "identity": derive(seed, "identity", device).hex(),
-        "epochs": {str(EPOCH): derive(seed, "epoch", device).hex()},
-        "enrolment": enrolment_key.hex(),
-    }
-    return parse_keys(json.dumps(table))
+def certify_all(task: str, devices: Sequence[str], seed: bytes) -> tuple[Trust, Mapping[str, Keys]]:
+    """Make what the aggregator believes, and each device's keys, for a task without masks."""
+    trust = Trust(derive(seed, "aggregator key"), identity_public(derive(seed, "operator")))
+    return trust, {device: _keys(seed, task, device, "") for device in devices}
+
+
+def _keys(seed: bytes, task: str, device: str, cohort: str) -> Keys:
+    operator, identity = derive(seed, "operator"), derive(seed, "identity", device)
+    certificate = Certificate(task, device, identity_public(identity), serial=1)
+    return Keys(
+        task=task,
+        device=device,
+        cohort=cohort,
+        identity=identity,
+        epochs={EPOCH: derive(seed, "epoch", device)} if cohort else {},
+        enrolment=identity_public(operator),
+        aggregator=identity_public(derive(seed, "aggregator key")),
+        certificate=certify(certificate, operator),
+    )

@@ -1,57 +1,28 @@
-"""Keys of devices, aggregator and enrolment: signatures, agreed keys, and what each is for.
+"""Keys of devices, aggregator and enrolment in secure tasks: what each signs, agreed keys.
 
-Ed25519 (RFC 8032) signs, X25519 (RFC 7748) agrees on keys; both are libsodium's. What a signature
-is for stands before what it signs, so that none can be passed off as another. Secret keys are
-32-byte seeds; whoever calls draws them.
+Identities sign as in `protocol.identity`; X25519 (RFC 7748, libsodium's) agrees on keys. What a
+signature is for stands before what it signs, so that none can be passed off as another. Secret keys
+are 32-byte seeds; whoever calls draws them.
 """
 
-from functools import lru_cache
 from typing import Final
 
 from nacl.bindings import crypto_box_beforenm, crypto_scalarmult_base
-from nacl.exceptions import BadSignatureError, CryptoError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.exceptions import CryptoError
 
 from protocol import refusals
-from protocol.codec import split_signature
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import check_signature, identity_public, sign
 from protocol.messages import KEY_BYTES
 from protocol.stream import derive
+
+__all__ = ["check_signature", "identity_public", "sign"]  # beside what is defined here
 
 #: What a key may sign, as the bytes that stand before what is signed.
 ROSTER: Final = b"fedbus/1 roster\0"
 EPOCH_KEY: Final = b"fedbus/1 epoch key\0"
 SHARES: Final = b"fedbus/1 shares\0"
 REQUEST: Final = b"fedbus/1 recovery request\0"
-ENVELOPE: Final = b"fedbus/1 envelope\0"
-
-
-def sign(secret: bytes, purpose: bytes, data: bytes) -> bytes:
-    """Return the 64-byte signature of the identity ``secret`` over ``data``."""
-    _check_length(secret)
-    return _signing_key(secret).sign(purpose + data).signature
-
-
-def check_signature(public: bytes, purpose: bytes, data: bytes, signature: bytes) -> None:
-    """Raise RemoteProtocolError (``bad_signature``) unless ``public`` signed it."""
-    try:
-        VerifyKey(public).verify(purpose + data, signature)
-    except (BadSignatureError, CryptoError, ValueError, TypeError):
-        raise RemoteProtocolError(
-            refusals.BAD_SIGNATURE, refusals.MEANING[refusals.BAD_SIGNATURE]
-        ) from None
-
-
-def check_envelope(public: bytes, data: bytes) -> None:
-    """Check a message's own signature. Raises RemoteProtocolError (``bad_signature``)."""
-    signed, signature = split_signature(data)
-    check_signature(public, ENVELOPE, signed, signature)
-
-
-def identity_public(secret: bytes) -> bytes:
-    """Return the public key of an identity."""
-    _check_length(secret)
-    return bytes(_signing_key(secret).verify_key)
 
 
 def epoch_public(secret: bytes) -> bytes:
@@ -81,11 +52,6 @@ def agree(secret: bytes, public: bytes, *context: str | bytes | int) -> bytes:
     except (CryptoError, ValueError, TypeError):
         raise RemoteProtocolError(refusals.MALFORMED, "an epoch key that is none") from None
     return derive(shared, "agreed", *context)
-
-
-@lru_cache(maxsize=2)  # who signs a message has signed others, and will
-def _signing_key(secret: bytes) -> SigningKey:
-    return SigningKey(secret)
 
 
 def _check_length(secret: bytes) -> None:

@@ -16,8 +16,8 @@ from device_sdk.session import State
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode, unpack
+from protocol.identity import check_envelope
 from protocol.messages import CheckIn, UpdateChunk
-from protocol.secagg.keys import check_envelope
 from protocol.secagg.messages import MaskedUpdate, RoundSaid, SharesWanted
 from protocol.topics import Kind
 from tests.support.enrolment import cohort
@@ -78,7 +78,8 @@ class Hall:
             case CheckIn():
                 pass
             case _:
-                check_envelope(self.enrolled.roster.members[index].identity, publish.payload)
+                identity = self.enrolled.roster.members[index].identity
+                check_envelope(identity, publish.payload, topic=publish.topic, prefix="fedbus/1")
                 assert isinstance(message, RoundSaid)
                 self.round.hear(index, message)
 

@@ -15,7 +15,7 @@ from device_sdk.trainer import NumpyTrainer
 from protocol.codec import encode
 from protocol.errors import ConfigError
 from protocol.messages import AGGREGATOR
-from tests.support.enrolment import cohort
+from tests.support.enrolment import SIGNER, cohort
 
 GIVEN = cohort(("a", "b", "c"))
 TABLE = GIVEN.keys["a"]
@@ -143,8 +143,10 @@ def test_a_running_device_erases_them_when_a_roster_of_a_higher_epoch_is_stored(
     later = cohort(("a", "b", "c"), epoch=2)
     device = Device(config, NumpyTrainer(data=(np.zeros((1, 2)), np.zeros(1))))
     try:
-        payload = encode(later.signed, task="t", sender=AGGREGATOR, counter=1)
         topic = device.topics.roster("all")
+        payload = encode(
+            later.signed, task="t", sender=AGGREGATOR, counter=1, sign=SIGNER.on(topic)
+        )
         device._perform(device._session.message(topic, payload, 0.0))
     finally:
         device.stop()

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from protocol import refusals
+from protocol.identity import CERTIFICATE, ENVELOPE
 from protocol.messages import Difference, Update
 from protocol.secagg import keys, requests, roster, sealing
 from protocol.secagg.messages import MaskedUpdate
@@ -52,7 +53,7 @@ def test_what_is_signed_and_sealed_is_specified() -> None:
 
 
 def test_every_purpose_of_a_signature_is_specified() -> None:
-    of_messages = (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, keys.ENVELOPE)
+    of_messages = (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, ENVELOPE, CERTIFICATE)
     for purpose in (*of_messages, ADVERTISEMENT, VIEW, OUTCOME):
         assert f"| `{purpose.decode()[:-1]}` |" in PAGE, purpose
 

@@ -19,10 +19,10 @@ from protocol.codec import (
     open_envelope,
     pack,
     seal,
-    split_signature,
     unpack,
 )
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import Signer, check_envelope, identity_public
 from protocol.messages import (
     AGGREGATOR,
     CheckIn,
@@ -33,7 +33,6 @@ from protocol.messages import (
     Update,
     UpdateChunk,
 )
-from protocol.secagg import keys
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.secagg.messages import MaskedUpdate
 from tests.support.messages import KINDS, masked_updates, messages, updates
@@ -41,7 +40,13 @@ from tests.vectors import make_messages
 
 ALL = tuple(KINDS)
 IDENTITY = bytes(32)
-PUBLIC = keys.identity_public(IDENTITY)
+PUBLIC = identity_public(IDENTITY)
+SIGNER = Signer(IDENTITY, "p")
+TOPIC = "p/t/dev/a/out"
+
+
+def check(data: bytes, public: bytes = PUBLIC, topic: str = TOPIC) -> None:
+    check_envelope(public, data, topic=topic, prefix="p")
 
 
 def signed(message: Message) -> bytes:
@@ -50,7 +55,7 @@ def signed(message: Message) -> bytes:
         task="t",
         sender="s",
         counter=7,
-        sign=lambda data: keys.sign(IDENTITY, keys.ENVELOPE, data),
+        sign=SIGNER.on(TOPIC),
     )
 
 
@@ -76,7 +81,6 @@ def test_garbage_is_refused_and_raises_nothing_else(data: bytes) -> None:
         lambda: decode(data, ALL, task="t", sender="s"),
         lambda: decode_update(data),
         lambda: unpack(data, MaskedUpdate),
-        lambda: split_signature(data),
     ):
         with contextlib.suppress(RemoteProtocolError):
             read()
@@ -85,7 +89,7 @@ def test_garbage_is_refused_and_raises_nothing_else(data: bytes) -> None:
 @given(messages)
 def test_a_signed_message_reads_as_an_unsigned_one(message: Message) -> None:
     assert decode(signed(message), ALL, task="t", sender="s") == message
-    keys.check_envelope(PUBLIC, signed(message))
+    check(signed(message))
 
 
 @given(messages, st.data())
@@ -93,21 +97,34 @@ def test_a_signature_covers_every_byte_before_it(message: Message, data: Any) ->
     raw = bytearray(signed(message))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(RemoteProtocolError):
-        keys.check_envelope(PUBLIC, bytes(raw))
+        check(bytes(raw))
 
 
 @given(messages)
 def test_a_signature_is_of_one_identity(message: Message) -> None:
     with pytest.raises(RemoteProtocolError) as refused:
-        keys.check_envelope(keys.identity_public(bytes(31) + b"1"), signed(message))
+        check(signed(message), identity_public(bytes(31) + b"1"))
     assert refused.value.reason == refusals.BAD_SIGNATURE
+
+
+@given(messages)
+def test_a_signature_is_for_one_topic(message: Message) -> None:
+    """A broker cannot bring it on another device's topic, or another topic of the device's."""
+    with pytest.raises(RemoteProtocolError) as refused:
+        check(signed(message), topic="p/t/dev/b/out")
+    assert refused.value.reason == refusals.BAD_SIGNATURE
+
+
+def test_a_gateway_may_hang_the_tree_elsewhere() -> None:
+    data = signed(Held(bytes(16)))
+    check_envelope(PUBLIC, data, topic="site/7/t/dev/a/out", prefix="site/7")
 
 
 @pytest.mark.parametrize("length", [0, 1, 63])
 def test_a_message_without_a_whole_signature_is_not_signed(length: int) -> None:
     data = seal(replace(open_envelope(signed(Held(bytes(16)))), signature=bytes(length)))
-    with pytest.raises(RemoteProtocolError, match="not signed") as refused:
-        split_signature(data)
+    with pytest.raises(RemoteProtocolError) as refused:
+        check(data)
     assert refused.value.reason == refusals.BAD_SIGNATURE
 
 
@@ -116,8 +133,8 @@ def test_what_is_signed_is_what_was_received() -> None:
     envelope = open_envelope(encode(Held(bytes(16)), task="t", sender="s", counter=7))
     packed = msgpack.packb([1, *(getattr(envelope, f.name) for f in fields(Envelope))][:-1])
     spelled = b"\xdc\x00\x08" + packed[1:] + b"\xc5\x00\x40"
-    data = spelled + keys.sign(IDENTITY, keys.ENVELOPE, spelled)
-    keys.check_envelope(PUBLIC, data)
+    data = spelled + SIGNER.on(TOPIC)(spelled)
+    check(data)
     assert decode(data, ALL, task="t", sender="s") == Held(bytes(16))
 
 
@@ -228,7 +245,8 @@ def read(place: dict[str, str], data: bytes) -> Any:
     if cls is MaskedUpdate:
         return unpack(data, MaskedUpdate)
     if "identity" in place:
-        keys.check_envelope(bytes.fromhex(place["identity"]), data)
+        identity, topic = bytes.fromhex(place["identity"]), place["topic"]
+        check_envelope(identity, data, topic=topic, prefix="fedbus/1")
     return decode(data, (cls,), task=place["task"], sender=place["sender"])
 
 

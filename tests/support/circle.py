@@ -10,10 +10,10 @@ import numpy.typing as npt
 from device_sdk.identity import Keys, parse_keys
 from protocol.actions import Publish
 from protocol.codec import decode, unpack
+from protocol.identity import check_envelope
 from protocol.messages import UpdateChunk
 from protocol.secagg import scheme
 from protocol.secagg.field import from_bytes
-from protocol.secagg.keys import check_envelope
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.secagg.messages import (
     Dealt,
@@ -116,7 +116,8 @@ class Circle:
         if address.kind in {Kind.OUT, Kind.UPDATE}:
             message = decode(publish.payload, tuple(KINDS), task="t", sender=sender.name)
             if isinstance(message, Dealt | Holdings | RecoveryAnswer | RecoveryRefusal):
-                check_envelope(self.member(sender.name).identity, publish.payload)
+                identity = self.member(sender.name).identity
+                check_envelope(identity, publish.payload, topic=publish.topic, prefix="fedbus/1")
             self.said.append((self.index(sender.name), message))
 
     def __getitem__(self, name: str) -> Handset:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypedDict, Unpack
 
+from protocol.identity import Certificate, Signer, certify
 from protocol.secagg import keys
 from protocol.secagg.messages import SignedRoster
 from protocol.secagg.parameters import Parameters, defaults
@@ -11,6 +12,8 @@ from protocol.secagg.roster import Roster, RosterMember, check_roster
 from protocol.stream import derive
 
 SEED = bytes(range(32))
+#: What the aggregator says of a cohort of that seed is signed by this.
+SIGNER = Signer(derive(SEED, "aggregator"), "fedbus/1")
 
 
 class Overrides(TypedDict, total=False):
@@ -103,10 +106,19 @@ def cohort(
             "identity": _identity(seed, device).hex(),
             "epochs": {str(epoch): _epoch_secret(seed, device, epoch).hex()},
             "enrolment": enrolment_key.hex(),
+            "aggregator": keys.identity_public(aggregator).hex(),
+            "certificate": certificate(task, device, _identity(seed, device), enrolment).hex(),
         }
         for device in devices
     }
     return Cohort(roster, roster.signed(enrolment), files, aggregator, enrolment_key)
+
+
+def certificate(
+    task: str, device: str, identity: bytes, enrolment: bytes, serial: int = 1
+) -> bytes:
+    """Return what the operator signs of a device's identity, given the two secrets."""
+    return certify(Certificate(task, device, keys.identity_public(identity), serial), enrolment)
 
 
 def _member(seed: bytes, task: str, device: str, epoch: int) -> RosterMember:

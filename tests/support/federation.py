@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any, Final, Self
 
 from aggregator.config import AggregatorConfig, load_config
 from broker_config.files import write_broker
+from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, enrol_plain
+from fedbus.key_files import read_key
 from protocol.topics import Topics
 from tests.support.mosquitto import Mosquitto, free_port
 from tests.support.run_device import DeviceRecord
@@ -96,7 +99,8 @@ class Federation:
     """Broker, aggregator and devices, each a process, none of them started yet.
 
     ``broker`` is a mosquitto configuration for everybody; None: the shipped one, with accounts.
-    ``task`` and ``device`` are settings that differ from quick ones.
+    ``task`` and ``device`` are settings that differ from quick ones. Unless they are ``signed``,
+    messages are believed as they come.
     """
 
     def __init__(
@@ -107,8 +111,11 @@ class Federation:
         task: Settings | None = None,
         device: Settings | None = None,
         broker: str | None = None,
+        signed: bool = True,
     ) -> None:
         self.folder = folder
+        self.signed = signed
+        self._identity: dict[str, object] = {"required": signed}
         self.devices = tuple(devices)
         self.broker = self._make_broker(broker)
         self._has_accounts = broker is None
@@ -116,6 +123,7 @@ class Federation:
         self._monitors: list[Monitor] = []
         self._device_settings = device or {}
         self._task_settings = task or {}
+        self._enrol()
         self.write_aggregator()
         for name in self.devices:
             self.write_device(name)
@@ -262,6 +270,29 @@ class Federation:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             return connection.execute(sql).fetchall()
 
+    # --- the operator ------------------------------------------------------------------------
+
+    @property
+    def operator(self) -> Path:
+        """What is on no machine of the federation."""
+        return self.folder / "operator"
+
+    def keys_file(self, name: str) -> Path:
+        """Return where a device's keys are."""
+        return self.folder / f"{name}.keys"
+
+    def _enrol(self) -> None:
+        if self.signed:
+            self._hand_out(enrol_plain(self.operator, TASK, self.devices))
+
+    def _hand_out(self, keys_files: Mapping[str, Path]) -> None:
+        """Give everybody their keys."""
+        key_file = shutil.copy(self.operator / AGGREGATOR_KEY, self.folder / "aggregator.key")
+        public = read_key(self.operator / ENROLMENT_PUBLIC)
+        self._identity |= {"key_file": str(key_file), "enrolment_key": public.hex()}
+        for name, path in keys_files.items():
+            shutil.copy(path, self.keys_file(name))
+
     # --- configuration -----------------------------------------------------------------------
 
     def config_path(self, name: str) -> Path:
@@ -289,6 +320,7 @@ class Federation:
             "broker": self._broker_table(name),
             "retry": {"first_s": 0.4, "cap_s": 2.0},
             "telemetry": {"interval_s": 1},
+            **({"identity": {"keys": str(self.keys_file(name))}} if self.signed else {}),
             **self._device_settings,
             **settings,
         }
@@ -303,6 +335,7 @@ class Federation:
             "monitor_s": 0.1,
             "broker": self._broker_table("aggregator"),
             "secure": {"scheme": "none"},
+            "identity": self._identity,
             "task": {
                 "task": TASK,
                 "model": SMALL,

@@ -19,6 +19,7 @@ from protocol.messages import AGGREGATOR, Lease, Manifest, ModelChunk, Plan, Upd
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.stream import derive
 from protocol.topics import Kind, Topics
+from tests.support.enrolment import SIGNER
 from tests.support.messages import KINDS
 
 Vector = npt.NDArray[np.float32]
@@ -54,6 +55,8 @@ class Handset:
         self._keys = keys
         self._stock = stock
         self._max_share_bytes = max_share_bytes
+        self.signer = None if keys is None else SIGNER
+        self._num_heard = 0
         self._num_starts = 0
         self.declines = ""  #: why it would not train now
         self.power = math.inf  #: how many more actions it lasts for
@@ -124,8 +127,10 @@ class Handset:
 
     def hear(self, topic: str, message: Message, *, start: int = 1) -> None:
         """A message of the aggregator's arrives."""
-        counter = (start << 32) + len(self.log)
-        payload = encode(message, task="t", sender=AGGREGATOR, counter=counter)
+        self._num_heard += 1
+        counter = (start << 32) + self._num_heard
+        sign = None if self.signer is None else self.signer.on(topic)
+        payload = encode(message, task="t", sender=AGGREGATOR, counter=counter, sign=sign)
         self.receive(topic, payload)
 
     def receive(self, topic: str, payload: bytes) -> None:

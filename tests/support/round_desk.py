@@ -19,8 +19,8 @@ from device_sdk.masking import choose
 from device_sdk.pairwise import Rounds
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
+from protocol.identity import Signer
 from protocol.messages import AGGREGATOR, CheckIn, Lease, Refusal, UpdateChunk
-from protocol.secagg import keys
 from protocol.secagg.field import Elements
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.secagg.messages import MaskedUpdate, RoundTold, Support
@@ -139,14 +139,15 @@ class RoundDesk:
         """A device says something signed, by itself unless told otherwise."""
         identity = self.cohort.identity(signer or name)
         self._counter += 1
+        topic = self.coordinator.topics.out(name)
         payload = encode(
             message,
             task=self.config.task,
             sender=name,
             counter=self._counter << 32,
-            sign=lambda data: keys.sign(identity, keys.ENVELOPE, data),
+            sign=Signer(identity, self.config.prefix).on(topic),
         )
-        self.desk.hear(self.coordinator.topics.out(name), payload)
+        self.desk.hear(topic, payload)
 
     def relay(self, *names: str) -> None:
         """Bring devices what was said to them since the last time, and their answers back."""

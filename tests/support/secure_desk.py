@@ -18,9 +18,10 @@ from aggregator.secure_config import Enrolment, SecureConfig
 from aggregator.task_config import TaskConfig
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
+from protocol.identity import Signer
 from protocol.messages import AGGREGATOR, CheckIn, Lease, UpdateChunk
-from protocol.secagg import keys, shares
 from protocol.secagg import scheme as scheme_of
+from protocol.secagg import shares
 from protocol.secagg.common import coordinates, read_named
 from protocol.secagg.consistency import commitment, commitments, receipt, root, witness
 from protocol.secagg.field import Elements, to_bytes, uniform
@@ -224,7 +225,7 @@ class SecureDesk:
             task=self.config.task,
             sender=name,
             counter=self._start << 32,
-            sign=lambda data: keys.sign(identity, keys.ENVELOPE, data),
+            sign=Signer(identity, self.config.prefix).on(self.coordinator.topics.out(name)),
         )
 
     # --- dealing and holding -----------------------------------------------------------------

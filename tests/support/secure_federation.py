@@ -46,19 +46,12 @@ class SecureFederation(Federation):
             "rosters": str(folder / "rosters"),
             **(secure or {}),
         }
-        self._identity = {"key_file": str(folder / "aggregator.key")}
         task = {"keep_versions": 10_000, "codec": "dense/float32", **(task or {})}
         self._task = task
         self._valid_s = valid_s
         super().__init__(folder, devices, task=task, device=device, broker=broker)
-        self._enrol()
 
     # --- the operator ------------------------------------------------------------------------
-
-    @property
-    def operator(self) -> Path:
-        """What is on no machine of the federation."""
-        return self.folder / "operator"
 
     @property
     def roster(self) -> Roster:
@@ -70,10 +63,6 @@ class SecureFederation(Federation):
         config = load_config(self.config_path("aggregator"))
         size = config.task.trained().layout.size
         return config.secure.parameters(config.task, num_devices, size)
-
-    def keys_file(self, name: str) -> Path:
-        """Return where a device's keys are."""
-        return self.folder / f"{name}.keys"
 
     def lay_next_roster(self, *, remove: Sequence[str] = ()) -> None:
         """Sign the next epoch's roster of those who announced a key, and lay it down."""
@@ -94,15 +83,12 @@ class SecureFederation(Federation):
         return {name: announced for name, announced in found.items() if announced is not None}
 
     def _enrol(self) -> None:
+        self.write_aggregator()
         parameters = self.parameters(len(self.devices))
         made = enrol(self.operator, parameters, TASK, self.devices, valid_s=self._valid_s)
         (self.folder / "rosters").mkdir()
         self._lay(made.roster_file)
-        shutil.copy(made.aggregator_file, self.folder / "aggregator.key")
-        for name, path in made.keys_files.items():
-            shutil.copy(path, self.keys_file(name))
-        self._identity["enrolment_key"] = made.enrolment_key.hex()
-        self._write("aggregator", self._aggregator_table(self._task))
+        self._hand_out(made.keys_files)
 
     def _lay(self, roster: Path) -> None:
         """As a careful operator: whole or not at all."""
@@ -111,12 +97,7 @@ class SecureFederation(Federation):
         beside.rename(beside.with_name(roster.name))
 
     def _aggregator_table(self, task: Settings) -> Settings:
-        tables = {"secure": self._secure, "identity": self._identity}
-        return {**super()._aggregator_table(task), **tables}
-
-    def write_device(self, name: str, *, copy: str = "", **settings: object) -> None:
-        identity = {"keys": str(self.keys_file(name))}
-        super().write_device(name, copy=copy, **{"identity": identity, **settings})
+        return {**super()._aggregator_table(task), "secure": self._secure}
 
     # --- what they say and keep --------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import msgpack
 from protocol import refusals
 from protocol.chunks import checksum
 from protocol.codec import encode, encode_update, open_envelope, pack, seal
+from protocol.identity import Signer
 from protocol.messages import (
     AGGREGATOR,
     CheckIn,
@@ -58,6 +59,8 @@ from tests.support.messages import KINDS
 PATH = Path(__file__).with_name("messages.json")
 TASK = "digits"
 DEVICE = "pump-7"
+PREFIX = "fedbus/1"
+TOPIC = f"{PREFIX}/{TASK}/dev/{DEVICE}/out"
 ID = bytes(range(16))
 INSTALL = bytes(range(16, 32))
 HASH = bytes(range(32))
@@ -131,7 +134,7 @@ def text() -> str:
 def _entry(
     name: str, sender: str, kind: str, data: bytes, expect: str, *, identity: bytes = b""
 ) -> Entry:
-    signer = {"identity": identity.hex()} if identity else {}
+    signer = {"identity": identity.hex(), "topic": TOPIC} if identity else {}
     return {
         "name": name,
         "comment": f"{kind}, {expect}",
@@ -237,7 +240,7 @@ def _bad_signatures() -> Iterator[Entry]:
             task=TASK,
             sender=DEVICE,
             counter=1,
-            sign=lambda data: keys.sign(HASH, keys.ENVELOPE, data),
+            sign=Signer(HASH, PREFIX).on(TOPIC),
         ),
         "signed for another purpose": encode(
             message,
@@ -247,6 +250,13 @@ def _bad_signatures() -> Iterator[Entry]:
             sign=lambda data: keys.sign(IDENTITY, keys.SHARES, data),
         ),
     }
+    wrong["signed for another topic"] = encode(
+        message,
+        task=TASK,
+        sender=DEVICE,
+        counter=1,
+        sign=Signer(IDENTITY, PREFIX).on(f"{PREFIX}/{TASK}/up/0/{DEVICE}"),
+    )
     public = keys.identity_public(IDENTITY)
     for name, data in wrong.items():
         yield _entry(name, DEVICE, "RecoveryAnswer", data, refusals.BAD_SIGNATURE, identity=public)
@@ -266,7 +276,7 @@ def _updates() -> Iterator[Entry]:
 
 
 def _sign(data: bytes) -> bytes:
-    return keys.sign(IDENTITY, keys.ENVELOPE, data)
+    return Signer(IDENTITY, PREFIX).on(TOPIC)(data)
 
 
 if __name__ == "__main__":

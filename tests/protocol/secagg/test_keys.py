@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from protocol import refusals
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import ENVELOPE
 from protocol.secagg import keys
 
-PURPOSES = (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, keys.ENVELOPE)
+PURPOSES = (keys.ROSTER, keys.EPOCH_KEY, keys.SHARES, keys.REQUEST, ENVELOPE)
 SECRET, OTHER = bytes(range(32)), bytes(range(1, 33))
 PUBLIC = keys.identity_public(SECRET)
 
@@ -78,8 +79,8 @@ def test_an_identity_of_low_order_signs_nothing(public: str) -> None:
 def test_garbage_for_a_key_or_a_signature_is_refused(
     public: bytes, data: bytes, signature: bytes
 ) -> None:
-    assert refused(public, keys.ENVELOPE, data, signature)
-    assert refused(PUBLIC, keys.ENVELOPE, data, signature)
+    assert refused(public, ENVELOPE, data, signature)
+    assert refused(PUBLIC, ENVELOPE, data, signature)
     with contextlib.suppress(RemoteProtocolError):
         keys.agree(SECRET, public)
 

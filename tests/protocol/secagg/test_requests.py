@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from protocol import refusals
 from protocol.codec import encode, pack
 from protocol.errors import RemoteProtocolError
+from protocol.identity import ENVELOPE
 from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
 from protocol.secagg.messages import RecoveryRequest
@@ -133,7 +134,7 @@ def test_the_aggregator_alone_asks() -> None:
 
 
 def test_a_signature_for_another_purpose_is_none() -> None:
-    for purpose in (keys.ENVELOPE, keys.EPOCH_KEY, keys.SHARES, keys.ROSTER):
+    for purpose in (ENVELOPE, keys.EPOCH_KEY, keys.SHARES, keys.ROSTER):
         signature = keys.sign(COHORT.aggregator, purpose, REQUEST.body)
         assert reason(replace(REQUEST, signature=signature)) == refusals.BAD_SIGNATURE
 

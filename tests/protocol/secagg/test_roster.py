@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from protocol import refusals
 from protocol.codec import encode, pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.identity import ENVELOPE
 from protocol.messages import AGGREGATOR, CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
 from protocol.secagg.messages import SignedRoster
@@ -116,7 +117,7 @@ def test_the_aggregator_cannot_sign_a_roster() -> None:
 
 def test_a_signature_for_another_purpose_is_none() -> None:
     body = ROSTER.body
-    for purpose in (keys.REQUEST, keys.ENVELOPE, keys.SHARES, keys.EPOCH_KEY):
+    for purpose in (keys.REQUEST, ENVELOPE, keys.SHARES, keys.EPOCH_KEY):
         signature = keys.sign(ENROLMENT, purpose, body)
         assert reason(SignedRoster(body, signature)) == refusals.BAD_SIGNATURE
 

@@ -13,6 +13,7 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 from protocol import refusals
 from protocol.codec import encode, pack, unpack
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import ENVELOPE
 from protocol.messages import CHUNK_BYTES, MAX_COHORT
 from protocol.secagg import keys
 from protocol.secagg.consistency import commitment_to
@@ -199,7 +200,7 @@ def test_commitments_come_with_what_was_opened() -> None:
 
 def test_a_signature_for_another_purpose_is_none() -> None:
     body = pack(BATCH)
-    for purpose in (keys.ENVELOPE, keys.EPOCH_KEY, keys.REQUEST, keys.ROSTER):
+    for purpose in (ENVELOPE, keys.EPOCH_KEY, keys.REQUEST, keys.ROSTER):
         assert reason(encrypted(signed(body, purpose=purpose))) == refusals.BAD_SIGNATURE
 
 
