@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from protocol import refusals
-from protocol.identity import CERTIFICATE, ENVELOPE
+from protocol.identity import CERTIFICATE, ENVELOPE, Certificate, SignedCertificate
 from protocol.messages import Difference, Update
 from protocol.secagg import keys, requests, roster, sealing
 from protocol.secagg.messages import MaskedUpdate
@@ -16,6 +16,8 @@ from tests.support.messages import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
 INSIDE = {
+    "certificate": SignedCertificate,
+    "certificate body": Certificate,
     "roster body": roster._Body,
     "share batch": sealing.ShareBatch,
     "signed batch": sealing._SignedBatch,
