@@ -24,6 +24,7 @@ from fedbus import (
     simulate,
     watch,
 )
+from fedbus.audit import command as audit
 from protocol.errors import ConfigError
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("demo")(demo.demo)
+app.command("audit")(audit.audit)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.command("watch")(watch.watch)
