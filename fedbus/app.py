@@ -12,6 +12,7 @@ from broker_config.programs import BrokerError
 from fedbus import (
     aggregator,
     broker,
+    ca,
     demo,
     devices,
     doctor,
@@ -50,6 +51,7 @@ app.command("simulate")(simulate.simulate)
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(broker.app, name="broker")
 app.add_typer(devices.app, name="devices")
+app.add_typer(ca.app, name="ca")
 app.add_typer(enrol.app, name="enrol")
 app.add_typer(model.app, name="model")
 flash.register(app)
@@ -62,7 +64,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     standard error and status 2.
     """
     try:
-        app(args=None if argv is None else list(argv), prog_name="fedbus")
+        app(args=enrol.spell_out(sys.argv[1:] if argv is None else argv), prog_name="fedbus")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (ConfigError, StoreError, BrokerError) as error:

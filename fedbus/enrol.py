@@ -1,5 +1,6 @@
-"""``fedbus enrol``: keys and rosters of secure tasks, made apart from the task's machines."""
+"""``fedbus enrol``: devices, their keys and rosters, made apart from the task's machines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from aggregator.config import AggregatorConfig, load_config
 from fedbus.announcements import Collector, announced_text, parse_announced
+from fedbus.enrol_devices import enrol_devices
 from fedbus.enrolment import (
     AGGREGATOR_KEY,
     DEFAULT_COHORT,
@@ -27,9 +29,10 @@ from protocol.secagg.roster import Roster
 from protocol.topics import Topics
 
 app = typer.Typer(
-    help="Enrol devices in secure aggregation: keys, and the rosters that name them.",
+    help="Enrol devices: `fedbus enrol DEVICE...` gives each a folder with all that it needs.",
     no_args_is_help=True,
 )
+app.command("device")(enrol_devices)
 
 DirectoryArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The enrolment's folder, on no machine of the task.")
@@ -144,6 +147,22 @@ def show(
     for index, member in enumerate(opened.members):
         identity, epoch_key = member.identity.hex()[:16], member.epoch_key.hex()[:16]
         typer.echo(f"{index:>5}  {member.device:<{width}}  {identity}…  {epoch_key}…")
+
+
+def spell_out(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which ``enrol NAME...`` says ``enrol device NAME...``.
+
+    A word that is no command of this group is a device's name. The group has no options but help.
+    """
+    match argv:
+        case ["enrol", word, *rest] if word not in {"-h", "--help", *_commands()}:
+            return ["enrol", "device", word, *rest]
+    return list(argv)
+
+
+def _commands() -> set[str]:
+    given = ((each.name, each.callback) for each in app.registered_commands)
+    return {name or (callback.__name__ if callback else "") for name, callback in given}
 
 
 def _parameters(config: AggregatorConfig, num_devices: int) -> Parameters:

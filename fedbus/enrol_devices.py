@@ -1,0 +1,90 @@
+"""``fedbus enrol DEVICE...``: one folder, or one file, to carry to each new device."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aggregator.config import AggregatorConfig, load_config
+from broker_config.accounts import account_names
+from broker_config.authority import Authority
+from broker_config.revoke import allow_device, denied_devices
+from fedbus import enrolment
+from fedbus.enrolment import DEFAULT_COHORT, ENROLMENT_PUBLIC, ROSTERS, newest_rosters
+from fedbus.key_files import read_key, refuse_existing
+from fedbus.workplace import Workplace, carry, copy_rosters
+from protocol.errors import ConfigError
+from protocol.secagg.parameters import MIN_COHORT
+
+
+def enrol_devices(
+    names: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Ids of new devices.")],
+    *,
+    directory: Annotated[Path, typer.Option("--dir", help="What `fedbus init` made.")] = Path(),
+    cohort: Annotated[str, typer.Option(help="Who shares masks with whom.")] = DEFAULT_COHORT,
+    as_file: Annotated[
+        bool, typer.Option("--file", help="One .tar for each device instead of a folder.")
+    ] = False,
+) -> None:
+    """Give new devices certificate, keys and settings: a folder to carry to each.
+
+    Where updates are masked, devices make up a new cohort; or they wait for the next epoch of one
+    that exists, which `fedbus enrol next` begins.
+    """
+    place = Workplace(directory)
+    config = load_config(place.fed)
+    authority = Authority.open(place.ca)
+    _check_new(authority, names)
+    refuse_existing(place.carried(name) for name in names)
+    keys_files, note = _make_keys(place, config, names, cohort)
+    for name in names:
+        issued = authority.issue_client(name)
+        typer.echo(str(carry(place, name, issued, keys_files[name], as_file=as_file)))
+        if place.broker.is_dir() and name in denied_devices(place.broker):
+            allow_device(place.broker, name)
+    copy_rosters(place, place.enrolment / ROSTERS)
+    typer.echo("  SECRET: each to its device, with its data.npz beside; then delete it here")
+    typer.echo(note)
+
+
+def _check_new(authority: Authority, names: Sequence[str]) -> None:
+    """Refuse names that cannot be, or whose certificate still opens the broker."""
+    account_names(names)
+    if len(set(names)) != len(names):
+        raise ConfigError("a device is named twice")
+    revoked = authority.revoked()
+    for name in names:
+        if any(each.serial_number not in revoked for each in authority.issued(name)):
+            raise ConfigError(
+                f"{name} is enrolled: `fedbus ca renew {name}` gives it another certificate,"
+                f" `fedbus devices revoke {name}` takes its own"
+            )
+
+
+def _make_keys(
+    place: Workplace, config: AggregatorConfig, names: Sequence[str], cohort: str
+) -> tuple[Mapping[str, Path], str]:
+    """Return each device's keys file, and what is to be done next."""
+    task = config.task.task
+    if not config.secure.enabled:
+        return enrolment.enrol_plain(place.enrolment, task, names), "they may take part at once"
+    known = newest_rosters(place.enrolment / ROSTERS, read_key(place.enrolment / ENROLMENT_PUBLIC))
+    if cohort in known:
+        made = enrolment.enrol_waiting(place.enrolment, names, cohort=cohort)
+        return made, (
+            f"they wait for epoch {known[cohort].epoch + 1} of cohort {cohort!r}: `fedbus enrol"
+            " collect`, then `fedbus enrol next`"
+        )
+    if len(names) < MIN_COHORT:
+        raise ConfigError(
+            f"cohort {cohort!r} would have {len(names)} devices: a sum hides nobody among fewer"
+            f" than {MIN_COHORT}; there are {', '.join(sorted(known)) or 'no others'}"
+        )
+    parameters = config.secure.parameters(
+        config.task, len(names), config.task.trained().layout.size
+    )
+    enrolled = enrolment.enrol(
+        place.enrolment, parameters, task, names, cohort=cohort, valid_s=config.secure.epoch_s
+    )
+    return enrolled.keys_files, f"cohort {cohort!r} begins with epoch 1"
