@@ -307,8 +307,10 @@ class Coordinator:
         """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, 1 << 16))
         self._sweep_until = now + SWEEP_S
+        told = (self.topics.telemetry_filter(),) if self.granting.hears_telemetry else ()
+        always = self.topics.aggregator_filters()
         return [
-            Subscribe((*self.topics.aggregator_filters(), *self.topics.own_model_filters())),
+            Subscribe((*always, *told, *self.topics.own_model_filters())),
             *([] if self.secure is None else self.secure.connected()),
             *self._publication.everything(self._plan(), self._manifest()),
         ]
@@ -375,6 +377,9 @@ class Coordinator:
             case Kind.STATE:
                 self.fleet.see(device, payload)
                 return self._presence(device, now)
+            case Kind.TELEMETRY:
+                self.granting.told(device, payload)
+                return []
             case Kind.MODEL | Kind.DIFFERENCE:
                 return self._sweep(address, payload)
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")

@@ -25,6 +25,7 @@ from aggregator.scheduling.sites import Sites
 from aggregator.scheduling.turns import Turns
 from aggregator.scheduling.uniform import Uniform
 from aggregator.task_config import TaskConfig
+from aggregator.telemetry import uplink_speed
 from protocol.messages import CheckIn
 from protocol.stream import Stream
 from protocol.vectors.layout import Layout
@@ -268,6 +269,17 @@ class Granting:
         if lease.given_at is not None and not lease.is_judged:
             lease.is_judged = True
             self.links.lost(lease.record.device, lease.slot)
+
+    @property
+    def hears_telemetry(self) -> bool:
+        """Whether who is chosen depends on links, of which devices tell something there."""
+        return self._selection.scores
+
+    def told(self, device: str, payload: bytes) -> None:
+        """Take what telemetry says of a link. Raises RemoteProtocolError (``malformed``)."""
+        speed = uplink_speed(payload)
+        if speed > 0 and self._fleet.is_online(device):
+            self.links.told(device, speed)
 
     # --- for people --------------------------------------------------------------------------
 

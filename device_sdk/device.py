@@ -450,6 +450,8 @@ class Device:
         }
         if declined := refusals.FEW_SAMPLES if self._is_short else self._declined:
             report["declined"] = declined
+        if counters.uplink_bytes_per_s:
+            report["uplink_bytes_per_s"] = round(counters.uplink_bytes_per_s)
         if self._session.failure:
             report["failed"] = self._session.failure
         if self._session.turned_away:

@@ -211,6 +211,10 @@ class Topics:
         base = f"{self.prefix}/{self.task}"
         return (f"{base}/dev/+/state", f"{base}/dev/+/out", f"{base}/up/+/+")
 
+    def telemetry_filter(self) -> str:
+        """What all devices say about themselves."""
+        return f"{self.prefix}/{self.task}/dev/+/tele"
+
     def own_model_filters(self) -> tuple[str, ...]:
         """Every retained chunk of models: to find the ones an earlier run left behind."""
         base = f"{self.prefix}/{self.task}"

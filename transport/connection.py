@@ -6,9 +6,10 @@ into it under one of its locks.
 
 import contextlib
 import struct
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from paho.mqtt import MQTTException
@@ -28,6 +29,7 @@ from transport.interface import (
 from transport.outbox import Outbox
 from transport.settings import MQTT_5, BrokerSettings
 from transport.stream import Stream
+from transport.uplink import Uplink
 
 MAX_FILTERS: Final = 8
 _SESSION_TAKEN_OVER: Final = 0x8E
@@ -45,6 +47,7 @@ class Flow:
     events: deque[Event]
     outbox: Outbox
     counters: Counters
+    uplink: Uplink = field(default_factory=Uplink)
 
 
 class Connection:
@@ -140,8 +143,11 @@ class Connection:
                 expiry(outgoing.expiry_s or 0) if with_expiry else None,
             )
             flow.outbox.sent(sent.mid, outgoing)
+            num_bytes = outgoing.packet_bytes(mqtt_5=self._protocol == MQTT_5)
             flow.counters.published += 1
-            flow.counters.bytes_up += outgoing.packet_bytes(mqtt_5=self._protocol == MQTT_5)
+            flow.counters.bytes_up += num_bytes
+            if outgoing.qos:
+                flow.uplink.sent(num_bytes, time.monotonic())
 
     def keep_alive(self, *, unread: bool) -> None:
         """Ping when it is time, and end the connection if the broker has gone silent.
@@ -263,11 +269,16 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties,
     ) -> None:
-        outgoing = self._flow.outbox.done(packet_id)
-        if outgoing is None or not reason.is_failure:
+        flow = self._flow
+        outgoing = flow.outbox.done(packet_id)
+        if outgoing is None:
             return
-        self._flow.counters.refused_by_broker += 1
-        self._flow.events.append(PublishRefused(outgoing.topic, str(reason)))
+        if outgoing.qos:
+            flow.uplink.answered(time.monotonic())
+            flow.counters.uplink_bytes_per_s = flow.uplink.bytes_per_s
+        if reason.is_failure:
+            flow.counters.refused_by_broker += 1
+            flow.events.append(PublishRefused(outgoing.topic, str(reason)))
 
     def _on_subscribe(
         self,

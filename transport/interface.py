@@ -113,7 +113,8 @@ Event = Connected | Disconnected | Refused | Message | PublishRefused | Subscrib
 class Counters:
     """What went through since the transport was made.
 
-    ``bytes_up`` and ``bytes_down`` are whole PUBLISH packets, re-sent ones counted again.
+    ``bytes_up`` and ``bytes_down`` are whole PUBLISH packets, re-sent ones counted again;
+    ``uplink_bytes_per_s`` is how fast the larger ones went out lately, 0 if there were none.
     """
 
     published: int = 0
@@ -125,6 +126,7 @@ class Counters:
     refused_too_large: int = 0
     refused_by_broker: int = 0
     malformed: int = 0
+    uplink_bytes_per_s: float = 0.0
 
 
 class Transport(Protocol):

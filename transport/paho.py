@@ -271,6 +271,7 @@ class PahoTransport:
         """Return the delay before the next attempt."""
         self._connected = False
         self._flow.counters.dropped_offline += self._flow.outbox.connection_lost()
+        self._flow.uplink.interrupted()
         taken_over = connection.taken_over
         if taken_over is None:
             taken_over = self._backoff.looks_taken_over(now)

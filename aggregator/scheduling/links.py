@@ -2,7 +2,8 @@
 
 Every lease ends in one observation: its update came by the deadline, or it did not. Behind a broker
 nothing is ever seen to be corrupt, so loss is the probability that an update is not there in time
-(the packet error rate q of Chen et al., IEEE TWC 2021, in the terms of MQTT).
+(the packet error rate q of Chen et al., IEEE TWC 2021, in the terms of MQTT). How fast a link is,
+devices also measure themselves, and tell in their telemetry.
 
 A (device, slot) is observed rarely, so its loss is shrunk towards the device's mean over all slots,
 and that towards `PRIOR_LOSS`: ``(lost + S * mean) / (seen + S)``. Counts fade by `FADE` with every
@@ -128,6 +129,11 @@ class Links:
     def lost(self, device: str, slot: int) -> None:
         """No update came by the deadline."""
         self._observe(self._remember(device), slot, is_lost=True)
+
+    def told(self, device: str, bytes_per_s: float) -> None:
+        """A device has measured how fast its link is: an update in one packet shows nobody else."""
+        link = self._remember(device)
+        link.bytes_per_s = _newer(link.bytes_per_s, min(bytes_per_s, FASTEST))
 
     def teach(self, device: str, losses: Floats) -> None:
         """Take a device's loss in each slot as known: observations will hardly change it."""

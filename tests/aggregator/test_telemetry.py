@@ -1,0 +1,85 @@
+"""What devices tell of their links, and what becomes of it."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.scheduling.rounds import Rounds
+from aggregator.scheduling.selection import SelectionConfig
+from aggregator.telemetry import MAX_BYTES, uplink_speed
+from protocol.actions import Subscribe
+from protocol.errors import RemoteProtocolError
+from tests.aggregator.conftest import MakeDesk
+from tests.support.desk import Desk
+
+
+def desk_with(make_desk: MakeDesk, rule: str) -> Desk:
+    rounds = Rounds(size=1, quorum=1, deadline_s=20.0, gather_s=4.0)
+    return make_desk(mode="rounds", rounds=rounds, selection=SelectionConfig(rule=rule))
+
+
+def tell(desk: Desk, device: str, **told: object) -> None:
+    topics = desk.coordinator.topics
+    desk.hear(topics.state(device), b"online")
+    desk.hear(topics.telemetry(device), json.dumps(told).encode())
+
+
+def test_how_fast_a_link_is_its_device_tells(make_desk: MakeDesk) -> None:
+    desk = desk_with(make_desk, "hungarian")
+    links = desk.coordinator.granting.links
+    tell(desk, "a", uplink_bytes_per_s=1)
+    tell(desk, "b", uplink_bytes_per_s=1_000_000)
+    assert (links.known("a").bytes_per_s, links.known("b").bytes_per_s) == (1, 1_000_000)
+    tell(desk, "a", uplink_bytes_per_s=5)
+    assert links.known("a").bytes_per_s == pytest.approx(2), "a moving average"
+
+
+def test_telemetry_without_a_speed_changes_nothing(make_desk: MakeDesk) -> None:
+    desk = desk_with(make_desk, "hungarian")
+    tell(desk, "a", memory_kib=100)
+    assert len(desk.coordinator.granting.links) == 0
+
+
+def test_a_device_that_never_came_takes_no_memory(make_desk: MakeDesk) -> None:
+    desk = desk_with(make_desk, "hungarian")
+    topic = desk.coordinator.topics.telemetry("stranger")
+    desk.hear(topic, json.dumps({"uplink_bytes_per_s": 9}).encode())
+    assert len(desk.coordinator.granting.links) == 0
+
+
+@pytest.mark.parametrize(("rule", "hears"), [("hungarian", True), ("longest_waiting", False)])
+def test_telemetry_is_read_only_where_links_decide(
+    make_desk: MakeDesk, rule: str, *, hears: bool
+) -> None:
+    coordinator = desk_with(make_desk, rule).coordinator
+    asked = coordinator.connected(60_000, now=0.0)
+    filters = [each for one in asked if isinstance(one, Subscribe) for each in one.filters]
+    assert (coordinator.topics.telemetry_filter() in filters) is hears
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[1]",
+        b"{" * 5_000,
+        b'{"uplink_bytes_per_s": "fast"}',
+        b'{"uplink_bytes_per_s": true}',
+        b'{"uplink_bytes_per_s": -1}',
+        b'{"uplink_bytes_per_s": NaN}',
+        b'{"uplink_bytes_per_s": 1e999}',
+        b'{"x": "' + b"y" * MAX_BYTES + b'"}',
+    ],
+)
+def test_what_is_no_speed_is_refused(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="telemetry"):
+        uplink_speed(payload)
+
+
+@given(st.binary(max_size=200) | st.from_regex(rb'\{"uplink_bytes_per_s": .{0,20}\}'))
+def test_any_bytes_are_a_speed_or_refused(payload: bytes) -> None:
+    with suppress(RemoteProtocolError):
+        assert uplink_speed(payload) >= 0
