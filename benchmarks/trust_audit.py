@@ -2,10 +2,12 @@
 
 Real handwritten digits (64 numbers) and an MLP 64-32-10; windows of real people's phones (384
 numbers) and an MLP 384-32-5. The correlation of unrelated numbers has a mean size of about
-``0.8 / sqrt(how many)``: 0.100 for digits, 0.041 for windows. ``single``: the update of one sample after one step,
-in the open: the control, which must succeed. ``masked``: the same update under the mask, attacked
-the same way, with one guess a trial. ``configured``: what `fedbus audit` finds with the default
-codec and 8 samples, as the formula and as a search has it.
+``0.8 / sqrt(how many)``: 0.100 for digits, 0.041 for windows.
+
+``single``: the update of one sample after one step, in the open: the control, which must succeed.
+Then the same update under a mask, attacked the same way, with one guess a trial: the mean over all
+trials, and the mean size. ``audit``: what `fedbus audit` finds of digits with the default codec
+and 8 samples, by formula and by search.
 """
 
 import os
