@@ -77,8 +77,14 @@ def renew(
     ] = None,
     *,
     directory: DirectoryOption = Path(),
+    lost: Annotated[
+        bool,
+        typer.Option(
+            "--lost", help="The old keys are in wrong hands: take their certificates back."
+        ),
+    ] = False,
 ) -> None:
-    """Give new keys and certificates; the old ones stay valid until they end."""
+    """Give new keys and certificates; the old ones stay valid until they end, but for --lost."""
     place = Workplace(directory)
     authority = Authority.open(place.ca)
     chosen = names or list(_due(authority))
@@ -88,10 +94,22 @@ def renew(
     if not chosen:
         typer.echo(f"nothing ends within {SOON_DAYS:.0f} days")
     for name in chosen:
+        num_revoked = authority.revoke(name) if lost else 0
         try:
             typer.echo(_renew(place, authority, name))
+            if num_revoked:
+                typer.echo(_publish_list(place, authority, num_revoked))
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
+
+
+def _publish_list(place: Workplace, authority: Authority, num_revoked: int) -> str:
+    """Have the broker know what was revoked; return what to do about it."""
+    told = f"{num_revoked} old certificates revoked"
+    if not place.broker.is_dir():
+        return f"{told}: {place.ca / 'crl.pem'} to the broker's host; then kill -HUP the broker"
+    replace(BrokerFiles(place.broker).revocations, authority.list_pem, PUBLIC)
+    return told if reload_broker(place.broker) else f"{told}; the broker does not run here"
 
 
 def _due(authority: Authority) -> Iterator[str]:

@@ -9,7 +9,6 @@ import typer
 from aggregator.config import AggregatorConfig, load_config
 from broker_config.accounts import account_names
 from broker_config.authority import Authority
-from broker_config.revoke import allow_device, denied_devices
 from fedbus import enrolment
 from fedbus.enrolment import DEFAULT_COHORT, ENROLMENT_PUBLIC, ROSTERS, newest_rosters
 from fedbus.key_files import read_key, refuse_existing
@@ -41,24 +40,21 @@ def enrol_devices(
     for name in names:
         issued = authority.issue_client(name)
         typer.echo(str(carry(place, name, issued, keys_files[name], as_file=as_file)))
-        if place.broker.is_dir() and name in denied_devices(place.broker):
-            allow_device(place.broker, name)
     copy_rosters(place, place.enrolment / ROSTERS)
     typer.echo("  SECRET: each to its device, with its data.npz beside; then delete it here")
     typer.echo(note)
 
 
 def _check_new(authority: Authority, names: Sequence[str]) -> None:
-    """Refuse names that cannot be, or whose certificate still opens the broker."""
+    """Refuse names that cannot be, and those of devices that were revoked, too."""
     account_names(names)
     if len(set(names)) != len(names):
         raise ConfigError("a device is named twice")
-    revoked = authority.revoked()
     for name in names:
-        if any(each.serial_number not in revoked for each in authority.issued(name)):
+        if authority.issued(name):
             raise ConfigError(
-                f"{name} is enrolled: `fedbus ca renew {name}` gives it another certificate,"
-                f" `fedbus devices revoke {name}` takes its own"
+                f"{name} is or was enrolled: `fedbus ca renew {name}` gives it another"
+                " certificate; for another device take another name"
             )
 
 

@@ -100,7 +100,7 @@ def test_a_device_that_joins_a_cohort_has_keys_for_its_next_epoch(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["enrol", "device-1"], "is enrolled"),
+        (["enrol", "device-1"], "or was enrolled"),
         (["enrol", "a", "a"], "twice"),
         (["enrol", "broker_", "aggregator"], "service"),
         (["enrol", "a", "b", "--cohort", "new"], "fewer than 3"),
@@ -118,18 +118,26 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert sorted(place.directory.rglob("*")) == before
 
 
-def test_a_revoked_device_can_be_enrolled_anew(plain: Workplace) -> None:
+def test_the_name_of_a_revoked_device_is_not_given_again(plain: Workplace, capsys: Said) -> None:
     authority = Authority.open(plain.ca)
     told = revoke(authority, "a", plain.broker)
     assert (told.certificates, told.reloaded) == (1, False)
     assert denied_devices(plain.broker) == {"a"}
-    for path in plain.carried("a").iterdir():
-        path.unlink()
-    plain.carried("a").rmdir()
-    assert main(["enrol", "a"]) == 0
-    assert not denied_devices(plain.broker)
-    fresh = read_certificate(plain.carried("a") / "device.crt")
-    assert fresh.serial_number not in authority.revoked()
+    assert main(["enrol", "a"]) == 2
+    assert "take another name" in capsys.readouterr().err
+
+
+def test_who_lost_a_key_gets_a_new_one_and_the_old_certificate_is_taken_back(
+    plain: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.open(plain.ca)
+    old = read_certificate(plain.carried("a") / "device.crt").serial_number
+    assert main(["ca", "renew", "a", "--lost"]) == 0
+    new = read_certificate(plain.carried("a") / "device.crt").serial_number
+    assert authority.revoked() == {old}
+    assert new != old
+    assert (plain.broker / "crl.pem").read_bytes() == authority.list_pem
+    assert is_complete(plain.carried("a"), "a", monkeypatch)
 
 
 def test_show_counts_days_and_says_by_its_status_what_ends_soon(
