@@ -42,9 +42,9 @@ def recordings_of(sensor: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sensor", CENTRAL)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_people_who_share_no_data_learn_as_well_as_in_one_place(sensor: str, seed: int) -> None:
-    assert wearable_accuracy(recordings_of(sensor), seed) >= CENTRAL[sensor]
+def test_people_who_share_no_data_learn_as_well_as_in_one_place(sensor: str) -> None:
+    """With one seed; `python -m benchmarks learning` has three."""
+    assert wearable_accuracy(recordings_of(sensor), seed=0) >= CENTRAL[sensor]
 
 
 def test_nobody_trains_who_is_tested_on() -> None:
@@ -102,6 +102,7 @@ def start_aggregator(folder: Path, broker: Broker) -> Child:
             "state_dir": str(folder / "state"),
             "broker": {"port": broker.port, "password_file": str(secret)},
             "secure": {"scheme": "none"},
+            "identity": {"required": False},
             "task": task,
         },
     )

@@ -30,8 +30,15 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Two CPUs on this machine."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    """Two CPUs on this machine. Ray waits 30 s for its own processes: a busy machine takes more."""
+    for patience in range(4):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:  # Ray raises no class of its own here
+            ray.shutdown()
+            if patience == 3:
+                raise
     yield
     ray.shutdown()
 
