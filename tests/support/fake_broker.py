@@ -99,6 +99,12 @@ class Peer:
             while True:
                 self.read()
 
+    def end(self) -> None:
+        """End our half, so that all that was sent is read, and wait until the client is gone."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        self.wait_for_end()
+
     def _exactly(self, size: int) -> bytes:
         data = self._reader.read(size)
         if len(data) < size:

@@ -1,0 +1,163 @@
+"""A hostile broker at the parsers of the real processes: no crash, no growth, no lasting harm.
+
+A scripted peer on a socket gives the aggregator's and the device's processes 200 streams, one a
+connection: in turn in place of CONNACK, and after it. The processes believe unsigned messages here,
+so that garbage gets past the signature to the decoders.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+
+from protocol.codec import encode
+from protocol.messages import AGGREGATOR
+from protocol.topics import Topics
+from tests.hostile.streams import Streams
+from tests.simulation.test_garbage_decoders import MESSAGES
+from tests.support.fake_broker import CONNECT, PUBLISH, FakeBroker, Peer, Script
+
+NUM_STREAMS: Final = 200
+#: After so many a process has all its code and caches; from there on its memory may not grow.
+WARM: Final = 100
+MAX_GROWTH_KIB: Final = 4096
+PATIENCE_S: Final = 60.0
+
+TOPICS: Final = Topics("fedbus/1", "sim")
+AGGREGATOR_TOML: Final = """
+state_dir = "{folder}/state"
+broker = {{port = {port}, backoff_first_s = 0.01, backoff_cap_s = 0.02}}
+identity = {{required = false}}
+secure = {{scheme = "none"}}
+[task]
+task = "sim"
+[task.model]
+input = [8]
+layers = [{{type = "dense", units = 4}}]
+loss = "softmax_cross_entropy"
+"""
+DEVICE_TOML: Final = """
+task = "sim"
+device = "a"
+state_dir = "{folder}/state"
+broker = {{port = {port}, backoff_first_s = 0.01, backoff_cap_s = 0.02}}
+data = {{file = "{folder}/data.npz"}}
+"""
+COMMANDS: Final = {
+    "aggregator": (AGGREGATOR_TOML, ("fedbus", "aggregator", "run"), AGGREGATOR),
+    "device": (DEVICE_TOML, ("device_sdk", "run"), "a"),
+}
+#: Where each listens, and where it says that it is alive.
+HEARD: Final = {
+    "aggregator": (
+        *(TOPICS.out("a"), TOPICS.out("b"), TOPICS.state("a"), TOPICS.info("a")),
+        *(TOPICS.telemetry("a"), TOPICS.update(0, "a"), TOPICS.manifest(), "x"),
+    ),
+    "device": (
+        *(TOPICS.into("a"), TOPICS.plan(), TOPICS.manifest(), TOPICS.model(0, 0)),
+        *(TOPICS.state("a"), TOPICS.info("a"), TOPICS.into("b"), "x"),
+    ),
+}
+SIGN_OF_LIFE: Final = {"aggregator": TOPICS.manifest(), "device": TOPICS.state("a")}
+
+
+class Victim:
+    """A process of the product, with a hostile broker in front of it."""
+
+    def __init__(self, folder: Path, name: str, port: int) -> None:
+        text, self._module, _ = COMMANDS[name]
+        np.savez(folder / "data.npz", x=np.zeros((20, 8), np.float32), y=np.zeros(20, np.int64))
+        config = folder / "config.toml"
+        config.write_text(text.format(folder=folder, port=port), encoding="utf-8")
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            command = [sys.executable, "-m", *self._module, "--config", str(config)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def memory_kib(self) -> int:
+        """How much memory it has resident."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    def stop(self) -> int:
+        self._process.terminate()
+        return self._process.wait(PATIENCE_S)
+
+
+class Siege:
+    """The scripts of all connections, the last of which is honest."""
+
+    def __init__(self, name: str) -> None:
+        sender = "a" if name == "aggregator" else AGGREGATOR
+        honest = [encode(each, task="sim", sender=sender, counter=7) for each in MESSAGES]
+        self._streams = Streams(1, HEARD[name], honest)
+        self._sign = SIGN_OF_LIFE[name].encode()
+        self.num_done = 0
+        self.recovered = threading.Event()
+        self.is_over = threading.Event()
+
+    def scripts(self) -> list[Script]:
+        return [*[self._instead, self._after] * (NUM_STREAMS // 2), self._honestly]
+
+    def _instead(self, peer: Peer) -> None:
+        level = peer.expect(CONNECT).body[6]
+        self._send(peer, self._streams.connack(level))
+
+    def _after(self, peer: Peer) -> None:
+        self._send(peer, self._streams.publishes(peer.accept()))
+
+    def _send(self, peer: Peer, data: bytes) -> None:
+        self.num_done += 1
+        peer.send(data)
+        peer.end()
+
+    def _honestly(self, peer: Peer) -> None:
+        self.is_over.wait(PATIENCE_S)
+        peer.accept()
+        while self._sign not in peer.expect(PUBLISH).body:
+            pass
+        self.recovered.set()
+
+
+def until(condition: Callable[[], bool], victim: Victim, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert victim.is_running, f"{what}\n{victim.log[-3000:]}"
+        assert time.monotonic() < deadline, f"{what}\n{victim.log[-3000:]}"
+        time.sleep(0.02)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("name", COMMANDS)
+def test_malformed_streams_do_no_lasting_harm(name: str, tmp_path: Path) -> None:
+    siege = Siege(name)
+    with FakeBroker(siege.scripts()) as broker:
+        victim = Victim(tmp_path, name, broker.port)
+        try:
+            until(lambda: siege.num_done >= WARM, victim, "it does not come back")
+            warm = victim.memory_kib()
+            until(lambda: broker.num_connections > NUM_STREAMS, victim, "it does not come back")
+            grown = victim.memory_kib() - warm
+            siege.is_over.set()
+            until(siege.recovered.is_set, victim, "it says nothing to an honest broker")
+        finally:
+            siege.is_over.set()
+            status = victim.stop()
+    assert siege.num_done == NUM_STREAMS
+    assert grown < MAX_GROWTH_KIB, f"{grown} KiB"
+    assert "Traceback" not in victim.log
+    assert status == 0
