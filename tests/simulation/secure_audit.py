@@ -10,6 +10,7 @@ import numpy as np
 
 from aggregator.records import DocumentRecord, JournalRecord, Record, RefusalRecord, VersionRecord
 from aggregator.recoveries import REQUEST
+from aggregator.robust.groups import WEIGHT_CAP
 from device_sdk.pending import PENDING, Pending, unpack_pending
 from protocol import refusals
 from protocol.codec import unpack
@@ -123,16 +124,38 @@ class SecureAudit:
         given = roster.parameters
         masks = {_index(roster, plain.device): plain.masked.counter for plain in plains}
         assert len(masks) == len(plains), "two masks of one device in a sum"
-        assert given.min_contributors <= len(masks) <= given.max_contributors
+        assert len(masks) <= given.max_contributors
+        groups = [self._check_group(roster, group) for group in self._groups(roster, plains)]
+        weights = np.array([sum(self.plaintexts.part(each, given) for each in g) for g in groups])
+        weights = np.minimum(weights, WEIGHT_CAP * np.median(weights))
+        means = [self.plaintexts.mean(group, given) for group in groups]
+        expected = weights @ np.array([mean for mean, _ in means]) / weights.sum()
+        bound = max(bound for _, bound in means)
+        off = float(np.abs(step - expected).max())
+        assert off <= bound, f"version {self.version} is off by {off}, allowed are {bound}"
+        self._model += step * sum(self.plaintexts.part(plain, given) for plain in plains)
+
+    def _groups(self, roster: Roster, plains: Sequence[Plain]) -> list[list[Plain]]:
+        """Return which updates were summed together: what their stored requests name."""
+        left = {(_index(roster, each.device), each.masked.counter): each for each in plains}
+        groups = []
+        for request in self.holders.requests.values():
+            of, masks = self.holders.masks(request)
+            if of == roster and masks.items() <= left.keys():
+                groups.append([left.pop(mask) for mask in masks.items()])
+        assert not left, "an update that no request named"
+        return groups
+
+    def _check_group(self, roster: Roster, plains: list[Plain]) -> list[Plain]:
+        given = roster.parameters
+        assert len(plains) >= max(given.min_contributors, given.group)
+        masks = {_index(roster, plain.device): plain.masked.counter for plain in plains}
         answers = self.holders.answers(self.holders.request_for(roster, masks))
         assert len(answers) >= given.num_answers, "decoded from fewer than U answers"
         if not self._has_decoded:
             _check_decoding(roster, answers)
         self._has_decoded = True
-        expected, bound = self.plaintexts.mean(plains, given)
-        off = float(np.abs(step - expected).max())
-        assert off <= bound, f"version {self.version} is off by {off}, allowed are {bound}"
-        self._model += step * sum(self.plaintexts.part(plain, given) for plain in plains)
+        return plains
 
     # --- at each receipt and refusal ---------------------------------------------------------
 
@@ -153,7 +176,8 @@ class SecureAudit:
         self.holders.check_exposed()
         if self.plaintexts.codec.contractive and not self.holders.malicious:
             self.plaintexts.check_conservation(self.counted, self.storages.values())
-        if self.plaintexts.codec.support == DENSE:
+        has_groups = self.world.server.config.robust.group
+        if self.plaintexts.codec.support == DENSE and not has_groups:
             self._check_counts()
 
     def _check_counts(self) -> None:

@@ -1,6 +1,7 @@
 """Random histories of secure tasks: the same number gives the same history."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,6 +42,8 @@ CIRCLES = (
     Numbers(8, 2, 5, 6),
     Numbers(12, 1, 6, 8),
 )
+#: The same where buffers are summed in groups of three.
+GROUPED = Numbers(10, 1, 5, 7)
 SCHEMES = ("lightsecagg", "lightsecagg", "seedmask")
 SUPPORTS = ("dense", "dense", "plan-0.25", "randk-0.25")
 #: An epoch that lasts, and one that ends in the midst of it.
@@ -139,3 +142,10 @@ def secure_history(seed: int) -> SecureHistory:
         joins + drawn,
         staleness,
     )
+
+
+def grouped_history(seed: int) -> SecureHistory:
+    """Return a history like number ``seed`` of a larger circle, whose buffers have groups."""
+    given = secure_history(seed)
+    joins = tuple(Join(name) for name in NAMES[: GROUPED.devices])
+    return replace(given, numbers=GROUPED, group=3, operations=joins + given.operations)

@@ -57,7 +57,10 @@ SecureOperation = Operation | NextRoster | Replay | Ask | Rollback
 
 @dataclass(frozen=True, slots=True)
 class SecureHistory:
-    """One federation. ``support`` is that of the codec; ``valid_s`` is how long an epoch lasts."""
+    """One federation. ``support`` is that of the codec; ``valid_s`` is how long an epoch lasts.
+
+    ``group``: buffers are summed in groups of so many.
+    """
 
     seed: int
     mode: str
@@ -69,3 +72,4 @@ class SecureHistory:
     valid_s: int
     operations: tuple[SecureOperation, ...]
     staleness: str = "constant"
+    group: int = 0

@@ -17,6 +17,7 @@ from device_sdk.session import ANSWERS
 from protocol import refusals
 from protocol.codec import decode, unpack
 from protocol.messages import AGGREGATOR, CheckIn
+from protocol.secagg.groups import draw_groups
 from protocol.secagg.messages import (
     Dealt,
     Holdings,
@@ -25,7 +26,7 @@ from protocol.secagg.messages import (
     RecoveryRequest,
     SignedRoster,
 )
-from protocol.secagg.requests import check_request, request_hash
+from protocol.secagg.requests import check_request, named_masks, request_hash
 from protocol.secagg.roster import Roster
 from protocol.topics import Kind, Topics
 from tests.simulation.exposed import Mask, Sum, exposed, fewest_devices
@@ -51,6 +52,7 @@ class Holders:
         self._storages = storages
         self._answers: dict[bytes, dict[str, bytes]] = {}
         self._used: dict[tuple[bytes, str], dict[Mask, bytes]] = {}
+        self._bound: dict[tuple[bytes, str], dict[Mask, frozenset[Mask]]] = {}
         self._epochs: dict[str, int] = {}
 
     # --- storage -----------------------------------------------------------------------------
@@ -76,6 +78,10 @@ class Holders:
         used = self._used.setdefault((roster_hash, device), {})
         for mask in named:
             assert used.setdefault(mask, hash_) == hash_, "a mask in two answers"
+        buffer = frozenset(named_masks(RecoveryRequest(body, signature)).items())
+        bound = self._bound.setdefault((roster_hash, device), {})
+        for mask in buffer:
+            assert bound.setdefault(mask, buffer) == buffer, "a mask in two buffers"
 
     def _followed(self, device: str, signed: SignedRoster) -> None:
         """Devices keep the highest epoch, and of each epoch one roster."""
@@ -132,10 +138,19 @@ class Holders:
 
     # --- what follows ------------------------------------------------------------------------
 
+    def named(self, request: RecoveryRequest) -> tuple[Roster, Mapping[int, int], int]:
+        """Return the roster of a request, the masks it names, and which group of them it wants."""
+        _, roster_hash, _, members, counters, _, *group = msgpack.unpackb(request.body)
+        buffer = dict(zip(members, counters, strict=True))
+        return self.rosters[roster_hash], buffer, sum(group)
+
     def masks(self, request: RecoveryRequest) -> tuple[Roster, Mapping[int, int]]:
         """Return the roster of a request, and the masks it asks for, allowed or not."""
-        _, roster_hash, _, members, counters, _ = msgpack.unpackb(request.body)
-        return self.rosters[roster_hash], dict(zip(members, counters, strict=True))
+        roster, buffer, group = self.named(request)
+        groups = draw_groups(roster, buffer)
+        if not 1 <= group <= len(groups):
+            return roster, buffer
+        return roster, {dealer: buffer[dealer] for dealer in groups[group - 1]}
 
     def request_for(self, roster: Roster, masks: Mapping[int, int]) -> bytes:
         """Return the hash of the one stored request for a sum."""

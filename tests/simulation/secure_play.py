@@ -4,14 +4,18 @@ import hashlib
 from collections.abc import Mapping
 from functools import partial
 
+from aggregator.robust.config import RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import Enrolment
 from aggregator.task_config import StalenessConfig, TaskConfig
 from device_sdk.pending import Pending
 from device_sdk.trainer import Assignment
-from protocol.codec import encode
+from protocol.codec import encode, open_envelope
+from protocol.identity import Signer
 from protocol.messages import AGGREGATOR
+from protocol.secagg.messages import RecoveryRequest
+from protocol.secagg.parameters import MIN_GROUPS
 from protocol.secagg.requests import make_request, request_hash
 from protocol.secagg.roster import Roster
 from protocol.stream import derive
@@ -59,7 +63,7 @@ LEASE_TTL_S = 20
 
 def config(history: SecureHistory) -> TaskConfig:
     """Return settings under which everything happens within a minute."""
-    fewest = history.numbers.malicious + 2
+    fewest = max(history.numbers.malicious + 2, MIN_GROUPS * history.group)
     goal = fewest + 1
     return TaskConfig(
         task=TASK,
@@ -71,6 +75,7 @@ def config(history: SecureHistory) -> TaskConfig:
         ),
         rounds=Rounds(size=goal, over_selection=1.3, quorum=fewest, deadline_s=12.0, gather_s=2.0),
         staleness=StalenessConfig(rule=history.staleness),
+        robust=RobustConfig(group=history.group, rule="mean"),
         weigh_by_samples=history.weighted,
         samples_cap=SAMPLES_CAP,
         max_staleness=2 if history.mode == "buffered" else 0,
@@ -214,13 +219,28 @@ class SecurePlayer:
         roster, masks = self._asked(ask)
         if not masks:
             return
-        request = make_request(roster, masks, self._aggregator)
+        group = 1 + ask.holders % 4 if self.history.group else 0
+        request = make_request(roster, masks, self._aggregator, group=group)
         holders.forged[request_hash(request)] = request
-        payload = encode(request, task=TASK, sender=AGGREGATOR, counter=1)
         for index, member in enumerate(roster.members):
             if ask.holders >> index & 1:
                 topic = self.world.topics.into(member.device)
+                payload = self._forged(topic, request)
                 self.world.broker.publish(topic, payload, qos=1, retain=False)
+
+    def _forged(self, topic: str, request: RecoveryRequest) -> bytes:
+        """Return a request as the next message of the aggregator on a topic."""
+        heard = (payload for to, payload in self.audit.holders.log if to == topic)
+        newest = max((open_envelope(payload).counter for payload in heard), default=0)
+        signer = Signer(self._aggregator, self.world.topics.prefix)
+        return encode(
+            request,
+            task=TASK,
+            sender=AGGREGATOR,
+            counter=newest + 1,
+            sign=signer.on(topic),
+            key_id=signer.key_id,
+        )
 
     def _asked(self, ask: Ask) -> tuple[Roster, Mapping[int, int]]:
         """Return the masks of an earlier request or of the newest dealt, but for one."""
@@ -231,7 +251,7 @@ class SecurePlayer:
         known = [*holders.requests.values(), *holders.forged.values()]
         masks = dict(sorted(dealt.items())[:most])
         if known and ask.base:
-            roster, asked = holders.masks(known[-1 - ask.base % len(known)])
+            roster, asked, _ = holders.named(known[-1 - ask.base % len(known)])
             masks = dict(asked)
         if ask.change % 2 and masks:
             for dealer in sorted(masks)[: 1 + ask.change // 2]:

@@ -86,7 +86,7 @@ class Service:
             for chosen in combinations(units, count):
                 names = set[str]().union(*chosen)
                 together = set(members).intersection(*(standing[name] for name in names))
-                fits = given.min_contributors <= len(names) <= given.max_contributors
+                fits = given.fewest_updates <= len(names) <= given.max_contributors
                 if fits and len(together) >= given.num_answers:
                     return True
         return False

@@ -7,13 +7,14 @@ aggregator's key and asks whom they like for sums of their own choice, and a mal
 back to old copies of its storage.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from tests.simulation.history import AdvanceTime, Join
-from tests.simulation.secure_generate import secure_history
+from tests.simulation.secure_generate import grouped_history, secure_history
 from tests.simulation.secure_history import Ask, Numbers, SecureHistory, SecureOperation
 from tests.simulation.secure_play import SecurePlayer, play_secure
 from tests.simulation.shrink import shrink
@@ -39,10 +40,10 @@ def fails_like(wrong: str, played: SecureHistory) -> bool:
     return failure(played)[:24] == wrong[:24]
 
 
-def check(seeds: range) -> None:
+def check(seeds: range, history_of: Callable[[int], SecureHistory] = secure_history) -> None:
     for seed in seeds:
-        if wrong := failure(secure_history(seed)):
-            small = shrink(secure_history(seed), partial(fails_like, wrong))
+        if wrong := failure(history_of(seed)):
+            small = shrink(history_of(seed), partial(fails_like, wrong))
             pytest.fail(f"history {seed}: {wrong}\n\nwhich also happens in:\n{small!r}\n")
 
 
@@ -54,6 +55,16 @@ def test_in_random_secure_histories_sums_alone_are_known() -> None:
 @pytest.mark.parametrize("start", range(NUM_QUICK, NUM_QUICK + NUM_HISTORIES, BATCH))
 def test_in_many_random_secure_histories_sums_alone_are_known(start: int) -> None:
     check(range(start, start + BATCH))
+
+
+def test_in_random_histories_sums_of_groups_alone_are_known() -> None:
+    check(range(NUM_QUICK // 4), grouped_history)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(NUM_QUICK, NUM_QUICK + 2 * BATCH, BATCH))
+def test_in_many_random_histories_sums_of_groups_alone_are_known(start: int) -> None:
+    check(range(start, start + BATCH), grouped_history)
 
 
 @pytest.mark.parametrize("seed", range(3))
