@@ -126,6 +126,7 @@ class _Tenure:
         self._evaluated = -1
         self._monitor_at = 0.0
         self._counts_at = 0.0
+        self._judged = 0
         self._rosters_at = 0.0
         self._rosters: dict[str, SignedRoster] = {}
         self._kept: dict[str, int] = {}
@@ -183,6 +184,8 @@ class _Tenure:
         self._take(events)
         self._evaluate()
         now = time.monotonic()
+        if (num_judged := self._coordinator.conduct.num_judged) != self._judged:
+            self._judged, self._monitor_at = num_judged, now  # a flood is not to wait
         if now >= self._monitor_at:
             self._perform(self._coordinator.decreed(self._store.standings()))
             self._show(now)

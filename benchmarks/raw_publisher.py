@@ -30,10 +30,10 @@ def write_packets(
     """Write a CONNECT and QoS 1 PUBLISH packets for (topic, payload); return how many of these."""
     ends = []
     with path.open("wb") as file:
-        file.write(_connect(username, password))
+        file.write(connect_packet(username, password))
         ends.append(file.tell())
         for number, (topic, payload) in enumerate(messages):
-            file.write(_publish(topic, payload, number % 0xFFFF + 1))
+            file.write(publish_packet(topic, payload, number % 0xFFFF + 1))
             ends.append(file.tell())
     np.save(_ends_path(path), np.array(ends, np.int64))
     return len(ends) - 1
@@ -52,12 +52,14 @@ def _packet(first: int, *parts: bytes) -> bytes:
             return b"".join((bytes([first]), digits, *parts))
 
 
-def _connect(username: str, password: str) -> bytes:
+def connect_packet(username: str, password: str) -> bytes:
+    """Return a CONNECT of an account: clean session, no keepalive."""
     head = _text("MQTT") + b"\x04\xc2\x00\x00"  # user, password, clean session; no keepalive
     return _packet(0x10, head, _text(f"raw-{username}"), _text(username), _text(password))
 
 
-def _publish(topic: str, payload: bytes, packet_id: int) -> bytes:
+def publish_packet(topic: str, payload: bytes, packet_id: int) -> bytes:
+    """Return a PUBLISH at QoS 1."""
     return _packet(0x32, _text(topic), packet_id.to_bytes(2, "big"), payload)
 
 

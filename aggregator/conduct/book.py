@@ -79,6 +79,8 @@ class Book:
             self._entries.setdefault(record.device, {})[record.kind] = entry
         self._changed: dict[tuple[str, str], None] = {}
         self._verdicts: list[StandingRecord] = []
+        #: How many devices have been judged: whoever shows it need not wait when it changes.
+        self.num_judged = 0
 
     # --- standing ----------------------------------------------------------------------------
 
@@ -124,6 +126,9 @@ class Book:
     def heard(self, device: str, num_bytes: int, now: float) -> bool:
         """Count a message by its size, before it is read; return False if it is to be dropped."""
         self._now = now
+        known = self._standings.get(device)
+        if known is not None and known.is_cut:
+            return False  # until the broker has heard it, and done with what it holds
         flow = self._meter.take(device, num_bytes, now)
         if flow is Flow.FINE:
             return True
@@ -163,7 +168,7 @@ class Book:
         entry.at = self._now
         entry.count += 1
         self._changed[device, kind] = None
-        if 0 < self._config.threshold <= self.score(device):
+        if weight.points and 0 < self._config.threshold <= self.score(device):
             self._judge(device, kind)
 
     def _has_room(self, device: str) -> bool:
@@ -177,6 +182,7 @@ class Book:
         standing = Standing.QUARANTINED if known is None else known.standing
         record = StandingRecord(device, standing, f"{kind}: {WEIGHTS[kind].meaning}", is_cut)
         self._standings[device] = record
+        self.num_judged += 1
         self._verdicts = [each for each in self._verdicts if each.device != device]
         self._verdicts.append(record)
 

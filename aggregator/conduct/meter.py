@@ -34,6 +34,10 @@ class _Level:
         self.level = max(0.0, self.level - elapsed_s * self.per_s) + amount
         return self.level / self.burst
 
+    def cap(self) -> None:
+        """Let no more be in it than a burst."""
+        self.level = min(self.level, self.burst)
+
 
 @dataclass(slots=True)
 class _Bucket:
@@ -68,7 +72,8 @@ class Meter:
     def take(self, device: str, num_bytes: int, now: float) -> Flow:
         """Count a message of ``num_bytes`` and say what is to become of it.
 
-        After `Flow.FLOOD` the device begins anew, so that a flood is said once for each.
+        After `Flow.FLOOD` the bucket is full, no more: a flood that goes on is said again, but
+        not with every message.
         """
         bucket = self._bucket(device, now)
         elapsed_s, bucket.at = max(0.0, now - bucket.at), now
@@ -80,7 +85,8 @@ class Meter:
             return Flow.FINE
         if level < FLOOD:
             return Flow.DROPPED
-        del self._buckets[device]
+        bucket.messages.cap()
+        bucket.num_bytes.cap()
         return Flow.FLOOD
 
     def _bucket(self, device: str, now: float) -> _Bucket:

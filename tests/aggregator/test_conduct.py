@@ -45,6 +45,9 @@ def test_a_burst_passes_and_what_comes_beyond_it_is_dropped_then_a_flood() -> No
     given_to = meter()
     flows = [given_to.take("ada", 10, 0.0) for _ in range(40)]
     assert flows == [Flow.FINE] * 20 + [Flow.DROPPED] * 19 + [Flow.FLOOD]
+    assert [given_to.take("ada", 10, 0.0) for _ in range(20)] == [Flow.DROPPED] * 19 + [Flow.FLOOD]
+    assert given_to.take("ada", 10, 0.0) is Flow.DROPPED
+    assert given_to.take("ada", 10, 3.0) is Flow.FINE  # it has calmed down
 
 
 def test_large_messages_use_up_the_budget_as_many_small_ones_do() -> None:
