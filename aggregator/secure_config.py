@@ -6,8 +6,8 @@ is read, with the reason and what to change.
 
 from dataclasses import dataclass, field
 
-from aggregator.privacy.checks import check_privacy
 from aggregator.gate import Trust
+from aggregator.privacy.checks import check_privacy
 from aggregator.robust.groups import check_groups
 from aggregator.scheduling.rounds import Rounds
 from aggregator.supports import check_support
@@ -91,6 +91,7 @@ class SecureConfig:
         malicious = malicious if self.malicious < 0 else self.malicious
         noise = noise if self.noise < 0 else self.noise
         answers = answers if self.answers < 0 else self.answers
+        privacy = task.privacy
         parameters = Parameters(
             scheme=self.scheme,
             num_devices=num_devices,
@@ -100,11 +101,13 @@ class SecureConfig:
             min_contributors=self.min_contributors or malicious + 2,
             max_contributors=goal(task),
             size=self.codec.num_kept(num_params) + 1,
-            clip=self.clip,
+            clip=privacy.clip if privacy.is_distributed else self.clip,
             bits=self.bits,
             samples_cap=min(self.samples_cap, task.samples_cap) if task.weigh_by_samples else 0,
             staleness=task.staleness.masked,
             group=task.robust.group,
+            multiplier_milli=privacy.multiplier_milli if privacy.is_distributed else 0,
+            budget_nano=privacy.budget if privacy.is_distributed else 0,
         )
         parameters.check()
         if self.scheme == PAIRWISE and smallest_buffer(task) <= noise:

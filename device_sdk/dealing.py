@@ -56,6 +56,10 @@ class Mask:
         """Return the seed of what the mask adds beside its secret."""
         return derive(self.seed, "noise")
 
+    def privacy_seed(self) -> bytes:
+        """Return the seed of the noise that hides this device's data in the sum."""
+        return derive(self.seed, "privacy")
+
 
 class Dealer:
     """The stock of one epoch, oldest first. ``seed`` is 32 secret bytes of this start."""

@@ -37,6 +37,9 @@ class Mask(Protocol):
     def apply(self, roster: Roster, values: Elements, public_seed: bytes, /) -> bytes:
         """Return the body of the update: the values under the mask."""
 
+    def privacy_seed(self) -> bytes:
+        """Return the seed of the noise beneath it (`Parameters.noisy`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -84,7 +87,9 @@ def make_masked(
     fed_back = feedback(delta, codec, residual, roster.hash, version=lease.version)
     where = slice(None) if chosen.indices is None else chosen.indices
     elements, num_saturated = given.encode(fed_back.wanted[where], num_samples, staleness)
-    body = mask.apply(roster, elements, roster.support_seed(chosen.number, chosen.named))
+    # The residual knows nothing of the noise: the next sum would take back what hid in this one.
+    noisy = given.noisy(elements, mask.privacy_seed())
+    body = mask.apply(roster, noisy, roster.support_seed(chosen.number, chosen.named))
     update = encode_update(
         MaskedUpdate(lease.version, roster.hash, mask.counter, chosen.number, body)
     )

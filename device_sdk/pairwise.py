@@ -81,6 +81,10 @@ class RoundMask:
         """Return the body of the update: the signed view, then the masked values."""
         return self.signature + pairwise.mask(self.part, self.publics, self.seen, values)
 
+    def privacy_seed(self) -> bytes:
+        """Return the seed of the noise that hides this device's data; not of what may be opened."""
+        return derive(self.part.secrets.share_seed, "privacy")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Kept:

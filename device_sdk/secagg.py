@@ -23,6 +23,7 @@ from device_sdk.identity import Keys
 from device_sdk.masking import choose, make_masked
 from device_sdk.membership import Membership, Seat
 from device_sdk.pending import Pending, Residual
+from device_sdk.spending import Spending
 from device_sdk.voice import Voice
 from protocol import refusals
 from protocol.actions import Publish, Subscribe
@@ -89,6 +90,7 @@ class Member:
         self._voice = voice
         self._counts = counts
         self._evidence = Evidence(stored, counts)
+        self._spending = Spending(stored)
         self._membership = Membership(
             keys,
             stored=stored,
@@ -282,6 +284,7 @@ class Member:
         """Raise RemoteProtocolError for a lease that this device must not train for."""
         roster = self._membership.place().roster
         self._codec(roster, lease)
+        self._spending.check(roster.parameters)
         self._num_asked = 0
         if lease.mask_epoch != roster.epoch:
             raise RemoteProtocolError(
@@ -302,7 +305,8 @@ class Member:
         In rounds the mask is there once the dealers are known. ``staleness`` counts the versions
         that were made while this one was trained.
 
-        Spends a mask. Raises RemoteProtocolError: as `check_lease`, ``wrong_shape``, ``oversize``.
+        Spends a mask, and privacy: `spent` must be durable before the update leaves. Raises
+        RemoteProtocolError: as `check_lease`, ``wrong_shape``, ``oversize``.
         """
         place = self._membership.place()
         roster = place.roster
@@ -315,9 +319,11 @@ class Member:
             raise RemoteProtocolError(
                 refusals.WRONG_SHAPE, f"{kept} values, the roster is for another model"
             )
+        self._spending.check(roster.parameters)
         mask = place.take()
         if mask is None:
             return None
+        self._spending.spend(roster.parameters)
         pending, num_saturated = make_masked(
             lease,
             codec,
@@ -333,6 +339,10 @@ class Member:
         # Telemetry is everybody's: how many values of one device were cut, it says roughly.
         self._counts["saturated_values"] = _rounded_up(self._num_saturated)
         return pending
+
+    def spent(self) -> list[Action]:
+        """Return what must be stored before the update that was masked last leaves."""
+        return self._spending.kept()
 
     def _codec(self, roster: Roster, lease: Lease) -> CodecSpec:
         codec = parse_codec(lease.codec)

@@ -660,6 +660,7 @@ class Session:
         self.counts["trainings"] += 1
         self.failure = ""
         self._retry_s = self._retry_first_s
+        actions += [] if self._member is None else self._member.spent()
         actions += self._outgoing.hold(pending)
         if now < self._work.upload_at:
             self._send_at = self._timer_at = self._work.upload_at

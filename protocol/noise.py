@@ -1,4 +1,6 @@
-"""Discrete Gaussian noise from a seeded stream: integers only, so exact and the same everywhere.
+"""Differential privacy in whole numbers: noise, what it is added to, and what that costs.
+
+Discrete Gaussian noise comes from a seeded stream by integers only: exact, everywhere the same.
 
 Floating-point Gaussians leak through the gaps between the numbers that a computer can hold (I.
 Mironov, "On significance of the least significant bits for differential privacy", CCS 2012). Here
@@ -7,6 +9,7 @@ differential privacy", NeurIPS 2020, Algorithms 1 to 3, for standard deviations 
 two, at which all of their fractions are whole numbers over a power of two.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -17,12 +20,39 @@ from protocol.stream import Stream
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
 
 #: The largest standard deviation is 2 to this: squares of what is drawn stay far below 2**63.
 MAX_LOG_SIGMA: Final = 20
 #: Of so many tried, one is taken at least: a little more than the mean, to try again seldom.
 _TRIES: Final = 2.3
 _SOME: Final = 32
+#: A norm that is computed in float64 is off by less.
+_SLACK: Final = 1e-9
+#: Rho 1/2 in billionths, where the noise multiplier is counted in thousandths.
+_HALF: Final = 5 * 10**14
+
+
+def cost_nano(multiplier_milli: int) -> int:
+    """What an update costs its device under noise of so many thousandths of its bound.
+
+    Rho of zCDP in billionths, rounded up: 1 / (2 z**2) for noise of z times the bound (Canonne,
+    Kamath, Steinke, Theorem 4). Costs of updates add up.
+    """
+    return -(-_HALF // multiplier_milli**2)
+
+
+def on_grid(values: Float64, bound: float) -> Integers:
+    """Whole numbers close to ``values``, no longer than ``bound`` in L2 norm, as the values are.
+
+    The nearest, where they are not longer; else the nearest to values so short that none can be.
+    """
+    whole = np.rint(values)
+    if np.linalg.norm(whole) > bound * (1 - _SLACK):
+        # Rounding adds half a unit a value at most, and those half units have this norm.
+        room = max(0.0, bound * (1 - _SLACK) - math.sqrt(values.size) / 2)
+        whole = np.rint(values * (room / max(float(np.linalg.norm(values)), room, 1.0)))
+    return whole.astype(np.int64)
 
 
 def discrete_gaussian(seed: bytes, log_sigma: int, size: int) -> Integers:

@@ -1,4 +1,4 @@
-"""What releases cost, and what the sum of it means: rho of zCDP in, epsilon out.
+"""What was spent, and what that means: rho of zCDP in, epsilon out.
 
 Each release with Gaussian noise, continuous or discrete, of a sum that a device moves by C at most
 and whose noise has the standard deviation z C costs that device ``rho = 1 / (2 z**2)`` (M. Bun, T.
@@ -10,43 +10,42 @@ et al., "Fully-adaptive composition in differential privacy", ICML 2023).
 
 A release that a device took no part in costs it nothing. One that it took part in costs the full
 price: that others might have been picked instead makes nothing cheaper here (docs/adr/0031).
+
+Rho is counted in billionths, whole ones, and rounded against the task: sums have no error.
 """
 
 import math
 from functools import lru_cache
 from typing import Final
 
+from protocol.noise import cost_nano
+
 #: Nobody would call more than this private.
 MAX_EPSILON: Final = 1e3
-_STEPS: Final = 60
-
-
-def cost(noise_multiplier: float) -> float:
-    """Rho of one update in a release with this z; rounded up."""
-    return math.nextafter(0.5 / noise_multiplier**2, math.inf)
+NANO: Final = 1_000_000_000
 
 
 @lru_cache(maxsize=256)
-def epsilon(rho: float, delta: float) -> float:
-    """The epsilon, at ``delta``, of all releases that cost a device ``rho``.
+def epsilon(rho_nano: int, delta: float) -> float:
+    """The epsilon, at ``delta``, of all releases that cost a device so much.
 
     By `dp_accounting`'s Renyi accountant: an upper bound, a tenth above the least at 2.
     """
-    if rho <= 0:
+    if rho_nano <= 0:
         return 0.0
     # Takes a second to import, and is for tasks with a budget only.
     from dp_accounting import ZCDpEvent  # noqa: PLC0415
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
 
-    return float(RdpAccountant().compose(ZCDpEvent(rho)).get_epsilon(delta))
+    return float(RdpAccountant().compose(ZCDpEvent(rho_nano / NANO)).get_epsilon(delta))
 
 
 @lru_cache(maxsize=16)
-def largest_rho(most_epsilon: float, delta: float) -> float:
-    """The largest rho whose epsilon at ``delta`` is no larger; rounded down."""
-    low, high = 0.0, most_epsilon + 1.0  # epsilon is above rho from 0 on
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
+def largest_rho(most_epsilon: float, delta: float) -> int:
+    """The largest rho whose epsilon at ``delta`` is no larger; 0 if there is none."""
+    low, high = 0, int((most_epsilon + 1.0) * NANO)  # epsilon is above rho
+    while high - low > 1:
+        middle = (low + high) // 2
         if epsilon(middle, delta) <= most_epsilon:
             low = middle
         else:
@@ -54,6 +53,14 @@ def largest_rho(most_epsilon: float, delta: float) -> float:
     return low
 
 
-def multiplier(rho: float, num_updates: int) -> float:
-    """The z at which so many updates of a device cost ``rho``; rounded up."""
-    return math.sqrt(num_updates / (2 * rho)) * (1 + 1e-9)
+def multiplier_milli(rho_nano: int, num_updates: int) -> int:
+    """The least noise multiplier, in thousandths, at which so many updates cost no more.
+
+    0 if no multiplier is large enough.
+    """
+    if rho_nano < num_updates:  # none costs less than one billionth
+        return 0
+    milli = max(1, math.isqrt(num_updates * cost_nano(1) // rho_nano))
+    while num_updates * cost_nano(milli) > rho_nano:
+        milli += 1
+    return milli

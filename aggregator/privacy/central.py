@@ -18,12 +18,11 @@ import numpy.typing as npt
 from aggregator.actions import Action, Store
 from aggregator.privacy.config import PrivacyConfig
 from aggregator.records import DocumentRecord
-from protocol.noise import MAX_LOG_SIGMA, discrete_gaussian
+from protocol.noise import MAX_LOG_SIGMA, discrete_gaussian, on_grid
 from protocol.stream import derive
 from protocol.vectors.packing import SparseDelta
 
 Float64 = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
 
 #: The document that holds the clip where it moves.
 CLIP: Final = "privacy-clip"
@@ -33,8 +32,6 @@ _COUNT_PART: Final = 0.1
 _MAX_LOG_BOUND: Final = 21
 #: The same bounds hold for the clip as for the setting.
 _CLIPS: Final = (1e-6, 1e6)
-#: A norm computed in float64 is off by less.
-_SLACK: Final = 1e-9
 
 
 class _Grid(NamedTuple):
@@ -75,7 +72,7 @@ class Central:
         self._num_below += norm <= self.clip
         part = min(weight, 1.0) * min(1.0, self.clip / norm) if norm else 0.0
         values *= part * self._grid.bound / self.clip
-        return replace(delta, values=_whole(values, self._grid.bound))
+        return replace(delta, values=on_grid(values, self._grid.bound).astype("<f4"))
 
     def released(self, total: Float64, num_updates: int) -> Float64:
         """Return the noisy sum of so many bounded updates, in the units of their values.
@@ -115,11 +112,3 @@ def _grid(multiplier: float) -> _Grid:
     """The finest grid on which the noise is ``multiplier`` times the bound."""
     log_sigma = min(MAX_LOG_SIGMA, _MAX_LOG_BOUND + math.floor(math.log2(multiplier)))
     return _Grid(2.0**log_sigma / multiplier, log_sigma)
-
-
-def _whole(values: Float64, bound: float) -> Float32:
-    """The nearest whole numbers, if they are no longer than ``bound``; else those towards zero."""
-    whole = np.rint(values)
-    if np.linalg.norm(whole) > bound * (1 - _SLACK):
-        whole = np.trunc(values * (1 - _SLACK))
-    return whole.astype("<f4")

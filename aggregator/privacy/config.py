@@ -4,15 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from aggregator.privacy.accounting import MAX_EPSILON, cost, largest_rho, multiplier
+from aggregator.privacy.accounting import MAX_EPSILON, largest_rho, multiplier_milli
 from protocol.errors import ConfigError
+from protocol.noise import cost_nano
 
 NONE: Final = "none"
 CENTRAL: Final = "central"
 DISTRIBUTED: Final = "distributed"
 MECHANISMS: Final = (NONE, CENTRAL, DISTRIBUTED)
 
-#: A roster holds the noise multiplier in thousandths.
 _MILLI: Final = 1_000
 _LEAST_NOISE: Final = 0.01
 _MOST_NOISE: Final = 1_000.0
@@ -63,10 +63,10 @@ class PrivacyConfig:
             raise ConfigError(
                 f"noise_multiplier must be at least {_LEAST_NOISE}, not {self.noise_multiplier}"
             )
-        if self.multiplier > _MOST_NOISE:
+        if not 0 < self.multiplier <= _MOST_NOISE:
             raise ConfigError(
-                f"epsilon {self.epsilon} for {self.updates} updates needs noise of"
-                f" {self.multiplier:.0f} times the clip: allow fewer updates, or a larger epsilon"
+                f"epsilon {self.epsilon} for {self.updates} updates needs noise of more than"
+                f" {_MOST_NOISE:.0f} times the clip: allow fewer updates, or a larger epsilon"
             )
         if not self.most_updates:
             raise ConfigError(
@@ -90,25 +90,31 @@ class PrivacyConfig:
         return self.mechanism == DISTRIBUTED
 
     @property
-    def multiplier(self) -> float:
-        """The noise multiplier z, rounded up to thousandths."""
-        wanted = self.noise_multiplier or multiplier(self.budget, self.updates)
-        return math.ceil(wanted * _MILLI * (1 - 1e-12)) / _MILLI
+    def multiplier_milli(self) -> int:
+        """The noise multiplier z in thousandths, rounded up; 0: none is enough."""
+        if self.noise_multiplier:
+            return math.ceil(self.noise_multiplier * _MILLI * (1 - 1e-12))
+        return multiplier_milli(self.budget, self.updates)
 
     @property
-    def budget(self) -> float:
-        """The largest rho that a device may spend."""
+    def multiplier(self) -> float:
+        """The noise multiplier z."""
+        return self.multiplier_milli / _MILLI
+
+    @property
+    def budget(self) -> int:
+        """The largest rho that a device may spend, in billionths."""
         return largest_rho(self.epsilon, self.delta)
 
     @property
-    def cost(self) -> float:
-        """Rho of one update."""
-        return cost(self.multiplier)
+    def cost(self) -> int:
+        """Rho of one update, in billionths."""
+        return cost_nano(self.multiplier_milli)
 
     @property
     def most_updates(self) -> int:
         """How many updates a device can send until its budget is spent."""
-        return int(self.budget / self.cost)
+        return self.budget // self.cost
 
 
 _RANGES: Final[dict[str, tuple[float, float]]] = {

@@ -16,8 +16,10 @@ import numpy as np
 
 from protocol.errors import ConfigError, LocalProtocolError
 from protocol.messages import MAX_COHORT
+from protocol.noise import cost_nano, on_grid
 from protocol.secagg import fixedpoint
 from protocol.secagg.field import P16, Q31, Elements
+from protocol.secagg.noise_grid import NoiseGrid, noise_grid
 from protocol.secagg.shares import MAX_WEIGHT, TEST_COLUMNS, RecoveryError
 from protocol.staleness import CONSTANT, parse_staleness
 
@@ -64,6 +66,10 @@ class Parameters:
     than that; 0 means that all devices weigh the same. ``staleness`` names the rule of
     `protocol.staleness` by which a device weighs what it masks late. ``group``: a buffer is summed
     in groups of so many updates (`protocol.secagg.groups`); 0: all together.
+
+    Differential privacy (`protocol.secagg.noise_grid`): with ``multiplier_milli`` above 0 ``clip``
+    bounds the L2 norm of an update, and each sum has noise of so many thousandths of it. A device
+    sends no more updates than ``budget_nano`` (billionths of rho, `protocol.noise`) pays for.
     """
 
     scheme: str
@@ -80,6 +86,8 @@ class Parameters:
     samples_cap: int
     staleness: str = CONSTANT
     group: int = 0
+    multiplier_milli: int = 0
+    budget_nano: int = 0
 
     def check(self) -> None:
         """Raise ConfigError, saying what to change, unless every invariant is kept."""
@@ -98,6 +106,7 @@ class Parameters:
             raise ConfigError(f"samples_cap must not be negative, it is {self.samples_cap}")
         self._check_staleness()
         self._check_range()
+        self._check_privacy()
         if self.scheme == LIGHTSECAGG and self.share_bytes > MAX_SHARE_BYTES:
             raise ConfigError(
                 f"a share of {self.share_bytes} bytes does not fit into a message: use seedmask,"
@@ -163,6 +172,26 @@ class Parameters:
             raise ConfigError(
                 f"staleness {self.staleness!r}: in rounds, as pairwise needs them, nobody is late:"
                 " use constant"
+            )
+
+    def _check_privacy(self) -> None:
+        if not self.is_private:
+            return
+        if self.multiplier_milli < 0 or self.budget_nano < self.cost_nano:
+            raise ConfigError(
+                f"budget_nano = {self.budget_nano} does not pay for one update, which costs"
+                f" {self.cost_nano}: raise privacy.epsilon"
+            )
+        if self.samples_cap:
+            raise ConfigError(
+                "samples_cap: the number of samples would show in an update's weight, where no"
+                " noise hides it: set weigh_by_samples = false"
+            )
+        if self.grid.bound**2 < self.size:
+            raise ConfigError(
+                f"an update of {self.size} values would be {self.grid.bound} steps long, too few to"
+                " tell one from another: allow a larger epsilon, raise min_contributors, or use"
+                " seedmask"
             )
 
     def _check_range(self) -> None:
@@ -231,7 +260,29 @@ class Parameters:
     @property
     def scale(self) -> float:
         """How many integers are a difference of 1.0 in a value."""
+        if self.is_private:
+            return self.grid.unit * self.grid.bound / self.clip
         return self.limit / self.clip
+
+    @property
+    def is_private(self) -> bool:
+        """Whether devices add noise beneath their masks."""
+        return self.multiplier_milli != 0
+
+    @property
+    def num_noisy(self) -> int:
+        """How many honest devices there are in any sum that is learned."""
+        return max(self.min_contributors, self.group) - self.num_malicious
+
+    @property
+    def grid(self) -> NoiseGrid:
+        """In which steps values and noise are counted, if it is private. Raises ConfigError."""
+        return noise_grid(self.limit, self.num_noisy, self.multiplier_milli)
+
+    @property
+    def cost_nano(self) -> int:
+        """What an update costs its device; 0 if there is no noise."""
+        return cost_nano(self.multiplier_milli) if self.is_private else 0
 
     @property
     def step(self) -> int:
@@ -260,14 +311,35 @@ class Parameters:
     ) -> tuple[Elements, int]:
         """The elements (size,) to be masked, and how many values were beyond ``clip`` and cut.
 
-        ``staleness`` is how many versions there were since the one that was trained from. Raises
-        LocalProtocolError for values that are not finite.
+        ``staleness`` is how many versions there were since the one that was trained from. If it is
+        private, what is beyond ``clip`` in L2 norm is cut, but not told, and `noisy` must follow.
+        Raises LocalProtocolError for values that are not finite.
         """
         level = self.level(num_samples, staleness)
         part = level / self.levels
+        if self.is_private:
+            return np.append(self._bounded(values, part), level * self.step), 0
         highest = -(-self.limit * level // self.levels)
         integers, num_saturated = fixedpoint.quantise(values, self.scale * part, highest)
         return np.append(integers, level * self.step), num_saturated
+
+    def _bounded(self, values: fixedpoint.Values, part: float) -> Elements:
+        exact = values.astype(np.float64)
+        norm = float(np.linalg.norm(exact))
+        if not isfinite(norm):
+            raise LocalProtocolError("a value to be bounded is not finite")
+        grid = self.grid
+        exact *= part * grid.bound / max(norm, self.clip)
+        return grid.unit * on_grid(exact, grid.bound)
+
+    def noisy(self, elements: Elements, seed: bytes) -> Elements:
+        """Return what `encode` made with this device's noise on the values, if it is private.
+
+        ``seed``: 32 secret bytes for nothing else. The count has no noise: who takes part is known.
+        """
+        if not self.is_private:
+            return elements
+        return np.append(self.grid.noisy(elements[:-1], seed, self.limit), elements[-1])
 
     def check_values(self, values: Elements) -> None:
         """Raise LocalProtocolError unless these are ``size`` elements within +-``limit``."""

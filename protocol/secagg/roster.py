@@ -59,6 +59,8 @@ class _Body:
     endorsements: Annotated[bytes, Limit(SIGNATURE_BYTES, SIGNATURE_BYTES * MAX_COHORT)]
     aggregator: Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES)]
     group: _Number = field(default=0, metadata=ADDED)
+    multiplier_milli: _Number = field(default=0, metadata=ADDED)
+    budget_nano: _Number = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Roster:
                 b"".join(member.endorsement for member in self.members),
                 self.aggregator,
                 given.group,
+                given.multiplier_milli,
+                given.budget_nano,
             )
         )
 
@@ -231,6 +235,8 @@ def _read(body: _Body) -> Roster:
             samples_cap=body.samples_cap,
             staleness=body.staleness,
             group=body.group,
+            multiplier_milli=body.multiplier_milli,
+            budget_nano=body.budget_nano,
         ),
         members=tuple(RosterMember(*row) for row in rows),
         aggregator=body.aggregator,

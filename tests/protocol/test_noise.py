@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from protocol.errors import LocalProtocolError
-from protocol.noise import MAX_LOG_SIGMA, discrete_gaussian
+from protocol.noise import MAX_LOG_SIGMA, discrete_gaussian, on_grid
 from protocol.stream import derive
 
 SIZE = 60_000
@@ -87,3 +89,24 @@ def test_a_size_of_nothing_is_nothing() -> None:
 def test_another_width_is_refused(log_sigma: int) -> None:
     with pytest.raises(LocalProtocolError, match="log_sigma"):
         discrete_gaussian(bytes(32), log_sigma, 1)
+
+
+@given(
+    st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=60),
+    st.floats(0.5, 1e4),
+)
+def test_nothing_on_the_grid_is_longer_than_its_bound(values: list[float], bound: float) -> None:
+    array = np.array(values)
+    norm = np.linalg.norm(array)
+    short = array * min(1.0, bound / norm) if norm else array
+    assert np.linalg.norm(on_grid(short, bound)) <= bound
+
+
+def test_what_is_short_enough_is_rounded_to_the_nearest() -> None:
+    assert on_grid(np.array([3.4, -2.6, 0.5, 1.5]), 9.0).tolist() == [3, -3, 0, 2]
+
+
+def test_many_small_values_do_not_vanish_in_rounding() -> None:
+    """These are 9.7 each: rounded to 10 they are too long, cut to 9 they have lost much."""
+    larger = on_grid(np.full(10_000, 970.0 / 100), 970.0)
+    assert larger.sum() >= 90_000

@@ -50,6 +50,8 @@ CHANGED: dict[str, Callable[[Roster], Roster]] = {
     "bits": lambda roster: given_as(roster, bits=15),
     "samples_cap": lambda roster: given_as(roster, samples_cap=64),
     "staleness": lambda roster: given_as(roster, staleness="polynomial-0.5"),
+    "multiplier_milli": lambda roster: given_as(roster, multiplier_milli=1000),
+    "budget_nano": lambda roster: given_as(roster, budget_nano=1),
 }
 
 BODY = unpack(ROSTER.body, _Body)
