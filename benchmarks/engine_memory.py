@@ -124,6 +124,7 @@ def _write_aggregator(folder: Path, broker: Broker, name: str) -> Path:
             "task.rounds": {"size": 1, "quorum": 1, "gather_s": 0.1},
             "broker": _broker_table(folder, broker, AGGREGATOR),
             "secure": {"scheme": "none"},
+            "identity": {"required": False},
         },
     )
 

@@ -108,6 +108,7 @@ def _write_aggregator(folder: Path, broker: Broker) -> Path:
         {
             "": {"state_dir": str(folder / "state")},
             "secure": {"scheme": "none"},
+            "identity": {"required": False},
             "broker": _broker_table(broker, AGGREGATOR),
             "task": {name: value for name, value in SETTINGS.items() if name not in _TABLES},
             **{f"task.{name}": SETTINGS[name] for name in _TABLES},

@@ -312,6 +312,8 @@ def _config(case: Case, window: Path, files: BrokerFiles, port: int) -> str:
 state_dir = "{window / "state"}"
 [secure]
 scheme = "none"
+[identity]
+required = false
 [broker]
 port = {port}
 password_file = "{files.secret("aggregator")}"

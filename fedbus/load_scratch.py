@@ -1,17 +1,22 @@
 """A broker and an aggregator of one's own to try a load on, in a folder that may be thrown away."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from broker_config.accounts import AGGREGATOR
-from broker_config.running import Broker, running_broker
+from broker_config.accounts import AGGREGATOR, account_names
+from broker_config.authority import Authority
+from broker_config.files import write_secure_broker
+from broker_config.mosquitto import Ports
+from broker_config.private_files import create
+from broker_config.running import Broker, free_port, running_broker, running_secure_broker
 from fedbus.children import Child, start, stop
 from fedbus.federation import Tables, write_tables
 from fedbus.listener import ACCOUNT, Listener
+from fedbus.workplace import CA_CERTIFICATE, DEVICE_CERTIFICATE, DEVICE_KEY
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX
 from transport.config import BrokerConfig
@@ -40,13 +45,15 @@ class Scratch:
     broker: Broker
     aggregator: Child
     config: Path
+    carried: Path | None = None
 
     def broker_config(self, device: str) -> BrokerConfig:
         """Return how a device connects."""
+        host, port = self.broker.host, self.broker.port
+        if self.carried is not None:
+            return carried_config(BrokerConfig(host=host, port=port), self.carried / device)
         return BrokerConfig(
-            host=self.broker.host,
-            port=self.broker.port,
-            password_file=str(self.broker.files.secret(device)),
+            host=host, port=port, password_file=str(self.broker.files.secret(device))
         )
 
     def trouble(self) -> str:
@@ -68,31 +75,73 @@ def device_names(num_devices: int) -> tuple[str, ...]:
     return tuple(f"load-{number:0{_DIGITS}}" for number in range(1, num_devices + 1))
 
 
+def carried_config(common: BrokerConfig, folder: Path) -> BrokerConfig:
+    """Return how a device connects whose certificate is in the folder that `carry` made."""
+    return replace(
+        common,
+        ca_file=str(folder / CA_CERTIFICATE),
+        certificate_file=str(folder / DEVICE_CERTIFICATE),
+        key_file=str(folder / DEVICE_KEY),
+    )
+
+
 @contextmanager
-def running_scratch(folder: Path, devices: Sequence[str]) -> Iterator[Scratch]:
+def running_scratch(
+    folder: Path, devices: Sequence[str], *, tls: bool = False
+) -> Iterator[Scratch]:
     """Run a mosquitto with an account for each device, and an aggregator that is there.
 
-    Raises BrokerError if mosquitto is not there (the embedded broker is not made for fleets),
-    ConfigError with its last words if the aggregator does not start.
+    With ``tls`` everybody comes with a certificate, and nobody with a password. Raises BrokerError
+    if mosquitto is not there (the embedded broker is not made for fleets), ConfigError with its
+    last words if the aggregator does not start.
     """
-    with running_broker(folder / "broker", devices, engine="mosquitto") as broker:
-        config = write_aggregator(folder / AGGREGATOR, broker, len(devices))
+    carried = folder / "carry" if tls else None
+    if carried is not None:
+        _write_secure(folder, carried, devices)
+    with (
+        running_broker(folder / "broker", devices, engine="mosquitto")
+        if carried is None
+        else running_secure_broker(folder / "broker")
+    ) as broker:
+        config = write_aggregator(folder / AGGREGATOR, broker, len(devices), carried=carried)
         child = start_aggregator(config)
         try:
-            _await(broker, child)
-            yield Scratch(broker, child, config)
+            _await(broker, child, carried)
+            yield Scratch(broker, child, config, carried)
         finally:
             stop([child])
 
 
-def _await(broker: Broker, aggregator: Child) -> None:
+def _write_secure(folder: Path, carried: Path, devices: Sequence[str]) -> None:
+    authority = Authority.create(folder / "ca", TASK)
+    write_secure_broker(
+        folder / "broker",
+        authority,
+        ["127.0.0.1"],
+        ports=Ports(free_port(), 0, 0),
+        listen="127.0.0.1",
+    )
+    for name in account_names(devices):
+        issued, own = authority.issue_client(name), carried / name
+        own.mkdir(mode=0o700, parents=True)
+        for file, data in (
+            (CA_CERTIFICATE, authority.certificate_pem),
+            (DEVICE_CERTIFICATE, issued.certificate),
+            (DEVICE_KEY, issued.key),
+        ):
+            create(own / file, data)
+
+
+def _await(broker: Broker, aggregator: Child, carried: Path | None) -> None:
     """Return when the aggregator is on the bus: who checks in before is heard much later."""
+    own = BrokerConfig() if carried is None else carried_config(BrokerConfig(), carried / ACCOUNT)
     listener = Listener(
         host=broker.host,
         port=broker.port,
         prefix=DEFAULT_PREFIX,
         task=TASK,
-        password_file=broker.files.secret(ACCOUNT),
+        password_file=broker.files.secret(ACCOUNT) if carried is None else None,
+        tls=own.files_of_tls,
     )
     with listener:
         listener.listen_until(lambda: listener.view.known or not aggregator.alive, START_DEADLINE_S)
@@ -106,17 +155,23 @@ def start_aggregator(config: Path) -> Child:
     return start(AGGREGATOR, module, config.with_name("log"), {})
 
 
-def write_aggregator(folder: Path, broker: Broker, num_devices: int, **task: object) -> Path:
-    """Write the aggregator's configuration; ``task`` are settings that differ from these."""
+def write_aggregator(
+    folder: Path, broker: Broker, num_devices: int, *, carried: Path | None = None, **task: object
+) -> Path:
+    """Write the aggregator's configuration; ``task`` are settings that differ from these.
+
+    Its certificate is in a folder of ``carried``; without, it has a password.
+    """
     folder.mkdir(mode=0o700)
     goal = max(1, min(MAX_GOAL, num_devices // GOAL_PART))
     tables: Tables = {
         "": {"state_dir": str(folder / "state")},
         "secure": {"scheme": "none"},
+        "identity": {"required": False},
         "broker": {
             "port": broker.port,
-            "password_file": str(broker.files.secret(AGGREGATOR)),
             "backoff_cap_s": 5.0,
+            **_way_in(broker, carried),
         },
         "task": {
             "task": TASK,
@@ -134,3 +189,14 @@ def write_aggregator(folder: Path, broker: Broker, num_devices: int, **task: obj
         },
     }
     return write_tables(folder / "fed.toml", tables)
+
+
+def _way_in(broker: Broker, carried: Path | None) -> Mapping[str, str]:
+    if carried is None:
+        return {"password_file": str(broker.files.secret(AGGREGATOR))}
+    own = carried_config(BrokerConfig(), carried / AGGREGATOR)
+    return {
+        "ca_file": own.ca_file,
+        "certificate_file": own.certificate_file,
+        "key_file": own.key_file,
+    }

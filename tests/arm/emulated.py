@@ -280,7 +280,7 @@ def test_what_an_arm_device_trains_is_what_is_summed(
 
 def _flash_for(root: Path, federation: Federation) -> str:
     config = CONFIG.format(port=federation.broker.port)
-    if isinstance(federation, SecureFederation):
+    if federation.signed:
         config += f'[identity]\nkeys = "{KEYS}"\n'
         keys = root / KEYS.removeprefix("/")
         keys.parent.mkdir()

@@ -106,6 +106,7 @@ def test_the_audit_finds_broken_promises_and_what_nobody_sent(tmp_path: Path) ->
         {
             "": {"state_dir": str(tmp_path)},
             "secure": {"scheme": "none"},
+            "identity": {"required": False},
             "task": {"task": TASK},
             "task.model": MODEL,
         },

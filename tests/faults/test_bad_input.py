@@ -37,7 +37,7 @@ names = (f"raw-{number}" for number in itertools.count())
 def aggregator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """An aggregator whose devices are all raw ones."""
     folder = tmp_path_factory.mktemp("bad-input")
-    with Federation(folder, (), task=TASK_SETTINGS, broker=OPEN) as federation:
+    with Federation(folder, (), task=TASK_SETTINGS, broker=OPEN, signed=False) as federation:
         federation.start()
         federation.until(lambda: federation.version == 0, "no version")
         yield federation
@@ -265,7 +265,7 @@ def test_a_thousand_updates_that_never_complete_are_given_up(tmp_path: Path) -> 
         "chunk_patience_s": 0.2,  # asked for after that, given up after 30 times that
         "max_assembly_bytes": 4 << 20,
     }
-    with Federation(tmp_path, (), task=task, broker=OPEN) as federation:
+    with Federation(tmp_path, (), task=task, broker=OPEN, signed=False) as federation:
         federation.start()
         federation.until(lambda: federation.version == 0, "no version")
         with BusClient(federation.broker.port, "raw", ANSWERS_FILTER) as bus:

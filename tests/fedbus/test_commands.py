@@ -51,6 +51,7 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 def written(tmp_path: Path, old: str, new: str) -> Path:
     """A sample configuration with one change."""
     text = sample("fed.toml").replace('scheme = "seedmask"', 'scheme = "none"')
+    text = text.replace("# required = true", "required = false")
     assert old in text
     file = tmp_path / "fed.toml"
     file.write_text(text.replace(old, new), encoding="utf-8")

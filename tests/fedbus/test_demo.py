@@ -260,6 +260,7 @@ def write_aggregator(folder: Path, broker: Broker, mqtt: str) -> Path:
     """The sample configuration, for this broker."""
     text = sample("fed.toml").replace("aggregator-state", str(folder / "state"))
     text = text.replace('scheme = "seedmask"', 'scheme = "none"')
+    text = text.replace("# required = true", "required = false")
     text = text.replace("# port = 1883", f"port = {broker.port}")
     text = text.replace('# protocol = "auto"', f'protocol = "{mqtt}"')
     secret = broker.files.secret("aggregator")

@@ -41,7 +41,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     folder = tmp_path / "federation"
     folder.mkdir()
     task = {"buffered": {"goal": 1, "max_wait_s": 3600.0}}
-    with Federation(folder, [DEVICE], task=task) as running:
+    with Federation(folder, [DEVICE], task=task, signed=False) as running:
         running.start_aggregator()
         yield running
 

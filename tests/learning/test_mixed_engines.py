@@ -67,6 +67,7 @@ def start_aggregator(folder: Path, broker: Broker) -> Child:
             "state_dir": str(folder / "state"),
             "broker": login(broker, "aggregator"),
             "secure": {"scheme": "none"},
+            "identity": {"required": False},
             "task": task,
         },
     )
