@@ -10,6 +10,7 @@ from broker_config.accounts import AGGREGATOR, MONITOR
 from broker_config.files import BrokerFiles
 from broker_config.programs import Engine
 from broker_config.running import Broker, serve, serve_secure
+from fedbus.broker_files import config
 from fedbus.denials import start_following
 from fedbus.workplace import Workplace
 from protocol.errors import ConfigError
@@ -18,9 +19,7 @@ from protocol.topics import DEFAULT_PREFIX
 app = typer.Typer(help="Run an MQTT broker for a federation.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``up`` a command of its own while it is the only one."""
+app.command()(config)
 
 
 @app.command()
