@@ -20,7 +20,7 @@ Rules that everything rests on:
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -29,7 +29,7 @@ from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
 from aggregator.conduct.book import Book
-from aggregator.conduct.evidence import LATE
+from aggregator.conduct.evidence import LATE, OUTLIER, SHOWN, UNPROVEN
 from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
 from aggregator.gate import Gate, Heard, Trust
@@ -95,6 +95,8 @@ TURNED_AWAY_S: Final = 3600
 CLOSED_UNSEEN: Final = frozenset({refusals.TOO_STALE, refusals.SUPERSEDED})
 #: Reasons that the operator may end any moment: a roster that names the device, a release.
 FOR_NOW: Final = frozenset({refusals.NOT_ENROLLED, refusals.QUARANTINED})
+#: A robust rule that keeps less than this part of an update has left it out.
+LEFT_OUT: Final = 0.1
 #: Who did it, where a topic does not say.
 UNKNOWN: Final = "unknown sender"
 #: How many alerts are kept to be shown.
@@ -355,11 +357,18 @@ class Coordinator:
         return True
 
     def _not_heard(self, device: str, error: RemoteProtocolError) -> list[Action]:
-        """A message is refused; whoever must show a certificate is told so."""
+        """A message is refused; whoever must show a certificate is told so.
+
+        It is held against the device only where nobody else could have said it: where no
+        signatures are asked for, the broker's rules must do to prove who speaks.
+        """
+        self.counts[f"refused_{error.reason}"] += 1
+        if device != UNKNOWN:
+            by_anybody = self.gate.is_strict and error.reason not in SHOWN
+            self.conduct.note(device, UNPROVEN if by_anybody else error.reason)
         if error.reason == refusals.REPLAYED:  # the broker says it again, not the device
-            self.counts[f"refused_{error.reason}"] += 1
             return []
-        self._count_refusal(device, error.reason, error.detail)
+        self._say(device, error.reason, error.detail)
         if error.reason != refusals.UNKNOWN_KEY:
             return []
         refusal = Refusal(b"", error.reason, error.detail[:500])
@@ -498,22 +507,10 @@ class Coordinator:
         registered: list[Action] = [] if record is None else [Store(record)]
         if check_in.pending:
             return [*registered, *self._ask_after(device, check_in.pending)]
-        if self.conduct.standing(device) is not Standing.ADMITTED:
-            return [*registered, *self._turn_away(device, check_in, refusals.QUARANTINED)]
+        reason, detail = self._objection(device, check_in)
+        if reason:
+            return [*registered, *self._turn_away(device, check_in, reason, detail)]
         self.conduct.declared(device, check_in.num_samples)
-        if self.secure is not None and (reason := self.secure.standing(device)):
-            return [*registered, *self._turn_away(device, check_in, reason)]
-        words = frozenset(check_in.codecs)
-        if not (self.granting.serves(words) and self.downlink.needs <= words):
-            missing = sorted((self.codec.words | self.downlink.needs) - words)
-            detail = f"this task needs {', '.join(missing)}: update the device's SDK"
-            return [*registered, *self._turn_away(device, check_in, refusals.WRONG_CODEC, detail)]
-        least = self.config.min_samples
-        if 0 < check_in.num_samples < least:
-            detail = f"{check_in.num_samples} samples at hand: an update of this task needs {least}"
-            return [*registered, *self._turn_away(device, check_in, refusals.FEW_SAMPLES, detail)]
-        if self.privacy.is_spent(device):
-            return [*registered, *self._turn_away(device, check_in, refusals.PRIVACY_SPENT)]
         lease = self.leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return registered
@@ -524,6 +521,23 @@ class Coordinator:
             registered += self._forget(lease, refusals.SUPERSEDED)
         self.fleet.wait(device, check_in, now, ready=self._is_ready(device, now))
         return [*registered, *self._advance(now)]
+
+    def _objection(self, device: str, check_in: CheckIn) -> tuple[str, str]:
+        """Return why a device gets no lease whatever comes, and more of it; empty: nothing."""
+        if self.conduct.standing(device) is not Standing.ADMITTED:
+            return refusals.QUARANTINED, ""
+        if self.secure is not None and (reason := self.secure.standing(device)):
+            return reason, ""
+        words = frozenset(check_in.codecs)
+        if not (self.granting.serves(words) and self.downlink.needs <= words):
+            missing = sorted((self.codec.words | self.downlink.needs) - words)
+            detail = f"this task needs {', '.join(missing)}: update the device's SDK"
+            return refusals.WRONG_CODEC, detail
+        given, least = check_in.num_samples, self.config.min_samples
+        if 0 < given < least:
+            detail = f"{given} samples at hand: an update of this task needs {least}"
+            return refusals.FEW_SAMPLES, detail
+        return (refusals.PRIVACY_SPENT, "") if self.privacy.is_spent(device) else ("", "")
 
     def _is_good(self, lease: Lease) -> bool:
         """It runs, and its version is published: a restart lets leases run again that had ended."""
@@ -769,6 +783,7 @@ class Coordinator:
     def _step(self, outcome: Outcome, now: float) -> list[Action]:
         if outcome.mean is None:
             return self._abandon(outcome.ids, outcome.reason)
+        self._note_outliers(outcome.kept)
         staleness = self._staleness_of(outcome.ids)
         counted = self._memory.told(outcome, staleness, self.version, self.versions.trained)
         if counted is None:
@@ -799,6 +814,13 @@ class Coordinator:
             self._publication.manifest(self._manifest()),
             *self._publication.clear(retained),
         ]
+
+    def _note_outliers(self, kept: Sequence[tuple[str, float]]) -> None:
+        """What a robust rule has left out of a buffer is a hint, unless it leaves out most."""
+        left_out = [device for device, part in kept if part < LEFT_OUT]
+        if 2 * len(left_out) < len(kept):
+            for device in left_out:
+                self.conduct.note(device, OUTLIER)
 
     def _gain(self, ids: Iterable[bytes]) -> float:
         """How far statistics follow the mean of these updates."""

@@ -112,6 +112,11 @@ class Gate:
             record = DocumentRecord(CERTIFICATE + device, message.certificate)
         return Heard(message, envelope.counter, identity, record)
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether what passes is signed: what does not pass may then be anybody's."""
+        return self._trust is not None and self._trust.required
+
     def forget(self, device: str) -> None:
         """A device begins anew: it counts from the beginning."""
         for kind in (Kind.OUT, Kind.UPDATE):

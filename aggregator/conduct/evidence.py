@@ -84,8 +84,13 @@ WEIGHTS: Final[dict[str, Weight]] = dict(
         _refused(refusals.INCOMPLETE, 0.05, 0.25),
         # shown
         _refused(refusals.BAD_SIGNATURE, 0),
+        _refused(refusals.UNKNOWN_KEY, 0),
+        _refused(refusals.REPLAYED, 0),
         _refused(refusals.DUPLICATE_DEVICE, 0),
         (OVER_BUDGET, Weight(0, "messages beyond its budget, dropped unread")),
         (UNPROVEN, Weight(0, "unreadable, in its name, and nothing proves that it sent it")),
     ]
 )
+
+#: What is shown and costs nothing.
+SHOWN: Final = frozenset(kind for kind, weight in WEIGHTS.items() if not weight.points)

@@ -1,0 +1,116 @@
+"""What a coordinator does about devices that misbehave: it refuses, it stores, and others go on."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.conduct.config import ConductConfig
+from aggregator.records import Standing, StandingRecord
+from aggregator.scheduling.buffered import Buffered
+from protocol import refusals
+from protocol.messages import Lease, Refusal
+from tests.aggregator.conftest import MakeDesk
+from tests.support.desk import Desk
+
+ONE = [1.0, 0, 0, 0, 0, 0]
+NAN = [float("nan"), 0, 0, 0, 0, 0]
+
+
+def sends_nan(desk: Desk, device: str, times: int) -> None:
+    for _ in range(times):
+        desk.check_in(device)
+        lease = desk.last(device)
+        if isinstance(lease, Lease):
+            desk.send(device, lease, ONE, body=b"\xff" * 24)
+
+
+def standing(desk: Desk, device: str) -> Standing:
+    return desk.coordinator.conduct.standing(device)
+
+
+def reason(desk: Desk, device: str) -> str:
+    refusal = desk.last(device)
+    assert isinstance(refusal, Refusal), refusal
+    return refusal.reason
+
+
+def test_a_device_that_answers_leases_with_nan_gets_no_more_of_them(make_desk: MakeDesk) -> None:
+    desk = make_desk(buffered=Buffered(goal=1))
+    sends_nan(desk, "eve", 10)
+    assert standing(desk, "eve") is Standing.QUARANTINED
+    assert desk.coordinator.counts["leases_given"] == 3
+    assert reason(desk, "eve") == refusals.QUARANTINED
+    assert desk.refused(refusals.NOT_FINITE) == 3
+    assert any("eve: quarantined: not_finite" in alert for alert in desk.coordinator.alerts)
+    desk.send("ada", desk.lease("ada"), ONE)
+    assert desk.coordinator.version == 1
+
+
+def test_a_quarantine_outlives_a_restart(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    sends_nan(desk, "eve", 3)
+    desk.restart()
+    desk.check_in("eve")
+    assert reason(desk, "eve") == refusals.QUARANTINED
+
+
+def test_an_operator_takes_an_open_lease_back_and_gives_the_device_another_chance(
+    make_desk: MakeDesk,
+) -> None:
+    desk = make_desk(buffered=Buffered(goal=1))
+    lease = desk.lease("ada")
+    decree = StandingRecord("ada", Standing.QUARANTINED, "by the operator")
+    desk.perform(desk.coordinator.decreed([decree]))
+    assert desk.last("ada") == Refusal(
+        lease.lease_id, refusals.QUARANTINED, refusals.MEANING[refusals.QUARANTINED]
+    )
+    desk.send("ada", lease, ONE)  # it was under way
+    assert reason(desk, "ada") == refusals.QUARANTINED
+    assert desk.coordinator.version == 0
+    desk.perform(desk.coordinator.decreed([]))
+    desk.send("ada", desk.lease("ada"), ONE)
+    assert desk.coordinator.version == 1
+
+
+def test_what_was_decreed_while_nobody_ran_holds_from_the_start(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    lease = desk.lease("ada")
+    desk.store.commit([StandingRecord("ada", Standing.QUARANTINED, "by the operator")])
+    desk.restart()
+    desk.send("ada", lease, ONE)
+    assert reason(desk, "ada") == refusals.QUARANTINED
+
+
+def test_nothing_of_a_revoked_device_is_read(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    revoked = StandingRecord("eve", Standing.REVOKED, "lost", is_cut=True)
+    desk.perform(desk.coordinator.decreed([revoked]))
+    desk.check_in("eve")
+    assert desk.last("eve") is None
+    assert desk.coordinator.fleet.num_registered == 0
+
+
+def test_a_flood_is_dropped_and_cut_off_and_the_others_go_on(make_desk: MakeDesk) -> None:
+    desk = make_desk(buffered=Buffered(goal=1), conduct=ConductConfig(messages_per_s=1, burst=20))
+    lease = desk.lease("ada")
+    for _ in range(1000):
+        desk.hear(desk.coordinator.topics.out("eve"), b"garbage")
+    assert desk.coordinator.conduct.cut_off == ["eve"]
+    assert desk.refused(refusals.MALFORMED) == 20
+    assert desk.refused(refusals.OVER_BUDGET) == 980
+    desk.send("ada", lease, ONE)
+    assert desk.coordinator.version == 1
+
+
+@pytest.mark.parametrize("num_devices", [50])
+def test_sybils_take_no_more_room_than_devices_may(tmp_path: Path, num_devices: int) -> None:
+    from tests.support.desk import task_config  # noqa: PLC0415 - the one test without a fixture
+
+    desk = Desk(tmp_path, task_config(max_devices=10))
+    for number in range(num_devices):
+        desk.check_in(f"sybil-{number}")
+        desk.hear(desk.coordinator.topics.out(f"sybil-{number}"), b"garbage")
+    assert desk.coordinator.fleet.num_registered == 10
+    assert desk.refused(refusals.BUSY) == num_devices - 10
+    assert len(dict(desk.coordinator.conduct.scores())) <= 10
+    desk.close()
