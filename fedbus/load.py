@@ -16,10 +16,11 @@ from rich.console import Console
 from fedbus.load_figures import Meter, Watched, memory_kib, name_of
 from fedbus.load_fleet import Fleet, Pace
 from fedbus.load_run import Outcome, drive
-from fedbus.load_scratch import TASK, device_names, running_scratch
+from fedbus.load_scratch import TASK, carried_config, device_names, running_scratch
 from fedbus.load_screen import tables
 from fedbus.load_trainer import DryTrainer
 from fedbus.whole_files import check_file, write_whole
+from fedbus.workplace import DEVICE_CERTIFICATE
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX, Topics
 from transport.config import BrokerConfig
@@ -50,6 +51,10 @@ def load(
             "--scratch", help="Start a mosquitto and an aggregator for it, in a temporary folder."
         ),
     ] = False,
+    with_tls: Annotated[
+        bool,
+        typer.Option("--tls", help="With --scratch: TLS, and a certificate for each client."),
+    ] = False,
     rate: Annotated[
         float, typer.Option(min=0.0, help="Updates a second at most; 0: as many as go.")
     ] = 0.0,
@@ -70,6 +75,14 @@ def load(
         Path | None,
         typer.Option(
             metavar="DIR", help="A folder with a password file for each client, named like it."
+        ),
+    ] = None,
+    carried: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder with one for each client, named like it: its certificate, key and"
+            " ca.crt, as enrolment/carry of `fedbus init`.",
         ),
     ] = None,
     mqtt: Annotated[
@@ -97,14 +110,14 @@ def load(
     """
     console = Console()
     names = device_names(devices)
-    given = _Given(broker, username, password_file, passwords, mqtt)
+    given = _Given(broker, username, password_file, passwords, carried, mqtt)
     watched = _watched(watch_pid or [])
     if json_file is not None:
         check_file(json_file, "--json")
     allow_files(devices + SPARE_FILES)
     with ExitStack() as stack:
         target = (
-            stack.enter_context(_scratch(names, given, task))
+            stack.enter_context(_scratch(names, given, task, tls=with_tls))
             if scratch
             else _target(names, given, task)
         )
@@ -161,19 +174,21 @@ class _Given:
     username: str
     password_file: Path | None
     passwords: Path | None
+    carried: Path | None
     protocol: str
 
 
 @contextmanager
-def _scratch(names: Sequence[str], given: _Given, task: str) -> Iterator[_Target]:
-    if given.address or given.passwords or given.password_file or given.username or task:
+def _scratch(names: Sequence[str], given: _Given, task: str, *, tls: bool) -> Iterator[_Target]:
+    credentials = (given.username, given.password_file, given.passwords, given.carried)
+    if given.address or task or any(credentials):
         raise ConfigError(
             "--scratch starts a broker and an aggregator of its own: leave out --broker, --task,"
-            " --username, --password-file and --passwords"
+            " --username, --password-file, --passwords and --carried"
         )
     with (
         tempfile.TemporaryDirectory(prefix="fedbus-load-") as folder,
-        running_scratch(Path(folder), names) as running,
+        running_scratch(Path(folder), names, tls=tls) as running,
     ):
         aggregator = running.aggregator.process
         yield _Target(
@@ -197,6 +212,10 @@ def _target(names: Sequence[str], given: _Given, task: str) -> _Target:
         password_file=str(given.password_file or ""),
         protocol=given.protocol,
     )
+    if given.carried is not None:
+        _check_carried(given.carried, names)
+        folder = given.carried
+        return _Target(task, {name: carried_config(common, folder / name) for name in names})
     if given.passwords is None:
         return _Target(task, dict.fromkeys(names, common))
     _check_passwords(given.passwords, names)
@@ -219,6 +238,15 @@ def _check_passwords(folder: Path, names: Sequence[str]) -> None:
         raise ConfigError(
             f"--passwords {folder}: no file {missing[0]} and {len(missing) - 1} more;"
             " `fedbus broker up` makes accounts, and its secrets/ is such a folder"
+        )
+
+
+def _check_carried(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name / DEVICE_CERTIFICATE).is_file()]
+    if missing:
+        raise ConfigError(
+            f"--carried {folder}: no {missing[0]}/{DEVICE_CERTIFICATE} and {len(missing) - 1} more;"
+            " `fedbus init --device` and `fedbus enrol` make such folders"
         )
 
 

@@ -125,6 +125,10 @@ def test_too_few_files_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPat
             "no file load-00001 and 2 more",
         ),
         (["--broker", "h:1", "--task", "a", "--watch-pid", "999999999"], "no such process"),
+        (
+            ["--broker", "h:1", "--task", "a", "--carried", "nowhere"],
+            "no load-00001/device.crt and 2 more",
+        ),
         (["--scratch", "--json", "nowhere/out"], "there is no folder"),
         (["--scratch", "--json", "."], "is a folder; name a file"),
     ],
@@ -146,10 +150,11 @@ def test_nobody_there_ends_with_a_reason(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.broker
-def test_every_update_of_a_fleet_gets_its_receipt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way_in", [["--scratch"], ["--scratch", "--tls"]], ids=" ".join)
+def test_every_update_of_a_fleet_gets_its_receipt(way_in: list[str], tmp_path: Path) -> None:
     require_mosquitto()
     out = tmp_path / "out.json"
-    command = ["--scratch", "--devices", "24", "--updates", "2", "--connect-rate", "0"]
+    command = [*way_in, "--devices", "24", "--updates", "2", "--connect-rate", "0"]
     assert run(["load", *command, "--watch-pid", str(os.getpid()), "--json", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["connected_at_once"] == figures["devices_done"] == 24
