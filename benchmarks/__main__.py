@@ -21,6 +21,7 @@ MODULES: Final = {
     "secagg": "benchmarks.secagg",
     "engine": "benchmarks.engine",
     "fleets": "benchmarks.fleets",
+    "trust": "benchmarks.trust",
 }
 
 

@@ -9,22 +9,14 @@
 - real: the simulator's virtual run against real processes and a real broker.
 """
 
-import importlib
-import json
-import sys
 from typing import Final
 
+from benchmarks.parts import measure_parts
 from benchmarks.report import Report
 
 PARTS: Final = ("methods", "bytes", "selection", "scale", "load", "real")
 
 
 def measure(*, quick: bool) -> Report:
-    """Measure all parts, one after the other; each is said on stderr as soon as it is known."""
-    report: Report = {}
-    for part in PARTS:
-        module = importlib.import_module(f"benchmarks.fleet_{part}")
-        found: Report = module.measure(quick=quick)
-        report[part] = found
-        print(f"fleets {part}: {json.dumps(found)}", file=sys.stderr, flush=True)
-    return report
+    """Measure all parts."""
+    return measure_parts("fleets", "fleet", PARTS, quick=quick)

@@ -1,0 +1,22 @@
+"""``trust``: who may join, what attackers cannot do, how much leaks, and what it costs.
+
+- identity: signatures and sealing, for each update.
+- robust: attackers among devices whose updates are seen one by one.
+- groups: attackers under masks, in groups; who they are, after FedGT.
+- privacy: accuracy under differential privacy, and whether members can be told from others.
+- audit: gradient inversion on what a configuration reveals.
+- flood: one device that publishes as fast as it can.
+- tls: a thousand devices that all reconnect over mutual TLS.
+"""
+
+from typing import Final
+
+from benchmarks.parts import measure_parts
+from benchmarks.report import Report
+
+PARTS: Final = ("identity", "robust", "groups", "privacy", "audit", "flood", "tls")
+
+
+def measure(*, quick: bool) -> Report:
+    """Measure all parts."""
+    return measure_parts("trust", "trust", PARTS, quick=quick)
