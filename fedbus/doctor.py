@@ -3,36 +3,44 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import nacl.utils
 import typer
 
-from aggregator.config import AggregatorConfig, load_config
+from aggregator.config import load_config
 from broker_config.accounts import AGGREGATOR
 from broker_config.checks.examination import examine
 from broker_config.checks.findings import Finding, failed
 from broker_config.checks.visitors import Side
-from device_sdk.config import DeviceConfig
 from device_sdk.config import load_config as load_device_config
+from fedbus.workplace import DEVICE, Workplace
 from protocol.errors import ConfigError
 from protocol.topics import Topics
 from transport import Will
 from transport.config import BrokerConfig
 
-_WINDOW = 1_000
-_QUEUE = 1_000
+_WINDOW: Final = 1_000
+_QUEUE: Final = 1_000
 
 
 def doctor(
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="What `fedbus init` made.")
+    ] = Path(),
     *,
     config: Annotated[
-        Path, typer.Option("--config", help="The aggregator's configuration.")
-    ] = Path("fed.toml"),
+        Path | None,
+        typer.Option("--config", help="The aggregator's settings; without it, DIR's fed.toml."),
+    ] = None,
     device: Annotated[
         Path | None,
-        typer.Option("--device", help="A device's configuration; without it, half is checked."),
+        typer.Option(
+            "--device",
+            help="A device's settings; without it, those of the first device enrolled in DIR.",
+        ),
     ] = None,
     task: Annotated[
         str,
@@ -47,33 +55,57 @@ def doctor(
 
     Clock, TLS and certificates, accounts, access rules by loop-back, packet size, retained
     messages, last will, queues of those who are away, shared subscriptions. Probes have a task of
-    their own, so that a running one is not disturbed. Status 1 if a check failed.
+    their own, so that a running one is not disturbed. Files that the settings name are looked for
+    from here, else beside them. Status 1 if a check failed.
     """
-    federation = load_config(config)
-    member = None if device is None else load_device_config(device)
+    place = Workplace(directory)
+    theirs, its = config or place.fed, device or _first_device(place)
+    federation = load_config(theirs)
+    ours = _found(federation.broker, theirs.parent)
     topics = Topics(federation.task.prefix, task or f"doctor-{nacl.utils.random(4).hex()}")
-    findings = examine(topics, *_sides(federation, member))
-    where = f"{federation.broker.host}:{federation.broker.port}"
+    aggregator = _side("aggregator", AGGREGATOR, ours)
+    member = None if its is None else _device(its, ours, topics)
+    findings = examine(topics, aggregator, member)
+    where = f"{ours.host}:{ours.port}"
     found = _tell_json(where, findings) if as_json else _tell(where, findings)
     raise typer.Exit(int(failed(found)))
 
 
-def _sides(federation: AggregatorConfig, member: DeviceConfig | None) -> tuple[Side, Side | None]:
-    aggregator = _side("aggregator", AGGREGATOR, federation.broker)
-    if member is None:
-        return aggregator, None
-    ours, its = federation.broker, member.broker
+def _first_device(place: Workplace) -> Path | None:
+    return min((place.enrolment / "carry").glob(f"*/{DEVICE}"), default=None)
+
+
+def _found(broker: BrokerConfig, folder: Path) -> BrokerConfig:
+    """Settings name files from where their service is started, which often is not here."""
+
+    def find(name: str) -> str:
+        beside = folder / name
+        return str(beside) if name and not Path(name).exists() and beside.exists() else name
+
+    return replace(
+        broker,
+        password_file=find(broker.password_file),
+        ca_file=find(broker.ca_file),
+        certificate_file=find(broker.certificate_file),
+        key_file=find(broker.key_file),
+    )
+
+
+def _device(path: Path, ours: BrokerConfig, topics: Topics) -> Side:
+    """Raises ConfigError unless the device's settings are for the same broker and prefix."""
+    member = load_device_config(path)
+    its = _found(member.broker, path.parent)
     if (ours.host, ours.port) != (its.host, its.port):
         raise ConfigError(
             f"the aggregator's broker is {ours.host}:{ours.port}, the device's {its.host}:"
-            f"{its.port}: both configurations must name one broker"
+            f"{its.port}: both settings must name one broker"
         )
-    if member.prefix != federation.task.prefix:
+    if member.prefix != topics.prefix:
         raise ConfigError(
-            f"prefix: {federation.task.prefix!r} for the aggregator, {member.prefix!r} for the "
-            "device; they must be the same"
+            f"prefix: {topics.prefix!r} for the aggregator, {member.prefix!r} for the device; they "
+            "must be the same"
         )
-    return aggregator, _side("device", member.device, its)
+    return _side("device", member.device, its)
 
 
 def _side(name: str, account: str, broker: BrokerConfig) -> Side:
@@ -88,9 +120,9 @@ def _tell(where: str, findings: Iterator[Finding]) -> list[Finding]:
     typer.echo(f"examining the broker at {where}")
     for finding in findings:
         found.append(finding)
-        typer.echo(f"{finding.verdict.value:<5} {finding.check:<19} {finding.found}")
+        typer.echo(f"{finding.verdict.value:<5} {finding.check:<22} {finding.found}")
         if finding.fix:
-            typer.echo(f"{'':<25} fix: {finding.fix}")
+            typer.echo(f"{'':<28} fix: {finding.fix}")
     num_failed = sum(failed([finding]) for finding in found)
     typer.echo(f"{len(found)} checks, {num_failed} failed")
     return found

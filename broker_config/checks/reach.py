@@ -28,9 +28,7 @@ def check_connect(side: Side) -> Finding:
     with Visitors() as visitors:
         visitor = visitors.admit(visit(side))
     if visitor.accepted is not None:
-        packet = f"{visitor.accepted.max_packet_bytes:,}"
-        version = visitor.accepted.protocol
-        return ok(check, f"MQTT {version} at {where}, packets of up to {packet} bytes")
+        return ok(check, f"MQTT {visitor.accepted.protocol} at {where}")
     if visitor.refusal is None:
         return fail(check, f"{where} does not answer", _CHECK_ADDRESS)
     if visitor.refusal.permanent:

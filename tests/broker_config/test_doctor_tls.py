@@ -1,5 +1,6 @@
 """`fedbus doctor` over TLS: a good broker passes, each fault is found on a broker that has it."""
 
+import re
 import socket
 import ssl
 import threading
@@ -16,13 +17,15 @@ from cryptography import x509
 
 from broker_config.accounts import AGGREGATOR
 from broker_config.authority import Authority
-from broker_config.checks import clock, examination, reach
+from broker_config.checks import clock, reach
 from broker_config.checks.findings import Finding, Verdict
 from broker_config.checks.visitors import Side
 from broker_config.files import BrokerFiles, write_secure_broker
 from broker_config.mosquitto import Ports
 from broker_config.private_files import replace as write
 from broker_config.running import free_port, running_secure_broker
+from fedbus.__main__ import main
+from fedbus.workplace import Workplace
 from protocol.topics import DEFAULT_PREFIX, Topics
 from tests.support.mosquitto import require_mosquitto
 from transport import BrokerSettings, Tls
@@ -73,14 +76,20 @@ def faults(found: list[Finding]) -> dict[str, str]:
 
 
 @pytest.mark.broker
-def test_the_broker_of_init_passes_every_check(tmp_path: Path, authority: Authority) -> None:
-    with secure(tmp_path, authority) as port:
-        sides = [side(tmp_path, authority, port, account) for account in (AGGREGATOR, DEVICE)]
-        found = list(examination.examine(TOPICS, *sides))
-    assert faults(found).keys() <= {"clock"}
-    assert {"tls", "old-tls", "certificate-broker", "certificate-device", "own-topics"} <= {
-        each.check for each in found
-    }
+def test_the_folder_of_init_is_all_that_doctor_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_mosquitto()
+    place = Workplace(tmp_path / "fed")
+    ports = ["--port", str(free_port()), "--password-port", "0"]
+    assert main(["init", str(place.directory), *ports]) == 0
+    with running_secure_broker(place.broker):
+        assert main(["doctor", str(place.directory)]) == 0
+    assert main(["doctor", str(place.directory)]) == 1  # its broker is gone
+    said = capsys.readouterr().out
+    for check in ("tls", "old-tls", "certificate-broker", "certificate-device", "own-topics"):
+        assert re.search(f"ok +{check} ", said), check
+    assert re.search("fail +connect-aggregator ", said)
 
 
 @pytest.mark.broker
