@@ -26,6 +26,7 @@ from nacl.utils import random
 
 from broker_config.private_files import PUBLIC, create, replace
 from protocol.errors import ConfigError
+from protocol.topics import check_id
 
 CA_DAYS: Final = 20 * 365
 LEAF_DAYS: Final = 2 * 365
@@ -105,7 +106,10 @@ class Authority:
     def issue_client(
         self, name: str, *, days: int = LEAF_DAYS, now: datetime | None = None
     ) -> Issued:
-        """Give a device or a service a new key and a certificate for it."""
+        """Give a device or a service a new key and a certificate for it.
+
+        Raises ConfigError for a name that no account can have.
+        """
         key = _draw_key()
         return Issued(self.certify(name, key.public_key(), days=days, now=now), _private_pem(key))
 
@@ -167,6 +171,7 @@ class Authority:
         days: int,
         now: datetime | None,
     ) -> bytes:
+        check_id(name, "name")
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         until = (now or datetime.now(UTC)) + timedelta(days=days)
         end = min(until, self.certificate.not_valid_after_utc)

@@ -18,6 +18,7 @@ from device_sdk.runtimes import RuntimeMissingError, TfliteModel, find_runtime
 from fedbus.download import download
 from fedbus.listener import Unreachable, reader_settings
 from fedbus.published import NewestModel
+from fedbus.tls_options import CaOption, CertificateOption, KeyOption, tls_of
 from fedbus.watch import (
     DeadlineOption,
     HostOption,
@@ -77,6 +78,9 @@ def export(
     username: NameOption = "",
     password_file: PasswordOption = None,
     protocol: ProtocolOption = "auto",
+    ca_file: CaOption = None,
+    certificate_file: CertificateOption = None,
+    key_file: KeyOption = None,
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Write a task's newest model as a .tflite file, for TensorFlow Lite and LiteRT."""
@@ -88,7 +92,8 @@ def export(
     if config is not None:
         newest = _stored(config, task)
     else:
-        settings = reader_settings(host, port, username, password_file, protocol)
+        tls = tls_of(ca_file, certificate_file, key_file)
+        settings = reader_settings(host, port, username, password_file, protocol, tls=tls)
         newest = _downloaded(settings, Topics(prefix, task), deadline)
     model = Model(parse_spec(newest.spec))
     if training:

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from device_sdk import SDK_VERSION
+from fedbus.tls_options import CaOption, CertificateOption, KeyOption
 from firmware_scripts.bundle import BundleError
 from firmware_scripts.flashing import act, flash_plan, rollback_plan
 from firmware_scripts.plan import Plan, PlanError, Verdict
@@ -113,6 +114,9 @@ def verify(
     password_file: Annotated[
         Path | None, typer.Option(help="A file with the password alone.")
     ] = None,
+    ca_file: CaOption = None,
+    certificate_file: CertificateOption = None,
+    key_file: KeyOption = None,
     sdk_version: Annotated[str, typer.Option(help="The SDK version that it must run.")] = "",
     after_boot: Annotated[
         str, typer.Option(help="Boot id of a birth that does not count, as `flash` names it.")
@@ -123,7 +127,13 @@ def verify(
     expected = Expected(sdk=sdk_version, after_boot=after_boot)
     with _failures():
         broker = BrokerConfig(
-            host=host, port=port, username=username, password_file=str(password_file or "")
+            host=host,
+            port=port,
+            username=username,
+            password_file=str(password_file or ""),
+            ca_file=str(ca_file or ""),
+            certificate_file=str(certificate_file or ""),
+            key_file=str(key_file or ""),
         )
         topics = Topics(prefix, task)
         settings = watcher(broker, username=_MONITOR)

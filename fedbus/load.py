@@ -211,6 +211,7 @@ def _target(names: Sequence[str], given: _Given, task: str) -> _Target:
         username=given.username,
         password_file=str(given.password_file or ""),
         protocol=given.protocol,
+        tls="none" if given.carried is None else "auto",  # whoever loads a broker knows what it has
     )
     if given.carried is not None:
         _check_carried(given.carried, names)

@@ -1,6 +1,7 @@
 """The ``[broker]`` table that devices and the aggregator share in their configuration files."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +95,20 @@ class BrokerConfig:
             raise ConfigError('tls = "none": leave out ca_file and certificate_file, too')
         if bool(self.certificate_file) != bool(self.key_file):
             raise ConfigError("certificate_file and key_file: one needs the other")
+        if self.password_file and self.files_of_tls is None and self.tls != NONE:
+            self._check_near()
+
+    def _check_near(self) -> None:
+        """A password in the clear must not leave the machine, unless somebody says that it may."""
+        try:
+            near = ip_address(self.host).is_loopback
+        except ValueError:
+            near = self.host == "localhost"
+        if not near:
+            raise ConfigError(
+                f"password_file: the password would cross the network to {self.host} in the clear:"
+                ' set ca_file for TLS, or tls = "none" if nobody else is on that network'
+            )
 
     def _password(self) -> str | None:
         if not self.password_file:

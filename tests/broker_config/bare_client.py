@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -47,6 +47,7 @@ class BareClient:
         receive_maximum: int = 0,
         gate: threading.Event | None = None,
         identity: Identity | None = None,
+        transport: Literal["tcp", "websockets"] = "tcp",
     ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.gone = threading.Event()
@@ -62,6 +63,7 @@ class BareClient:
             protocol=protocol,
             manual_ack=not acknowledges,
             reconnect_on_failure=False,
+            transport=transport,
         )
         self._client.max_inflight_messages_set(_MANY)
         if identity is not None:

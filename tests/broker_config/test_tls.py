@@ -15,12 +15,20 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from broker_config.accounts import AGGREGATOR, MONITOR, Rights
 from broker_config.authority import Authority, Issued
-from broker_config.files import write_secure_broker
+from broker_config.files import write_accounts, write_secure_broker
 from broker_config.mosquitto import Ports
-from broker_config.revoke import allow_device, deny_device, revoke
+from broker_config.revoke import allow_device, deny_device, reload_broker, revoke
 from broker_config.running import Broker, free_port, running_secure_broker
 from protocol.errors import ConfigError
-from tests.broker_config.bare_client import DEADLINE_S, NOBODY, V3, V5, BareClient, Login
+from tests.broker_config.bare_client import (
+    DEADLINE_S,
+    NOBODY,
+    NOT_AUTHORIZED,
+    V3,
+    V5,
+    BareClient,
+    Login,
+)
 from tests.support.mosquitto import require_mosquitto
 
 pytestmark = pytest.mark.broker
@@ -77,7 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     require_mosquitto()
     folder = tmp_path_factory.mktemp("tls")
     authority = Authority.create(folder / "ca", "test")
-    ports = Ports(free_port(), free_port(), 0)
+    ports = Ports(free_port(), free_port(), free_port())
     write_secure_broker(
         folder / "broker", authority, ["127.0.0.1"], ports=ports, listen="127.0.0.1"
     )
@@ -180,6 +188,54 @@ def test_the_password_listener_takes_accounts_with_passwords_only(site: Site) ->
         assert nobody.refused
     with site.client("a", port=site.ports.password) as without_password:
         assert without_password.refused
+
+
+def test_over_websockets_the_same_password_counts_and_the_same_rules(site: Site) -> None:
+    secret = site.broker.files.secret(MONITOR).read_text().strip()
+    identity = (site.broker.files.authority, None, None)
+    with (
+        BareClient(
+            site.ports.websockets,
+            identity=identity,
+            login=(MONITOR, secret),
+            transport="websockets",
+        ) as dashboard,
+        site.client(AGGREGATOR) as aggregator,
+        site.client("a") as device,
+    ):
+        for topic in ("#", "fedbus/1/t/mon/rounds", END):
+            dashboard.subscribe(topic)
+        device.publish("fedbus/1/t/up/0/a", b"an update")
+        aggregator.publish("fedbus/1/t/mon/rounds", b"{}")
+        aggregator.publish(END, b"ws")
+        dashboard.wait_for_message(END, b"ws")
+        assert {topic for topic, _ in dashboard.received} == {"fedbus/1/t/mon/rounds", END}
+        assert dashboard.publish("fedbus/1/t/mon/rounds", b"forged") == NOT_AUTHORIZED
+
+
+def test_a_password_that_is_taken_away_ends_the_connection(site: Site) -> None:
+    files = write_accounts(site.broker.files.directory, ["by-password"])
+    secret = files.secret("by-password").read_text().strip()
+    reload_broker(files.directory)
+
+    def login() -> BareClient:
+        return site.stranger(port=site.ports.password, login=("by-password", secret))
+
+    def lets_in() -> bool:
+        with login() as client:
+            return not client.refused
+
+    until(lets_in)
+    with login() as device:
+        deny_device(files.directory, "by-password")
+        until(device.gone.is_set)
+    assert not lets_in()
+
+
+@pytest.mark.parametrize("name", ["", "../a", "A", "a/b", "a" * 65])
+def test_no_certificate_is_given_for_a_name_that_no_account_can_have(site: Site, name: str) -> None:
+    with pytest.raises(ConfigError, match="a-z 0-9"):
+        site.authority.issue_client(name)
 
 
 def test_who_is_revoked_is_cut_off_at_once_and_does_not_come_back(site: Site) -> None:

@@ -1,5 +1,6 @@
 """What `fedbus init` writes, run without an edit: broker, aggregator and devices, as processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from broker_config.revoke import denied_devices
 from broker_config.running import free_port
 from fedbus.__main__ import main
 from fedbus.listener import Listener
@@ -67,6 +69,22 @@ def give_data(place: Workplace) -> None:
         )
 
 
+def revoked_within_s(place: Workplace, port: int, device: str, limit_s: float) -> None:
+    """Revoke a device as an operator would; the broker must soon refuse its certificate."""
+    folders = ["--enrolment", str(place.enrolment), "--broker", str(place.broker)]
+    with contextlib.chdir(place.directory):
+        assert main(["devices", "revoke", device, "--config", "fed.toml", *folders]) == 0
+    begun = time.monotonic()
+    own = place.carried(device)
+    tls = Tls(own / "ca.crt", own / "device.crt", own / "device.key")
+    with Listener(
+        host="127.0.0.1", port=port, prefix=DEFAULT_PREFIX, task="digits", tls=tls
+    ) as stolen:
+        assert stolen.listen_until(lambda: "was revoked" in stolen.problem, limit_s), stolen.problem
+    assert device in denied_devices(place.broker)
+    assert time.monotonic() - begun < limit_s
+
+
 @pytest.mark.broker
 @pytest.mark.slow
 def test_a_fresh_init_trains_over_mutual_tls_with_masked_updates(
@@ -114,6 +132,7 @@ def test_a_fresh_init_trains_over_mutual_tls_with_masked_updates(
         assert reached, said
         metrics = listener.view.report("metrics")
         assert count(metrics, "updates_accepted") >= len(NAMES)
+        revoked_within_s(place, port, "device-3", 5.0)
     connected = [line for line in log.read_text().splitlines() if "New client connected" in line]
     assert {line.split("u'")[1].split("'")[0] for line in connected} == {
         "aggregator",

@@ -117,7 +117,7 @@ def test_a_device_cannot_play_the_broker(
 ) -> None:
     """Its certificate is for clients only."""
     require_mosquitto()
-    thief, port = authority.issue_client("127.0.0.1"), free_port()
+    thief, port = authority.issue_client("thief"), free_port()
     (tmp_path / "thief.crt").write_bytes(thief.certificate)
     (tmp_path / "thief.key").write_bytes(thief.key)
     listener = f"listener {port}\ncertfile {tmp_path}/thief.crt\nkeyfile {tmp_path}/thief.key\n"
@@ -152,6 +152,8 @@ def test_a_peer_that_never_answers_holds_up_nobody(folder: Path, authority: Auth
         ({"tls": "none", "ca_file": "ca.crt"}, "leave out ca_file"),
         ({"certificate_file": "a.crt"}, "one needs the other"),
         ({"key_file": "a.key"}, "one needs the other"),
+        ({"password_file": "p", "host": "10.0.0.7"}, "cross the network to 10.0.0.7 in the clear"),
+        ({"password_file": "p", "host": "broker.example"}, "in the clear"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -159,6 +161,20 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         BrokerConfig(**given)  # type: ignore[arg-type]  # keys are parametrised
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "::1"},
+        {"host": "localhost"},
+        {"host": "10.0.0.7", "tls": "none"},
+        {"host": "10.0.0.7", "tls": "1.2"},
+    ],
+)
+def test_a_password_goes_where_nobody_listens_or_where_one_insists(given: dict[str, str]) -> None:
+    settings = BrokerConfig(**{"password_file": "p", **given})  # type: ignore[arg-type] # as above
+    assert settings.password_file
 
 
 def test_files_that_will_not_do_are_named(folder: Path, authority: Authority) -> None:
