@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 from transport.tls import explain
 
 _RECEIVE_BYTES: Final = 1 << 16
+#: No packet of this protocol is larger. A peer that announces more gets no memory for it.
+MAX_PACKET_BYTES: Final = 4 << 20
 _UNSENT_BYTES: Final = 1 << 16
 _PUBLISH: Final = 3  # packet type; and a length goes on where a byte is not below _MORE
 _MORE: Final = 0x80
@@ -53,7 +55,13 @@ class Stream:
         self.num_received = 0
 
     def recv(self, size: int) -> bytes:
-        """Return at most ``size`` bytes, b"" at the end; raise BlockingIOError when dry."""
+        """Return at most ``size`` bytes, b"" at the end; raise BlockingIOError when dry.
+
+        paho asks for all of a packet at once, and allocates that much: more than
+        `MAX_PACKET_BYTES` raises ConnectionAbortedError.
+        """
+        if size > MAX_PACKET_BYTES:
+            raise ConnectionAbortedError(errno.EMSGSIZE, f"the peer announced {size} bytes")
         start = self._position
         if start == len(self._received):
             self._refill(size)
