@@ -70,11 +70,21 @@ class Outbox:
         return self._under_way.pop(packet_id, None)
 
     def connection_lost(self) -> int:
-        """QoS 1 goes out again first, in order; return how many QoS 0 messages were lost."""
+        """QoS 1 goes out again first, in order; return how many QoS 0 messages were lost.
+
+        What is retained is said anew with each connection: of a topic only the last such message
+        is kept, or a broker that never acknowledges would have them pile up.
+        """
         everything = [*self._under_way.values(), *self._waiting]
+        asked = [outgoing for outgoing in everything if outgoing.qos]
+        last = {outgoing.topic: at for at, outgoing in enumerate(asked) if outgoing.retain}
         self._under_way.clear()
-        self._waiting = deque(outgoing for outgoing in everything if outgoing.qos)
-        return len(everything) - len(self._waiting)
+        self._waiting = deque(
+            outgoing
+            for at, outgoing in enumerate(asked)
+            if not outgoing.retain or last[outgoing.topic] == at
+        )
+        return len(everything) - len(asked)
 
     def drop_larger(self, limit_bytes: int, *, mqtt_5: bool) -> list[Outgoing]:
         """Take out what a new connection would choke on: one such packet blocks all behind it."""
