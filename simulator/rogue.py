@@ -6,6 +6,8 @@ A link holds them up like any other client, and they come back to a broker with 
 
 from typing import Final
 
+import numpy as np
+
 from device_sdk.abilities import CODECS
 from protocol.chunks import checksum, cut, payload_bytes
 from protocol.codec import decode, encode, encode_update
@@ -13,7 +15,10 @@ from protocol.errors import RemoteProtocolError
 from protocol.messages import AGGREGATOR, CheckIn, Lease, Update, UpdateChunk
 from protocol.secagg.messages import AnyMessage
 from protocol.stream import derive
-from protocol.vectors.packing import max_body_bytes, parse_codec
+from protocol.vectors.layout import Layout
+from protocol.vectors.packing import CodecSpec, max_body_bytes, parse_codec
+from protocol.vectors.packing import encode as encode_delta
+from protocol.vectors.support import support_seed
 from simulator.links import Link, LinkProfile
 from simulator.retries import jittered
 from simulator.transport import MemoryTransport
@@ -22,13 +27,17 @@ from transport import BrokerSettings, Connected, Counters, Message, QueueFullErr
 
 #: All bits set: NaN as a float, out of range as a place.
 _ONES: Final = b"\xff"
+#: How many messages ``replay`` says again each time.
+MAX_SAID: Final = 20
 
 
 class Rogue:
     """One client with a device's name that checks in every ``every_s`` seconds, whatever comes.
 
-    ``attack`` is ``nan`` (each lease is answered with an update of nothing but ones) or ``flood``
-    (garbage beside each check-in, leases are not answered). Without a ``link`` what it says is at
+    ``attack`` is ``nan`` (each lease is answered with an update of nothing but ones), ``replay``
+    (each is answered with the update of the first one, and all that was ever sent is sent again),
+    ``sybil`` (each check-in is of another device that does not exist) or ``flood`` (garbage beside
+    each check-in, leases are not answered). Without a ``link`` what it says is at
     the broker at once.
     """
 
@@ -54,6 +63,8 @@ class Rogue:
         self._install_id = derive(seed, "install")[:16]
         self._seed = seed
         self._num_sent = 0
+        self._first = b""
+        self._said: list[tuple[str, bytes]] = []
         settings = BrokerSettings(client_id=f"{world.topics.task}-{name}")
         self._transport = MemoryTransport(
             world.broker,
@@ -77,7 +88,7 @@ class Rogue:
                 self.num_connects += 1
             elif isinstance(event, Message):
                 self._transport.acknowledge(event)
-                if self._attack == "nan":
+                if self._attack in {"nan", "replay"}:
                     self._heard(event.payload)
 
     def _speak(self) -> None:
@@ -85,10 +96,15 @@ class Rogue:
         if self._attack == "flood":
             garbage = derive(self._seed, "garbage", self._num_sent)
             self._publish(self._world.topics.out(self.name), garbage)
-        self._say(self._world.topics.out(self.name), CheckIn(self._install_id, -1, 10, CODECS))
+        for topic, payload in self._said:
+            self._publish(topic, payload)
+        name = f"{self.name}-{self._num_sent}" if self._attack == "sybil" else self.name
+        install_id = derive(self._seed, "install", self._num_sent)[:16]
+        install_id = install_id if self._attack == "sybil" else self._install_id
+        self._say(self._world.topics.out(name), CheckIn(install_id, -1, 10, CODECS), name)
 
     def _heard(self, payload: bytes) -> None:
-        """Answer a lease with an update of nothing but ones."""
+        """Answer a lease: with nothing but ones, or with what the first one was answered with."""
         try:
             lease = decode(payload, (Lease,), task=self._world.topics.task, sender=AGGREGATOR)
         except RemoteProtocolError:
@@ -96,18 +112,28 @@ class Rogue:
         coordinator = self._world.server.coordinator
         if coordinator is None:
             return
-        num_bytes = max_body_bytes(parse_codec(lease.codec), coordinator.trained.layout)
-        update = encode_update(Update(lease.version, lease.codec, 10, _ONES * num_bytes))
+        update = self._first
+        if not update or self._attack == "nan":
+            layout, codec = coordinator.trained.layout, parse_codec(lease.codec)
+            body = _ONES * max_body_bytes(codec, layout)
+            if self._attack == "replay":
+                body = _nothing(codec, layout, self._world.topics.task, lease.version)
+            update = self._first = encode_update(Update(lease.version, lease.codec, 10, body))
         parts = cut(update, payload_bytes(self._transport.max_packet_bytes))
         topic = self._world.topics.update(lease.partition, self.name)
         for index, part in enumerate(parts):
             self._say(topic, UpdateChunk(lease.lease_id, checksum(update), index, len(parts), part))
 
-    def _say(self, topic: str, message: AnyMessage) -> None:
+    def _say(self, topic: str, message: AnyMessage, sender: str = "") -> None:
         self._num_sent += 1
         payload = encode(
-            message, task=self._world.topics.task, sender=self.name, counter=self._num_sent
+            message,
+            task=self._world.topics.task,
+            sender=sender or self.name,
+            counter=self._num_sent,
         )
+        if self._attack == "replay" and len(self._said) < MAX_SAID:
+            self._said.append((topic, payload))
         self._publish(topic, payload)
 
     def _publish(self, topic: str, payload: bytes) -> None:
@@ -115,3 +141,10 @@ class Rogue:
             self._transport.publish(topic, payload)
         except QueueFullError:
             self.num_not_sent += 1
+
+
+def _nothing(codec: CodecSpec, layout: Layout, task: str, version: int) -> bytes:
+    """Return the body of an update that changes nothing."""
+    zeros = np.zeros(layout.size, np.float32)
+    seed = support_seed(task, version)
+    return encode_delta(zeros, codec, layout, rounding_seed=bytes(32), support_seed=seed)

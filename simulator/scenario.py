@@ -41,7 +41,7 @@
     slow = true                       # of the slow ones, in splits and reports
     crashes_per_hour = 2              # crash_down_s
     vanish = 0.01                     # the probability, at each training, to be gone for good
-    attack = "sign_flip"              # strength; nan and flood: messages_per_s
+    attack = "sign_flip"              # strength; nan, replay, sybil, flood: messages_per_s
     joins_at_s = 0                    # joins_within_s
 
     [drift]                           # at_s, kind, step or labels
@@ -215,7 +215,7 @@ class Scenario:
         if self.drift is not None:
             check_drift(self.drift, data)
         for at, each in enumerate(self.classes):
-            if each.attack == "label_flip":
+            if each.attack in {"label_flip", "backdoor"}:
                 with _told_as(f"classes[{at}].attack"):
                     _ = data.labels
         deal(self.data, data, self.is_slow, self.seed)

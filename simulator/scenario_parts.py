@@ -12,10 +12,11 @@ from simulator.links import LinkProfile
 
 LAWS: Final = ("constant", "uniform", "lognormal")
 ATTACKS: Final = (
-    "sign_flip", "scale", "noise", "label_flip", "free_rider", "nan", "flood",
+    "sign_flip", "scale", "noise", "label_flip", "backdoor", "free_rider",
+    "nan", "replay", "sybil", "flood",
 )  # fmt: skip
 #: Those that are no sessions: clients with a link, and nothing else of a device.
-ROGUES: Final = ("nan", "flood")
+ROGUES: Final = ("nan", "replay", "sybil", "flood")
 DRIFTS: Final = ("rotated_labels", "mirrored", "new_labels")
 LIMITS: Final = ("shipped", "stock")
 #: Longer than this no scenario runs, in virtual seconds: ten years.

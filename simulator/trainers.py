@@ -11,15 +11,15 @@ import numpy as np
 
 from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 from protocol.errors import LocalProtocolError
-from simulator.attackers import flipped, lie
+from simulator.attackers import backdoored, flipped, lie
 from simulator.data import Dealt, deal
 from simulator.drift import Features, Targets, drifted
 from simulator.dry import DryTrainer
 from simulator.scenario import Scenario
-from simulator.scenario_parts import DeviceClass
+from simulator.scenario_parts import ROGUES, DeviceClass
 
 #: Attacks on the data or the wire, not on what came out of training.
-_OTHERWISE = ("", "label_flip", "nan", "flood")
+_OTHERWISE = ("", "label_flip", *ROGUES)
 
 
 class Member(NamedTuple):
@@ -111,6 +111,8 @@ class Trainers:
         x, y = self._rows(self.dealt, self.dealt.devices[member.number], has_drifted=has_drifted)
         if member.of.attack == "label_flip":
             y = flipped(y, self.num_labels)
+        if member.of.attack == "backdoor":
+            x, y = backdoored(x, y)
         budget = member.of.memory_budget_bytes
         return NumpyTrainer(
             self._scenario.task.model,  # as the plan's, parsed once

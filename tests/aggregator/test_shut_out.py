@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from aggregator.conduct.config import ConductConfig
+from aggregator.coordinator import Coordinator
 from aggregator.records import Standing, StandingRecord
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
-from protocol.messages import Lease, Refusal
+from protocol.codec import encode
+from protocol.messages import CheckIn, Lease, Refusal
+from simulator.enrolment import certify_all
+from simulator.memory_store import MemoryStore
 from tests.aggregator.conftest import MakeDesk
-from tests.support.desk import Desk
+from tests.support.desk import CODECS, Desk, install_id, task_config
 
 ONE = [1.0, 0, 0, 0, 0, 0]
 NAN = [float("nan"), 0, 0, 0, 0, 0]
@@ -102,10 +106,24 @@ def test_a_flood_is_dropped_and_cut_off_and_the_others_go_on(make_desk: MakeDesk
     assert desk.coordinator.version == 1
 
 
+def test_sybils_without_a_certificate_are_nobody() -> None:
+    trust, keys = certify_all("t", ["ada"], bytes(32))
+    coordinator = Coordinator(
+        task_config(max_devices=10), MemoryStore().snapshot(), bytes(32), 0.0, trust=trust
+    )
+    for number in range(50):
+        name = f"sybil-{number}"
+        check_in = CheckIn(install_id(name), -1, 10, CODECS)
+        payload = encode(check_in, task="t", sender=name, counter=1)
+        coordinator.message(coordinator.topics.out(name), payload, 0.0)
+    assert keys.keys() == {"ada"}
+    assert coordinator.fleet.num_registered == 0
+    assert coordinator.counts[f"refused_{refusals.BAD_SIGNATURE}"] == 50
+    assert {score for _, score in coordinator.conduct.scores()} == {0.0}
+
+
 @pytest.mark.parametrize("num_devices", [50])
 def test_sybils_take_no_more_room_than_devices_may(tmp_path: Path, num_devices: int) -> None:
-    from tests.support.desk import task_config  # noqa: PLC0415 - the one test without a fixture
-
     desk = Desk(tmp_path, task_config(max_devices=10))
     for number in range(num_devices):
         desk.check_in(f"sybil-{number}")
