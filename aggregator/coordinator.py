@@ -180,7 +180,10 @@ class Coordinator:
         self._memory = Memory(config, snapshot.documents, epochs, self.trained.layout.size)
         self._memory.published(self.version, self.trained.take(self.downlink.hidden), ())
         self._participation = self._memory.participation
-        self.privacy = Budget(config.privacy, snapshot.documents, derive(seed, "privacy"))
+        self.privacy = Budget(
+            config.privacy, snapshot.documents, derive(seed, "privacy"), self.version
+        )
+        self._first += self.privacy.start()
         if self._participation.is_outdated:
             self.versions.forget()
         self.buffers: Buffers = (

@@ -115,6 +115,8 @@ def _privacy(view: TaskView) -> Iterator[str]:
         f" {number(told, 'noise_multiplier') or 0:g} times the clip of"
         f" {number(told, 'clip') or 0:.3g}"
     )
+    if since := count(told, "since_version"):
+        yield f"  of what versions up to {since} learned, it says nothing: they had no noise"
     if num_spent := count(told, "devices_spent"):
         yield f"  {_many(num_spent, 'device')} spent all of it and get no more leases"
 

@@ -5,25 +5,41 @@ What is charged is charged with the commit that makes it public, whatever become
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from aggregator.actions import Action
+from aggregator.actions import Action, Store
 from aggregator.privacy.accounting import epsilon
 from aggregator.privacy.central import Central
 from aggregator.privacy.config import PrivacyConfig
 from aggregator.privacy.ledger import Ledger
+from aggregator.records import DocumentRecord
+
+#: The document that holds the version at which privacy began; there is none while it is off.
+SINCE: Final = "privacy-since"
 
 
 class Budget:
     """Of one task. ``documents`` is what the store keeps; ``seed``: 32 secret bytes of this start.
 
-    ``central`` bounds and noises the sums of plain buffers; None where devices do, or nobody.
+    ``version`` is the newest there is. ``central`` bounds and noises the sums of plain buffers;
+    None where devices do, or nobody. ``since`` is the version from which on all have been private.
     """
 
-    def __init__(self, config: PrivacyConfig, documents: Mapping[str, bytes], seed: bytes) -> None:
+    def __init__(
+        self, config: PrivacyConfig, documents: Mapping[str, bytes], seed: bytes, version: int = 0
+    ) -> None:
+        self._has_begun = SINCE in documents
+        self.since = int(documents[SINCE]) if self._has_begun else version
         self.central = Central(config, documents, seed) if config.is_central else None
         self._config = config
         self._ledger = Ledger(documents)
+
+    def start(self) -> list[Action]:
+        """Return what is stored when the task starts: versions without noise are not forgotten."""
+        if self._config.enabled == self._has_begun:
+            return []
+        data = b"%d" % self.since if self._config.enabled else b""
+        return [Store(DocumentRecord(SINCE, data))]
 
     def is_spent(self, device: str) -> bool:
         """Whether a device would go beyond its budget with another update."""
@@ -74,6 +90,7 @@ class Budget:
             "clip": clip,
             "updates_a_device": config.most_updates,
             "devices_spent": self.num_spent,
+            **({"since_version": self.since} if self.since else {}),
         }
 
 

@@ -28,8 +28,8 @@ HUGE = [1e6, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 def private(*, goal: int = 2, task: dict[str, Any] | None = None, **privacy: Any) -> TaskConfig:
     table = {"mechanism": "central", "clip": CLIP, "epsilon": 900.0, **privacy}
-    buffered = Buffered(goal=goal, max_wait_s=1e6)
-    return task_config(buffered=buffered, privacy=PrivacyConfig(**table), **(task or {}))
+    settings = {"privacy": PrivacyConfig(**table), **(task or {})}
+    return task_config(buffered=Buffered(goal=goal, max_wait_s=1e6), **settings)
 
 
 def version_of(desk: Desk, devices: str) -> None:
@@ -103,6 +103,25 @@ def test_epsilon_is_shown_to_people_and_never_rounded_down(tmp_path: Path) -> No
     view.see(topics.monitor("metrics"), status.encode(report))
     [line] = [line for line in status_lines(view) if line.startswith("privacy")]
     assert f"epsilon {report['privacy']['epsilon']:.3f} of 8 at delta 1e-05" in line
+
+
+def test_versions_made_without_noise_are_never_passed_over_in_silence(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, private(noise_multiplier=1.0))
+    version_of(desk, "ab")
+    assert "since_version" not in desk.coordinator.privacy.report()
+    desk.config = private(noise_multiplier=1.0, task={"privacy": PrivacyConfig()})
+    desk.restart()
+    version_of(desk, "ab")
+    desk.config = private(noise_multiplier=1.0)
+    desk.restart()
+    version_of(desk, "ab")
+    desk.restart()
+    topics, report = desk.coordinator.topics, status.metrics_report(desk.coordinator, {})
+    desk.close()
+    assert report["privacy"]["since_version"] == 2
+    view = TaskView(topics)
+    view.see(topics.monitor("metrics"), status.encode(report))
+    assert any("versions up to 2" in line for line in status_lines(view))
 
 
 def test_a_task_without_privacy_says_nothing_of_it(tmp_path: Path) -> None:
