@@ -114,10 +114,12 @@ class RetryConfig:
 class IdentityConfig:
     """Who the device is: its keys file from `fedbus enrol`; empty: it has no keys.
 
-    Without keys it signs nothing and believes whatever the broker brings.
+    Without keys it signs nothing and believes whatever the broker brings. ``seal``: only the
+    aggregator can read an update that is not masked.
     """
 
     keys: str = ""
+    seal: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -408,6 +408,7 @@ class Device:
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
             keys=self._keys,
+            seal=self.config.identity.seal,
             stock=self.config.secure.stock,
             max_share_bytes=self.config.secure.max_share_bytes,
         )

@@ -53,6 +53,7 @@ class Fetch:
     """What has come of one version so far; ``held`` is the model that is here, if any.
 
     ``is_silent``: it has waited in vain since the last chunk, so that something is gone, it seems.
+    ``is_spoilt``: what is retained of the whole model is not what the lease names.
 
     Raises RemoteProtocolError (``malformed``) for a lease with more differences than there can be.
     """
@@ -60,6 +61,7 @@ class Fetch:
     def __init__(self, lease: Lease | Manifest, held: HeldModel | None = None) -> None:
         self.is_stuck = False
         self.is_silent = False
+        self.is_spoilt = False
         self._lease = lease
         self._keyframe = lease.version if lease.keyframe < 0 else lease.keyframe
         self._base = lease.base if isinstance(lease, Lease) else -1
@@ -124,6 +126,7 @@ class Fetch:
             self._retry_s = RETRY_S / 2
         is_last = lease.keyframe < 0 and self._base < 0 and lease.model == FLOAT32
         self.is_stuck = self._held is None and not is_last
+        self.is_spoilt = is_last
         self._held = None
         self._begin()
 

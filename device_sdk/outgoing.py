@@ -101,11 +101,20 @@ class Outgoing:
         return [Store(RESIDUAL, pack_residual(residual)), Delete(PENDING)]
 
 
-def pieces(pending: Pending, indices: tuple[int, ...], chunk_bytes: int) -> list[UpdateChunk]:
-    """Return chunks of an update, each with at most so many bytes of it: the ones named, or all."""
-    parts = cut(pending.update, chunk_bytes)
-    whole = checksum(pending.update)
+def pieces(
+    pending: Pending, indices: tuple[int, ...], chunk_bytes: int, aggregator: bytes = b""
+) -> list[UpdateChunk]:
+    """Return chunks of an update, each with at most so many bytes of it: the ones named, or all.
+
+    It is sealed to the public key ``aggregator`` if it is to be.
+    """
+    data, sealed = pending.update, int(bool(pending.seal_seed and aggregator))
+    if sealed:
+        from protocol.identity import seal  # noqa: PLC0415 - only devices with keys wait for it
+
+        data = seal(data, aggregator, pending.seal_seed)
+    parts, whole, lease_id = cut(data, chunk_bytes), checksum(data), pending.lease_id
     wanted = [index for index in indices if index < len(parts)] or range(len(parts))
     return [
-        UpdateChunk(pending.lease_id, whole, index, len(parts), parts[index]) for index in wanted
+        UpdateChunk(lease_id, whole, index, len(parts), parts[index], sealed) for index in wanted
     ]

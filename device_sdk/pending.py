@@ -20,7 +20,8 @@ class Pending:
 
     That is ``residual`` (float32 bytes) and ``cache_of``. Of a masked update with a residual also
     what it sends, in the open, to be taken back if it is refused: ``sent`` (float32 bytes) at
-    ``indices`` (`protocol.vectors.sparse`).
+    ``indices`` (`protocol.vectors.sparse`). With a ``seal_seed`` the update is sealed as it is
+    sent: to the same bytes each time.
     """
 
     lease_id: bytes
@@ -31,6 +32,7 @@ class Pending:
     indices: bytes = b""
     sent: bytes = b""
     cache_of: bytes = b""
+    seal_seed: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,14 @@ def pack_pending(pending: Pending) -> bytes:
             pending.indices,
             pending.sent,
             pending.cache_of,
+            pending.seal_seed,
         ]
     )
     return packed
 
 
 def unpack_pending(data: bytes) -> Pending:
-    """Read what `pack_pending` wrote; storage has checked that it is whole."""
+    """Read what `pack_pending` wrote, also of old; storage has checked that it is whole."""
     return Pending(*msgpack.unpackb(data))
 
 

@@ -18,6 +18,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -117,9 +118,9 @@ class Session:
     ``stored`` is what storage holds, by key. ``seed`` is 32 fresh secret bytes a start.
     ``num_samples`` says how many samples are at hand, ``declines`` why this device would not train
     now (a word; empty: it would); with fewer than ``min_samples`` it never does. With ``keys`` it
-    signs what it says, and believes nobody but its aggregator; if they are of a secure task,
-    nothing is sent in the open, at most ``stock`` masks are dealt ahead, and of others' shares at
-    most ``max_share_bytes`` are held.
+    signs what it says, believes nobody but its aggregator, and lets nobody else read its updates
+    unless ``seal`` is false; if they are of a secure task, nothing is sent in the open, at most
+    ``stock`` masks are dealt ahead, and of others' shares at most ``max_share_bytes`` are held.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Session:
         retry_first_s: float = 10.0,
         retry_cap_s: float = 600.0,
         keys: "Keys | None" = None,
+        seal: bool = True,
         stock: int = 2,
         max_share_bytes: int = 4 << 20,
     ) -> None:
@@ -168,6 +170,7 @@ class Session:
         self._voice = self._new_voice(keys)
         self._gate = Gate(topics, stored, b"" if keys is None else keys.aggregator)
         self._shows_certificate = keys is not None
+        self._seals = seal and keys is not None
         self._chunk_bytes = payload_bytes(1 << 16)
         self._work = Work(stored)
         self._away_until = math.inf
@@ -349,11 +352,14 @@ class Session:
 
     def _answered(self, answer: Answer, now: float) -> list[Action]:
         if isinstance(answer, Refusal) and answer.reason == refusals.UNKNOWN_KEY:
-            return self._show_certificate(now)
-        self._shows_certificate = False
+            self._show_certificate(now)
+        else:
+            self._shows_certificate = False
         match answer:
             case Lease():
                 return self._leased(answer, now)
+            case Refusal(lease_id=b"", reason=refusals.UNKNOWN_KEY):
+                return []
             case Refusal(lease_id=b""):
                 return self._turned_away(answer, now)
         pending = self.pending
@@ -436,15 +442,14 @@ class Session:
         """Return what proves this device's key, until the aggregator answers, and if it asks."""
         return self._keys.certificate if self._shows_certificate and self._keys is not None else b""
 
-    def _show_certificate(self, now: float) -> list[Action]:
+    def _show_certificate(self, now: float) -> None:
         """The aggregator does not know this device's key (any more)."""
         if self._keys is None:
-            return []
+            return
         self._shows_certificate = True
         self.counts["certificates_wanted"] += 1
         soon = now + START_SPREAD * self._check_in_s * self._draw()
         self._timer_at = min(self._timer_at, soon)
-        return []
 
     def _tells_unreachable(self) -> bool:
         """Whether this check-in says that the last model could not be put together.
@@ -588,7 +593,7 @@ class Session:
         fetch, self._work.fetch = self._work.fetch, None
         if fetch is None:
             return []
-        self._is_unreachable = fetch.is_stuck or fetch.is_silent
+        self._is_unreachable = fetch.is_stuck or fetch.is_silent or fetch.is_spoilt
         return [*fetch.leave()]
 
     # --- the update --------------------------------------------------------------------------
@@ -674,7 +679,7 @@ class Session:
             return self._member.mask(
                 lease, result.delta, result.num_samples, self.residual, staleness=staleness
             )
-        return make_pending(
+        pending = make_pending(
             self.topics.task,
             lease,
             result.delta,
@@ -683,13 +688,18 @@ class Session:
             residual=self.residual,
             rounding_seed=derive(self._seed, "rounding", lease.lease_id),
         )
+        if not self._seals:
+            return pending
+        seal_seed = derive(self._seed, "seal", lease.lease_id, self._num_draws, pending.update)
+        return replace(pending, seal_seed=seal_seed)
 
     def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
         """Publish chunks of the update: the ones named, or all."""
         if not self.online or self._send_at is not None:
             return []
         topic = self.topics.update(pending.partition, self.device)
-        chunks = pieces(pending, indices, self._chunk_bytes)
+        aggregator = b"" if self._keys is None else self._keys.aggregator
+        chunks = pieces(pending, indices, self._chunk_bytes, aggregator)
         return [self._voice.say(topic, chunk) for chunk in chunks]
 
     def _manifest(self, manifest: Manifest, now: float) -> list[Action]:

@@ -7,6 +7,7 @@ from math import inf
 
 from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
+from aggregator.gate import Trust
 from aggregator.records import Record
 from aggregator.secure_config import Enrolment
 from aggregator.store_errors import StoreError
@@ -42,8 +43,10 @@ class SimulatedServer:
         *,
         turn_s: float = 0.02,
         enrolment: Enrolment | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self._enrolment = enrolment
+        self._trust = trust
         self.config = config
         self.store = MemoryStore(config.keep_versions)
         self.coordinator: Coordinator | None = None
@@ -84,7 +87,12 @@ class SimulatedServer:
         self.store.reopen()
         seed = derive(self._seed, "start", self._num_starts)
         self.coordinator = Coordinator(
-            self.config, self.store.snapshot(), seed, self._queue.now, self._enrolment
+            self.config,
+            self.store.snapshot(),
+            seed,
+            self._queue.now,
+            self._enrolment,
+            trust=self._trust,
         )
         settings = BrokerSettings(
             client_id=f"{self.config.task}-aggregator", receive_maximum=WINDOW

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from aggregator.gate import Trust
 from aggregator.secure_config import Enrolment
 from aggregator.task_config import TaskConfig
 from device_sdk.identity import Keys
@@ -23,7 +24,8 @@ class World:
     """One task in virtual time; ``seed`` (32 bytes) decides all that is drawn.
 
     The aggregator starts with it. `run_for` and `run_until` let time pass; links, ``broker.route``
-    and the devices' durations say how long things take. With an ``enrolment`` updates are masked.
+    and the devices' durations say how long things take. With an ``enrolment`` updates are masked,
+    with ``trust`` devices need `keys` of `simulator.enrolment.certify_all`.
     The broker holds what its ``limits`` allow, everything without. ``train`` does the trainings of
     all devices, in place of their own trainers.
     """
@@ -36,6 +38,7 @@ class World:
         latency_s: float = 0.05,
         max_packet_bytes: int = 1 << 16,
         enrolment: Enrolment | None = None,
+        trust: Trust | None = None,
         limits: BrokerLimits | None = None,
         train: TrainRemote | None = None,
     ) -> None:
@@ -48,7 +51,12 @@ class World:
         self.devices: dict[str, SimulatedDevice] = {}
         self._seed = seed
         self.server = SimulatedServer(
-            self.queue, self.broker, config, derive(seed, "aggregator"), enrolment=enrolment
+            self.queue,
+            self.broker,
+            config,
+            derive(seed, "aggregator"),
+            enrolment=enrolment,
+            trust=trust,
         )
         self.server.start()
 
