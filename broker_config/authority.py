@@ -237,8 +237,9 @@ class Authority:
 
 def read_certificate(path: Path) -> x509.Certificate:
     """Read one certificate in PEM. Raises ConfigError that names the file."""
+    text = _read(path, "`fedbus ca init` makes one")
     try:
-        return x509.load_pem_x509_certificate(_read(path, "`fedbus ca init` makes one"))
+        return x509.load_pem_x509_certificate(text)
     except ValueError:
         raise ConfigError(f"{path}: no certificate in PEM") from None
 

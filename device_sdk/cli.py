@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(path: Path) -> int:
     config = load_config(path)
     own_keys(config)
+    config.broker.check_files()
     board = Board()
     time.sleep(2 * LOAD_S)
     now = board.read()

@@ -105,12 +105,7 @@ def check_files(config: AggregatorConfig) -> int:
 
     Raises ConfigError, which names the key and the file.
     """
-    password = config.broker.password_file
-    if password:
-        try:
-            Path(password).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"broker.password_file {password}: {error}") from None
+    config.broker.check_files()
     if not config.evaluation.file:
         return 0
     x, y = load_npz(config.evaluation.file)

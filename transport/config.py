@@ -68,16 +68,22 @@ class BrokerConfig:
         ``username`` counts where the file names none; ``window`` messages may be under way each
         way, ``queue`` wait at most. Raises ConfigError that names the file that will not do.
         """
+        self.check_files()
         password = self._password()
-        if self.files_of_tls is not None:
-            try:
-                make_context(self.files_of_tls)
-            except ValueError as error:
-                raise ConfigError(f"broker.{error}") from None
         name = self.username or (username if password is not None else None)
         return self._settings(
             client_id, username=name, password=password, window=window, queue=queue, will=will
         )
+
+    def check_files(self) -> None:
+        """Read the files that are named. Raises ConfigError that names the one that will not do."""
+        self._password()
+        if self.files_of_tls is None:
+            return
+        try:
+            make_context(self.files_of_tls)
+        except ValueError as error:
+            raise ConfigError(f"broker.{error}") from None
 
     @property
     def files_of_tls(self) -> Tls | None:
