@@ -5,7 +5,7 @@ a robust rule makes one vector of their means.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,7 +76,8 @@ class ClosedBuffer:
         if len(self._groups) == 1:
             return [Outcome(_ids(found), spread(means[0].mean))]
         vector, _ = combine_groups(robust, means)
-        return [Outcome(_ids(found), spread(vector), groups=means), *failed]
+        groups = tuple(replace(group, mean=spread(group.mean)) for group in means)
+        return [Outcome(_ids(found), spread(vector), groups=groups), *failed]
 
     def _of(self, recovery: Recovery) -> _Group:
         return next(group for group in self._groups if group.recovery is recovery)

@@ -29,7 +29,7 @@ from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
 from aggregator.cohorts import Cohorts
 from aggregator.conduct.book import Book
-from aggregator.conduct.evidence import LATE, OUTLIER, SHOWN, UNPROVEN
+from aggregator.conduct.evidence import GROUP_INFLUENCE, LATE, OUTLIER, SHOWN, UNPROVEN, WEIGHTS
 from aggregator.downlink import Downlink, Route
 from aggregator.fleet import Fleet
 from aggregator.gate import Gate, Heard, Trust
@@ -51,6 +51,7 @@ from aggregator.records import (
     StandingRecord,
     VersionRecord,
 )
+from aggregator.robust.group_watch import Candidates, GroupWatch, Trial
 from aggregator.scheduling import View
 from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment
@@ -134,6 +135,8 @@ class Coordinator:
         self.counts: Counter[str] = Counter(snapshot.totals)
         self.counts["starts"] += 1
         self.alerts: list[str] = []
+        self._candidates: Candidates | None = None
+        self._group_watch = GroupWatch()
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)
         self._sweep_until = math.inf
         self._publication = Publication(
@@ -787,6 +790,7 @@ class Coordinator:
         if outcome.mean is None:
             return self._abandon(outcome.ids, outcome.reason)
         self._note_outliers(outcome.kept)
+        self._candidates = self._candidates_of(outcome)
         staleness = self._staleness_of(outcome.ids)
         counted = self._memory.told(outcome, staleness, self.version, self.versions.trained)
         if counted is None:
@@ -817,6 +821,25 @@ class Coordinator:
             self._publication.manifest(self._manifest()),
             *self._publication.clear(retained),
         ]
+
+    def _candidates_of(self, outcome: Outcome) -> Candidates | None:
+        if not outcome.groups:
+            return None
+        params, before = self.versions.params, self.versions.trained
+        means = ((each.devices, (before + each.mean).astype("<f4")) for each in outcome.groups)
+        models = ((devices, self.trained.replaced(params, moved)) for devices, moved in means)
+        return Candidates(params, tuple(models))
+
+    def candidates(self) -> Candidates | None:
+        """Take the groups of the newest step, for the shell to say how good each would be."""
+        candidates, self._candidates = self._candidates, None
+        return candidates
+
+    def groups_tried(self, trials: Sequence[Trial]) -> None:
+        """The shell says how good the groups of a step were; after many, who does harm."""
+        for device in self._group_watch.seen(trials):
+            self.conduct.note(device, GROUP_INFLUENCE)
+            self._say(device, GROUP_INFLUENCE, WEIGHTS[GROUP_INFLUENCE].meaning)
 
     def _note_outliers(self, kept: Sequence[tuple[str, float]]) -> None:
         """What a robust rule has left out of a buffer is a hint, unless it leaves out most."""

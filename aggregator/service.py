@@ -266,12 +266,23 @@ class _Tenure:
     # --- evaluation and monitoring -----------------------------------------------------------
 
     def _evaluate(self) -> None:
+        self._try_groups()
         version = self._coordinator.version
         every = max(1, self._config.evaluation.every_versions)
         if self._evaluator is None or version < self._evaluated + every:
             return
         self._evaluated = version
         self._evaluator.evaluate(version, self._coordinator.downlink.hidden)
+
+    def _try_groups(self) -> None:
+        """Let the evaluation say how good the groups of masked buffers are, and hand that on."""
+        if self._evaluator is None:
+            return
+        candidates = self._coordinator.candidates()
+        if candidates is not None:
+            self._evaluator.try_groups(candidates)
+        for trials in self._evaluator.trials():
+            self._coordinator.groups_tried(trials)
 
     def _show(self, now: float) -> None:
         """Publish what has changed on ``mon/``, and what a full queue kept back."""

@@ -10,11 +10,23 @@ from typing import Final
 import numpy as np
 
 from aggregator.robust.group_testing import influence, suspects
+from aggregator.strategy import Float32
 
 #: Groups are judged when there are so many for each device: 20 buffers of 15 in groups of three.
 TESTS_A_DEVICE: Final = 7
 #: No more are kept, whatever the number of devices.
 MOST_TESTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """What groups would make of a model alone: its params, and with each group's mean added.
+
+    ``groups`` has the devices of each, and its params.
+    """
+
+    params: Float32
+    groups: tuple[tuple[tuple[str, ...], Float32], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ WEIGHT_CAP: Final = 2.0
 class GroupMean:
     """What is known of one group of a masked buffer: whose updates, their weight and mean.
 
-    ``mean`` has the coordinates that were masked (`aggregator.supports`).
+    ``mean`` has the coordinates that were masked, or all that are trained (`aggregator.supports`).
     """
 
     devices: tuple[str, ...]

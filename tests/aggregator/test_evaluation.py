@@ -2,15 +2,18 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from aggregator.evaluation import Evaluator
+from aggregator.robust.group_watch import Candidates
 from device_sdk.engine import Model, parse_spec
 from device_sdk.engine.data import as_blocks
 from device_sdk.engine.statistics import measure_statistics
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "input": [4],
     "layers": [{"type": "batch_norm", "static": True}, {"type": "dense", "units": 3}],
     "loss": "softmax_cross_entropy",
@@ -33,3 +36,28 @@ def test_static_statistics_are_those_of_the_held_out_rows(tmp_path: Path) -> Non
     ready = measure_statistics(model, params, as_blocks((x, y)))
     assert evaluator.report["loss"] == round(model.evaluate(ready, x, y).loss, 4)
     assert evaluator.report["loss"] != round(model.evaluate(params, x, y).loss, 4)
+
+
+def test_groups_are_compared_with_the_model_without_them(tmp_path: Path) -> None:
+    """A loss that is none is the worst there is, and harms no other group's number."""
+    x = np.random.default_rng(5).normal(0.0, 1.0, (60, 4)).astype(np.float32)
+    np.savez(tmp_path / "held_out.npz", x=x, y=np.zeros(60, np.int64))
+    model = Model(parse_spec({**SPEC, "layers": SPEC["layers"][1:]}))
+    params = np.zeros(model.layout.size, np.float32)
+    better, broken = params.copy(), np.full_like(params, np.nan)
+    better[-3] = 1.0  # the bias of the class that all rows have
+    groups = ((("a", "b"), better), (("c",), broken), (("d",), params))
+    done = threading.Event()
+    evaluator = Evaluator(model, tmp_path / "held_out.npz", done.set)
+    try:
+        evaluator.try_groups(Candidates(params, groups))
+        assert done.wait(10)
+        (trials,) = evaluator.trials()
+        assert evaluator.trials() == []
+    finally:
+        evaluator.close()
+    assert [trial.devices for trial in trials] == [("a", "b"), ("c",), ("d",)]
+    expected = np.log(np.log(1 + 2 / np.e) / np.log(3))
+    assert trials[0].change == pytest.approx(expected, abs=1e-5)
+    assert 0.0 < trials[1].change < np.inf
+    assert trials[2].change == 0.0

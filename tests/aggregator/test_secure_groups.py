@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from aggregator.actions import Store
+from aggregator.conduct.evidence import GROUP_INFLUENCE
 from aggregator.records import DocumentRecord
 from aggregator.recoveries import REQUEST
 from aggregator.robust.config import RobustConfig
+from aggregator.robust.group_watch import TESTS_A_DEVICE, Trial
 from aggregator.robust.groups import GroupMean, check_groups, combine_groups, spoilt
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
@@ -126,6 +128,38 @@ def test_a_buffer_is_not_closed_with_fewer_than_three_groups(desk: SecureDesk) -
     assert desk.requests("a") == []
     desk.train("i")
     assert len(desk.requests("a")) == 3
+
+
+def test_what_each_group_alone_would_make_of_the_model_can_be_asked_for_once(
+    desk: SecureDesk,
+) -> None:
+    before = desk.desk.params.astype(np.float64)
+    groups = groups_of(desk, desk.train(*TEN))
+    answer_all(desk)
+    candidates = desk.coordinator.candidates()
+    assert candidates is not None
+    np.testing.assert_array_equal(candidates.params, before.astype(np.float32))
+    for group, (devices, params) in zip(groups, candidates.groups, strict=True):
+        assert set(devices) == {desk.sent[each].device for each in group}
+        wanted = before + desk.expected(group)
+        np.testing.assert_allclose(params, wanted, atol=desk.tolerance(3) + 1e-6)
+    assert desk.coordinator.candidates() is None
+
+
+def test_a_device_whose_groups_do_harm_is_noted(desk: SecureDesk) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(TESTS_A_DEVICE * 10 // 3 + 1):
+        order = [str(name) for name in rng.permutation(list(TEN))]
+        groups = [tuple(order[:3]), tuple(order[3:6]), tuple(order[6:])]
+        changes = [
+            -0.1 + 0.6 * ("d" in group) / len(group) + rng.normal(0, 0.01) for group in groups
+        ]
+        trials = [Trial(group, change) for group, change in zip(groups, changes, strict=True)]
+        desk.coordinator.groups_tried(trials)
+    book = desk.coordinator.conduct
+    assert [reason.kind for reason in book.reasons("d")] == [GROUP_INFLUENCE]
+    assert all(book.score(name) == 0 for name in TEN if name != "d")
+    assert any(alert.startswith("d: group_influence") for alert in desk.coordinator.alerts)
 
 
 # --- what is lost ------------------------------------------------------------------------------
