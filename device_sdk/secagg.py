@@ -340,6 +340,15 @@ class Member:
         self._counts["saturated_values"] = _rounded_up(self._num_saturated)
         return pending
 
+    @property
+    def has_spent(self) -> bool:
+        """Whether this device may send no more updates: its privacy budget is spent."""
+        try:
+            roster = self._membership.place().roster
+        except RemoteProtocolError:  # there is none yet
+            return False
+        return self._spending.is_over(roster.parameters)
+
     def spent(self) -> list[Action]:
         """Return what must be stored before the update that was masked last leaves."""
         return self._spending.kept()

@@ -468,6 +468,8 @@ class Session:
         reason = "unfit_plan" if self._work.is_unfit else self._declines()
         if num_samples < self._min_samples:
             reason = refusals.FEW_SAMPLES
+        if self._member is not None and self._member.has_spent:
+            reason = refusals.PRIVACY_SPENT
         if reason:
             self.counts[f"declined_{reason}"] += 1
         return not reason

@@ -28,9 +28,14 @@ class Spending:
         """What was spent, in billionths of rho."""
         return self._spent
 
+    def is_over(self, parameters: Parameters) -> bool:
+        """Whether another update would cost more than this roster allows."""
+        after = self._spent + parameters.cost_nano
+        return parameters.is_private and after > parameters.budget_nano
+
     def check(self, parameters: Parameters) -> None:
-        """Raise RemoteProtocolError (``privacy_spent``) if another update would cost too much."""
-        if parameters.is_private and self._spent + parameters.cost_nano > parameters.budget_nano:
+        """Raise RemoteProtocolError (``privacy_spent``) if `is_over`."""
+        if self.is_over(parameters):
             reason = refusals.PRIVACY_SPENT
             raise RemoteProtocolError(reason, refusals.MEANING[reason])
 
