@@ -17,12 +17,15 @@ from aggregator.monitor import status
 from aggregator.privacy.budget import Budget
 from aggregator.privacy.config import PrivacyConfig
 from aggregator.records import Record, VersionRecord
+from aggregator.robust.config import RobustConfig
 from aggregator.scheduling.buffered import Buffered
+from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import SecureConfig
 from aggregator.task_config import TaskConfig
 from device_sdk.secagg import Member
 from device_sdk.spending import SPENT
 from device_sdk.trainer import Assignment, Trained, Trainer
+from protocol.secagg import seedmask
 from protocol.secagg.field import Elements
 from protocol.secagg.parameters import Parameters
 from simulator.enrolment import enrol
@@ -51,17 +54,19 @@ class Still(Trainer):
         return Trained(assignment.params.copy(), 20, {})
 
 
-def private_task(*, goal: int, least: int, **privacy: Any) -> TaskConfig:
-    return TaskConfig(
-        task="private",
-        model=MODEL,
-        codec="dense/float32",
-        buffered=Buffered(goal=goal, min_contributors=least, max_wait_s=30.0),
-        privacy=PrivacyConfig(mechanism="distributed", clip=CLIP, **privacy),
-        weigh_by_samples=False,
-        keep_versions=1000,
-        check_in_s=5,
-    )
+def private_task(
+    *, goal: int, least: int, task: dict[str, Any] | None = None, **privacy: Any
+) -> TaskConfig:
+    given: dict[str, Any] = {
+        "task": "private",
+        "model": MODEL,
+        "codec": "dense/float32",
+        "buffered": Buffered(goal=goal, min_contributors=least, max_wait_s=30.0),
+        "privacy": PrivacyConfig(mechanism="distributed", clip=CLIP, **privacy),
+        "weigh_by_samples": False,
+        "check_in_s": 5,
+    }
+    return TaskConfig(**{**given, **(task or {})})
 
 
 def world_of(task: TaskConfig, scheme: str, *, least: int = 0) -> tuple[World, Parameters]:
@@ -131,6 +136,40 @@ def test_steps_have_the_noise_promised_while_devices_drop_out(scheme: str) -> No
     assert sizes == pytest.approx(wanted, rel=5 / np.sqrt(2 * steps.noise[0].size))
     even = np.concatenate([noise / size for noise, size in zip(steps.noise, wanted, strict=True)])
     assert stats.kstest(even, "norm").pvalue > 1e-6
+
+
+def test_rounds_of_pairwise_masks_have_the_noise_promised() -> None:
+    in_rounds = {"mode": "rounds", "rounds": Rounds(size=NUM_DEVICES, quorum=8, gather_s=0.5)}
+    task = private_task(goal=6, least=4, task=in_rounds, noise_multiplier=1.0, epsilon=500.0)
+    world, given = world_of(task, "pairwise")
+    steps = Steps(world)
+    assert world.run_until(lambda: len(steps.counted) >= 3, limit_s=3600)
+    for noise, count in zip(steps.noise, steps.counted, strict=True):
+        wanted = np.sqrt(count / given.num_noisy)
+        assert noise.std() == pytest.approx(wanted, rel=5 / np.sqrt(2 * noise.size))
+
+
+def test_each_group_of_a_buffer_has_the_whole_noise() -> None:
+    """Their sums are shown one by one: three groups of three, of which one may be malicious."""
+    in_groups = {"robust": RobustConfig(group=3, attackers=0.1, rule="median")}
+    task = private_task(goal=9, least=9, task=in_groups, noise_multiplier=1.0, epsilon=500.0)
+    world, given = world_of(task, "seedmask")
+    assert given.num_noisy == 2
+    steps = Steps(world)
+    groups: list[np.ndarray] = []
+    with pytest.MonkeyPatch.context() as patch:
+        unmask = seedmask.unmask
+
+        def watched(*given_: Any) -> Elements:
+            sums = unmask(*given_)
+            groups.append(sums[:-1] / (given.scale * CLIP))
+            return sums
+
+        patch.setattr(seedmask, "unmask", watched)
+        assert world.run_until(lambda: len(steps.counted) >= 3, limit_s=3600)
+    assert len(groups) == 9
+    for noise in groups:
+        assert noise.std() == pytest.approx(np.sqrt(3 / 2), rel=5 / np.sqrt(2 * noise.size))
 
 
 def test_t_malicious_devices_cannot_take_the_noise_of_the_others_away() -> None:
