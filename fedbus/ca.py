@@ -40,8 +40,9 @@ def init(
 ) -> None:
     """Make an authority, and certificates for aggregator and monitor (`fedbus init` does, too)."""
     place = Workplace(directory)
-    authority = Authority.create(place.ca, name)
     try:
+        place.enrolment.mkdir(mode=0o700, parents=True, exist_ok=True)
+        authority = Authority.create(place.ca, name)
         write_services(place, authority)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None

@@ -299,7 +299,8 @@ class _Operator:
         roster_file = self.directory / ROSTERS / f"{roster.cohort}-{roster.epoch}.roster"
         refuse_existing([roster_file])
         try:
-            roster_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.directory, roster_file.parent):  # parents would be open to all
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             keys_files = self.write_keys(
                 {device: self._masked_keys(roster, device, new) for device, new in fresh.items()}
             )

@@ -77,6 +77,7 @@ def init(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _write_settings(place, names, task=task, host=hosts[0], port=port, scheme=scheme)
+        place.enrolment.mkdir(mode=0o700)
         authority = Authority.create(place.ca, f"fedbus {task}")
         write_secure_broker(place.broker, authority, hosts, ports=ports, listen=listen)
         write_services(place, authority)

@@ -24,6 +24,7 @@ from fedbus.announcements import (
 )
 from fedbus.enrolment import Enrolled, enrol, enrol_next, newest_roster, read_roster
 from fedbus.key_files import read_key
+from fedbus.toml_text import fill
 from fedbus.workplace import sample
 from protocol.errors import ConfigError
 from protocol.secagg import keys
@@ -42,6 +43,10 @@ from transport.config import BrokerConfig
 
 NAMES = tuple(f"pump-{number:02}" for number in range(1, 13))
 TOPICS = Topics("fedbus/1", "digits")
+
+
+#: Where a key stands, if not in [secure].
+TABLES = {"port": "broker", "key_file": "identity", "enrolment_key": "identity"}
 
 
 def sized(num_devices: int) -> Parameters:
@@ -77,10 +82,7 @@ def config_file(folder: Path, **changes: object) -> Path:
     """A sample configuration for masked updates."""
     text = sample("fed.toml")
     for key, value in changes.items():
-        lines = text.splitlines()
-        at = next(n for n, line in enumerate(lines) if line.startswith((f"# {key} = ", f"{key} =")))
-        lines[at] = f"{key} = {json.dumps(value)}"
-        text = "\n".join(lines)
+        text = fill(text, {TABLES.get(key, "secure"): {key: value}})
     file = folder / "fed.toml"
     file.write_text(text, encoding="utf-8")
     return file
@@ -167,7 +169,7 @@ def test_a_secret_lies_in_the_one_file_that_is_for_it(
 def test_secrets_are_their_owners_alone(tmp_path: Path) -> None:
     made(tmp_path / "enrolment")
     for path in files(tmp_path):
-        open_to_all = path.suffix in {".pub", ".roster"}
+        open_to_all = path.suffix in {".pub", ".roster"} or path.parent.name == "certificates"
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == (0o044 if open_to_all else 0), path
     assert stat.S_IMODE((tmp_path / "enrolment").stat().st_mode) == 0o700
 

@@ -57,6 +57,8 @@ def test_a_secret_is_in_one_place_and_its_owners_alone(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
         assert len([each for each in files.values() if each == files[path]]) == 1, path
         assert files[path].decode() not in said
+    for private in ("enrolment", "aggregator"):
+        assert stat.S_IMODE((tmp_path / "new" / private).stat().st_mode) == 0o700
     theirs = {path for path in files if "enrolment" in path.parts and "carry" not in path.parts}
     operators = [files[path] for path in secrets if path in theirs]
     elsewhere = b"".join(data for path, data in files.items() if path not in theirs)
