@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from broker_config.authority import Authority
 from broker_config.others.choice import RECIPES, Name
 from broker_config.others.wanted import Wanted
 from protocol.errors import ConfigError
@@ -27,6 +28,10 @@ def config(
     gateway: Annotated[
         str, typer.Option(help="For a bridge: the account of the site's broker.")
     ] = "gateway-1",
+    authority: Annotated[
+        Path | None,
+        typer.Option(help="For a bridge: enrolment/ca, to give the gateway a certificate."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="For a bridge: where the broker in the middle is.")
     ] = "broker.example",
@@ -41,7 +46,7 @@ def config(
         devices=tuple(device or ()), prefix=prefix, task=task, port=port, gateway=gateway, host=host
     )
     folder = out or Path(f"fedbus-{name}")
-    files = recipe.files(wanted)
+    files = {**recipe.files(wanted), **_certificates(name, gateway, authority)}
     try:
         folder.mkdir(mode=0o700, parents=True)
         for file, text in files.items():
@@ -52,6 +57,20 @@ def config(
         typer.echo(f"wrote {folder / file}")
     typer.echo(f"next: {recipe.next_step}")
     typer.echo("then: fedbus doctor --config fed.toml --device device.toml")
+
+
+def _certificates(name: Name, gateway: str, folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    if name != "bridge":
+        raise ConfigError("--authority: for a bridge; `fedbus init` made the broker's certificate")
+    authority = Authority.open(folder)
+    issued = authority.issue_client(gateway)
+    return {
+        "ca.crt": authority.certificate_pem.decode(),
+        f"{gateway}.crt": issued.certificate.decode(),
+        f"{gateway}.key": issued.key.decode(),
+    }
 
 
 def _write(path: Path, text: str) -> None:

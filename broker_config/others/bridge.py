@@ -45,10 +45,16 @@ def render_bridge(wanted: Wanted) -> str:
 
 
 def render_gateway_rules(wanted: Wanted) -> str:
-    """Return the access rules that the gateway needs at the broker in the middle."""
+    """Return the access rules that the gateway needs at the broker in the middle.
+
+    It is no device: what the rules for all devices would give it under its own name is denied.
+    """
     words = {"out": "write", "in": "read", "both": "readwrite"}
+    everybodys = {grant.filter for grant in wanted.device_grants("+")}
+    own = dict.fromkeys(grant.filter for grant in wanted.device_grants(wanted.gateway))
+    denied = (f"topic deny {topic}" for topic in own if topic not in everybodys)
     rules = (f"topic {words[way]} {topic}" for topic, way in _ways(wanted).items())
-    return "\n".join([f"# {MADE}", f"user {wanted.gateway}", *rules]) + "\n"
+    return "\n".join([f"# {MADE}", f"user {wanted.gateway}", *denied, *rules]) + "\n"
 
 
 def _carried(wanted: Wanted) -> Iterator[str]:

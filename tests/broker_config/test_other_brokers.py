@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from broker_config.accounts import AGGREGATOR, MONITOR, Rights, covers, role_of
+from broker_config.authority import Authority
 from broker_config.checks.rights import probe_topics
 from broker_config.others import aws, bridge, choice, dynsec, emqx, hivemq, nats, rabbitmq
 from broker_config.others.wanted import Wanted
@@ -260,7 +261,10 @@ def test_the_bridge_carries_what_devices_may_and_the_middle_grants_the_same() ->
     here = bridge.render_bridge(WANTED)
     carried = re.findall(r"^topic (\S+) (out|in|both) 1$", here, re.MULTILINE)
     there = bridge.render_gateway_rules(WANTED)
-    granted = re.findall(r"^topic (\S+) (\S+)$", there, re.MULTILINE)
+    granted = re.findall(r"^topic (read|write|readwrite) (\S+)$", there, re.MULTILINE)
+    denied = re.findall(r"^topic deny (\S+)$", there, re.MULTILINE)
+    assert denied
+    assert all(WANTED.gateway in topic for topic in denied)
     words = {"out": "write", "in": "read", "both": "readwrite"}
     assert [(words[way], topic) for topic, way in carried] == granted
     ways = {
@@ -331,6 +335,16 @@ def test_the_command_writes_private_files_and_overwrites_nothing(
     said = capsys.readouterr().out
     assert [path for path in written if f"wrote {path}" not in said] == []
     assert main(command) == 2
+
+
+def test_a_gateway_gets_its_certificate_where_the_authority_is(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "ca", "test")
+    made = ["--out", str(tmp_path / "new"), "--device", "a", "--authority", str(tmp_path / "ca")]
+    assert main(["broker", "config", "--for", "bridge", "--gateway", "plant-1", *made]) == 0
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert files.keys() > {"ca.crt", "plant-1.crt", "plant-1.key"}
+    assert files["plant-1.key"] == 0o600
+    assert main(["broker", "config", "--for", "nats", *made]) == 2
 
 
 def test_a_bridge_without_devices_is_refused() -> None:
