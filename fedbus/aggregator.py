@@ -74,14 +74,14 @@ def _masking(config: AggregatorConfig) -> str:
     if enrolment is None:
         return f"every update in sight, {signed}"
     num_params = config.task.trained().layout.size
-    for signed in enrolment.rosters:
+    for given in enrolment.rosters:
         try:
-            roster = open_roster(signed, enrolment.enrolment_key)
+            roster = open_roster(given, enrolment.enrolment_key)
         except RemoteProtocolError as error:
             raise ConfigError(f"secure.rosters: {error.detail}") from None
         config.secure.check_roster(config.task, roster.parameters, num_params)
     num_rosters = len(enrolment.rosters)
-    return f"masked by {config.secure.scheme} ({num_rosters} roster{'s' * (num_rosters != 1)})"
+    return f"masked by {config.secure.scheme} ({num_rosters} roster{'s' * (num_rosters != 1)}), {signed}"
 
 
 @app.command()
