@@ -81,7 +81,8 @@ def _masking(config: AggregatorConfig) -> str:
             raise ConfigError(f"secure.rosters: {error.detail}") from None
         config.secure.check_roster(config.task, roster.parameters, num_params)
     num_rosters = len(enrolment.rosters)
-    return f"masked by {config.secure.scheme} ({num_rosters} roster{'s' * (num_rosters != 1)}), {signed}"
+    rosters = f"{num_rosters} roster{'s' * (num_rosters != 1)}"
+    return f"masked by {config.secure.scheme} ({rosters}), {signed}"
 
 
 @app.command()
