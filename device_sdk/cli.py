@@ -12,6 +12,7 @@ from device_sdk.conditions import MEANING, describe
 from device_sdk.config import load_config
 from device_sdk.device import SDK_VERSION, Device, own_keys
 from device_sdk.power import LOAD_S, Board
+from device_sdk.redeem import redeem
 from device_sdk.storage import StorageError
 from protocol.errors import ConfigError
 
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     try:
+        if arguments.verb == "redeem":
+            return _redeem(arguments.token, arguments.dir, arguments.deadline)
         if arguments.verb == "check":
             return _check(arguments.config)
         return _run(arguments.config)
@@ -51,6 +54,12 @@ def _check(path: Path) -> int:
     return 0
 
 
+def _redeem(token: Path, folder: Path, deadline_s: float) -> int:
+    settings = redeem(token, folder, deadline_s)
+    sys.stdout.write(f"redeemed; from now on: fedbus-device run --config {settings}\n")
+    return 0
+
+
 def _run(path: Path) -> int:
     device = Device.from_config(path)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("--config", type=Path, required=True, help="the device's TOML file")
         sub.add_argument("-v", "--verbose", action="store_true", help="say more")
+    text = "make keys of one's own, and have them certified with a one-time token"
+    sub = verbs.add_parser("redeem", help=text, description=text)
+    sub.add_argument("--token", type=Path, required=True, help="the file from fedbus enrol token")
+    sub.add_argument("--dir", type=Path, default=Path(), help="where keys and settings go")
+    sub.add_argument("--deadline", type=float, default=300.0, help="seconds to wait for an answer")
+    sub.add_argument("-v", "--verbose", action="store_true", help="say more")
     return parser
 
 

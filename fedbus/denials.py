@@ -117,7 +117,7 @@ def start_following(
     """
     if broker.embedded:
         return
-    place = _password_listener(broker.files)
+    place = password_listener(broker.files)
     if place is None:
         say("no listener takes passwords: floods are not cut off here")
         return
@@ -156,8 +156,8 @@ def _names(payload: bytes) -> set[str]:
     return found - SERVICES.keys()
 
 
-def _password_listener(files: BrokerFiles) -> tuple[int, bool] | None:
-    """Return the port of a listener for passwords, and whether it speaks TLS."""
+def password_listener(files: BrokerFiles) -> tuple[int, bool] | None:
+    """Return the port of a listener for passwords, and whether it speaks TLS; None: none does."""
     listeners: list[tuple[int, set[str]]] = []
     for line in files.config.read_text(encoding="utf-8").splitlines():
         match line.split():

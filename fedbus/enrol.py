@@ -9,6 +9,7 @@ import typer
 from aggregator.config import AggregatorConfig, load_config
 from fedbus.announcements import Collector, announced_text, parse_announced
 from fedbus.enrol_devices import enrol_devices
+from fedbus.enrol_tokens import redeem, token
 from fedbus.enrolment import (
     AGGREGATOR_KEY,
     DEFAULT_COHORT,
@@ -33,6 +34,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("device")(enrol_devices)
+app.command("token")(token)
+app.command("redeem")(redeem)
 
 DirectoryArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The enrolment's folder, on no machine of the task.")

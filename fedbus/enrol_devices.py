@@ -10,6 +10,7 @@ from aggregator.config import AggregatorConfig, load_config
 from broker_config.accounts import account_names
 from broker_config.authority import Authority
 from fedbus import enrolment
+from fedbus.enrol_tokens import token
 from fedbus.enrolment import DEFAULT_COHORT, ENROLMENT_PUBLIC, ROSTERS, newest_rosters
 from fedbus.key_files import read_key, refuse_existing
 from fedbus.workplace import Workplace, carry, copy_rosters
@@ -25,12 +26,21 @@ def enrol_devices(
     as_file: Annotated[
         bool, typer.Option("--file", help="One .tar for each device instead of a folder.")
     ] = False,
+    by_token: Annotated[
+        bool,
+        typer.Option(
+            "--token", help="A one-time token instead: the device makes its own keys. See token."
+        ),
+    ] = False,
 ) -> None:
     """Give new devices certificate, keys and settings: a folder to carry to each.
 
     Where updates are masked, devices make up a new cohort; or they wait for the next epoch of one
     that exists, which `fedbus enrol next` begins.
     """
+    if by_token:
+        token(names, directory=directory, cohort=cohort)
+        return
     place = Workplace(directory)
     config = load_config(place.fed)
     authority = Authority.open(place.ca)

@@ -6,7 +6,7 @@
 <p>/<task>/dev/<id>/out          msgpack, device -> aggregator
 <p>/<task>/dev/<id>/in           msgpack, aggregator -> device
 <p>/<task>/up/<part>/<id>        msgpack chunks: the update
-<p>/<task>/share/<to>/<from>     msgpack, sealed: mask shares
+<p>/<task>/share/<to>/<from>     msgpack, sealed: mask shares; under a token: `protocol.joining`
 <p>/<task>/plan                  retained msgpack
 <p>/<task>/roster/<cohort>       retained msgpack, signed: who shares masks with whom
 <p>/<task>/support               retained msgpack: the coordinates that updates have in common
@@ -170,6 +170,10 @@ class Topics:
         """Mask shares from one device to another."""
         return f"{self.prefix}/{self.task}/share/{to}/{sender}"
 
+    def shares_to(self, device: str) -> str:
+        """All that other devices say to one: shares, and what newcomers ask the operator."""
+        return f"{self.prefix}/{self.task}/share/{device}/+"
+
     def plan(self) -> str:
         """What to train and how."""
         return f"{self.prefix}/{self.task}/plan"
@@ -226,8 +230,7 @@ class Topics:
 
     def member_filters(self, device: str, cohort: str) -> tuple[str, ...]:
         """What a device of a secure task subscribes to beside `device_filters`."""
-        shares = f"{self.prefix}/{self.task}/share/{device}/+"
-        return (self.roster(cohort), self.support(), shares)
+        return (self.roster(cohort), self.support(), self.shares_to(device))
 
     def monitor_filters(self) -> tuple[str, ...]:
         """What a person or a dashboard subscribes to."""

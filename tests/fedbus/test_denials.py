@@ -6,7 +6,7 @@ import pytest
 
 from broker_config.files import BrokerFiles, write_broker
 from broker_config.revoke import denied_devices, deny_device
-from fedbus.denials import Denials, _password_listener
+from fedbus.denials import Denials, password_listener
 from protocol.errors import ConfigError
 
 TOPIC = "fedbus/1/digits/mon/denied"
@@ -68,9 +68,9 @@ def test_a_service_is_never_denied(files: BrokerFiles) -> None:
 
 
 def test_the_listener_for_passwords_is_found(files: BrokerFiles) -> None:
-    assert _password_listener(files) == (1, False)
+    assert password_listener(files) == (1, False)
     files.config.write_text(
         "listener 8883\nrequire_certificate true\ncertfile x\n"
         "listener 9001\nprotocol websockets\ncertfile x\nlistener 8884\ncertfile x\n"
     )
-    assert _password_listener(files) == (8884, True)
+    assert password_listener(files) == (8884, True)

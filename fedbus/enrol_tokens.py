@@ -1,0 +1,192 @@
+"""``fedbus enrol token`` and ``redeem``: devices that make their own keys at their first start."""
+
+import random
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from aggregator.config import AggregatorConfig, load_config
+from broker_config.accounts import account_names
+from broker_config.authority import Authority
+from broker_config.files import BrokerFiles
+from broker_config.private_files import PUBLIC, create, replace
+from device_sdk.redeem import Token, token_text
+from fedbus.denials import password_listener
+from fedbus.enrolment import DEFAULT_COHORT, newest_roster
+from fedbus.key_files import refuse_existing
+from fedbus.tokens import Desk, entry_of, make
+from fedbus.toml_text import fill
+from fedbus.workplace import CA_CERTIFICATE, Workplace
+from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.joining import NEWCOMER, OPERATOR
+from protocol.topics import Topics, check_id
+from transport import BrokerSettings, Message, Refused
+from transport.loop import Loop
+from transport.paho import PahoTransport
+from transport.settings import Tls
+
+DAY_S: Final = 86_400.0
+_SLICE_S: Final = 0.5
+_TIDY_S: Final = 60.0
+
+DirOption = Annotated[Path, typer.Option("--dir", help="What `fedbus init` made.")]
+
+
+def token(
+    devices: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Ids of new devices.")],
+    *,
+    directory: DirOption = Path(),
+    cohort: Annotated[str, typer.Option(help="Who shares masks with whom.")] = DEFAULT_COHORT,
+    days: Annotated[float, typer.Option(min=0.01, help="How long tokens are good.")] = 7.0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Where the broker takes passwords; 0: see there.")
+    ] = 0,
+) -> None:
+    """Make one-time tokens: a file to carry to each device, which then makes its own keys.
+
+    The device runs `fedbus-device redeem`, and `fedbus enrol redeem` answers it here.
+    """
+    place = Workplace(directory)
+    config = load_config(place.fed)
+    account_names(devices)
+    authority = Authority.open(place.ca)
+    for device in devices:
+        check_id(f"{NEWCOMER}{device}", "device")
+        if authority.issued(device) or device == OPERATOR or device.startswith(NEWCOMER):
+            raise ConfigError(f"{device}: enrolled already, or reserved: take another name")
+    files = [place.carried(device).with_name(f"{device}.token") for device in devices]
+    refuse_existing(files)
+    at = port or _password_port(place)
+    for device, file in zip(devices, files, strict=True):
+        made = make(place, _blank(place, config, device, cohort, at), valid_s=days * DAY_S)
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            create(file, token_text(made).encode())
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        typer.echo(str(file))
+        if not place.broker.is_dir():
+            typer.echo(f"  a line for the broker's passwords: {entry_of(made)}")
+    typer.echo(
+        "  SECRET until redeemed: each to its device, where `fedbus-device redeem` reads it;"
+    )
+    typer.echo("  meanwhile `fedbus enrol redeem --watch` runs here")
+
+
+def redeem(
+    *,
+    directory: DirOption = Path(),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Until Ctrl-C, also when no token is left.")
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option(min=1.0, help="Without --watch: seconds to wait for devices.")
+    ] = 60.0,
+) -> None:
+    """Answer devices that redeem tokens. Exit status 1 if some are not redeemed in time."""
+    place = Workplace(directory)
+    config, desk = load_config(place.fed), Desk(place)
+    desk.tidy()
+    if not desk.outstanding and not watch:
+        typer.echo("no token is to be redeemed: `fedbus enrol token DEVICE` makes one")
+        return
+    until = float("inf") if watch else time.monotonic() + deadline
+    _answer(desk, _settings(place, config), Topics(config.task.prefix, config.task.task), until)
+    if left := desk.outstanding:
+        typer.echo(f"not redeemed: {', '.join(left)}")
+        raise typer.Exit(1)
+
+
+def _answer(desk: Desk, settings: BrokerSettings, topics: Topics, until: float) -> None:
+    transport, loop = PahoTransport(settings, random=random.SystemRandom().random), Loop()
+    loop.add(transport)
+    transport.subscribe((topics.shares_to(OPERATOR),))
+    transport.connect()
+    tidy_at = time.monotonic() + _TIDY_S
+    lingering_until = until
+    try:
+        while (now := time.monotonic()) < min(until, lingering_until):
+            for _, events in loop.wait(_SLICE_S):
+                for event in events:
+                    if isinstance(event, Refused):
+                        raise ConfigError(f"the broker refuses the operator: {event.reason}")
+                    if isinstance(event, Message):
+                        _handle(desk, topics, transport, event)
+            if until < float("inf") and not desk.outstanding:
+                lingering_until = min(lingering_until, now + 2 * _SLICE_S)
+            if now >= tidy_at:
+                tidy_at = now + _TIDY_S
+                desk.tidy()
+    except KeyboardInterrupt:
+        return
+    finally:
+        loop.remove(transport)
+        transport.close(timeout_s=_SLICE_S)
+        loop.close()
+
+
+def _handle(desk: Desk, topics: Topics, transport: PahoTransport, message: Message) -> None:
+    account = topics.parse(message.topic).device
+    try:
+        transport.publish(topics.share(account, OPERATOR), desk.asked(account, message.payload))
+        typer.echo(f"{account.removeprefix(NEWCOMER)}: answered")
+    except RemoteProtocolError as error:
+        typer.echo(f"{account}: {error.detail}", err=True)
+    transport.acknowledge(message)
+
+
+def _settings(place: Workplace, config: AggregatorConfig) -> BrokerSettings:
+    """Return how the operator connects; its certificate is made at the first time."""
+    certificate, key = place.service(OPERATOR)
+    if not certificate.exists():
+        issued = Authority.open(place.ca).issue_client(OPERATOR)
+        try:
+            certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace(certificate, issued.certificate, PUBLIC)
+            replace(key, issued.key)
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    return BrokerSettings(
+        host=config.broker.host,
+        port=config.broker.port,
+        client_id=f"{config.task.task}-{OPERATOR}",
+        username=OPERATOR,
+        clean_start=True,
+        connect_timeout_s=20.0,
+        tls=Tls(ca=place.ca / CA_CERTIFICATE, certificate=certificate, key=key),
+    )
+
+
+def _blank(
+    place: Workplace, config: AggregatorConfig, device: str, cohort: str, port: int
+) -> Token:
+    """Return a token without secrets."""
+    masked = config.secure.enabled
+    try:
+        ca = (place.ca / CA_CERTIFICATE).read_text(encoding="ascii")
+        settings = place.device.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    return Token(
+        task=config.task.task,
+        prefix=config.task.prefix,
+        device=device,
+        host=config.broker.host,
+        port=port,
+        password="",
+        token=b"",
+        ca=ca,
+        settings=fill(settings, {"": {"device": device}}),
+        cohort=cohort if masked else "",
+        epoch=newest_roster(place.enrolment, cohort).epoch + 1 if masked else 0,
+    )
+
+
+def _password_port(place: Workplace) -> int:
+    files = BrokerFiles(place.broker)
+    found = password_listener(files) if files.config.exists() else None
+    if found is None:
+        raise ConfigError("no listener of the broker takes passwords here: name it by --port")
+    return found[0]
