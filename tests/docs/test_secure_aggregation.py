@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +465,21 @@ def test_values_become_elements_as_specified(entry: dict[str, Any]) -> None:
     )
     assert elements == int32(bytes.fromhex(entry["bytes"]))
     assert num_cut == entry["num_saturated"]
+
+
+@pytest.mark.parametrize("entry", of_kind("grid"), ids=name)
+def test_private_sums_are_counted_in_the_steps_specified(entry: dict[str, Any]) -> None:
+    given = entry["input"]["parameters"]
+    honest = max(given["min_contributors"], given["group"]) - given["num_malicious"]
+    milli = given["multiplier_milli"]
+    limit = derived(given)["limit"]
+    found: list[int] = []
+    for log_sigma in range(2, 21):
+        bound = isqrt(10**6 * honest * 4**log_sigma) // milli
+        most = bound + 16 * 2**log_sigma
+        found = [bound, log_sigma, limit // most] if most <= limit else found
+    assert found == int32(bytes.fromhex(entry["bytes"]))
+    assert entry["cost"] == -(-5 * 10**14 // milli**2)
 
 
 @pytest.mark.parametrize("entry", of_kind("mask"), ids=name)

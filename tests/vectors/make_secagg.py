@@ -6,6 +6,7 @@ and sums are little-endian int32, packed values uint32. Running it must change n
 here means that devices in the field mask or share otherwise than the aggregator unmasks.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -39,6 +40,7 @@ def text() -> str:
         *_recovered(),
         *_packed(),
         *_encoded(),
+        *_grids(),
         *_masked(),
         *_unmasked(),
     )
@@ -222,6 +224,20 @@ def _encoded() -> Iterator[Entry]:
             _int32(elements),
         )
         yield {**entry, "num_saturated": num_saturated}
+
+
+def _grids() -> Iterator[Entry]:
+    """In which steps private sums are counted: bound, log sigma and unit."""
+    for plain, milli in itertools.product(COHORTS, (100, 1000, 2345, 5000)):
+        given = replace(plain, samples_cap=0, multiplier_milli=milli, budget_nano=10**12)
+        given.check()
+        entry = _entry(
+            f"noise of {milli / 1000:g} times the clip: {_name(given)}",
+            "grid",
+            {"parameters": asdict(given)},
+            _int32(np.array(given.grid)),
+        )
+        yield {**entry, "cost": given.cost_nano}
 
 
 def _masked() -> Iterator[Entry]:

@@ -126,6 +126,10 @@ def encoded(given: Input) -> bytes:
     return elements.astype("<i4").tobytes()
 
 
+def gridded(given: Input) -> bytes:
+    return np.array(Parameters(**given["parameters"]).grid, "<i4").tobytes()
+
+
 def masked(given: Input) -> bytes:
     parameters, seed = Parameters(**given["parameters"]), bytes.fromhex(given["seed"])
     chosen = scheme(parameters.scheme)
@@ -164,6 +168,7 @@ KINDS: dict[str, Callable[[Input], bytes]] = {
     "recover": recovered_bytes,
     "pack": packed,
     "encode": encoded,
+    "grid": gridded,
     "mask": masked,
     "add": added,
     "unmask": unmasked,
