@@ -19,6 +19,7 @@ from broker_config.checks import delivery, examination, reach, rights
 from broker_config.checks.findings import Finding, Verdict
 from broker_config.checks.visitors import Bench, Side
 from broker_config.files import BrokerFiles, write_broker
+from broker_config.mosquitto import render_acl
 from fedbus.__main__ import main
 from protocol.topics import DEFAULT_PREFIX, Topics
 from tests.broker_config.bare_client import DEADLINE_S, BareClient
@@ -138,8 +139,7 @@ def test_a_stock_broker_is_found_open_and_lossy(tmp_path: Path) -> None:
 
 
 def test_one_right_too_few_is_named(tmp_path: Path) -> None:
-    with generated(tmp_path) as bench:
-        rules = BrokerFiles(tmp_path).acl.read_text()
+    rules = render_acl()
     line = "pattern write fedbus/1/+/up/+/%u\n"
     assert rules.count(line) == 1
     with generated(tmp_path, acl=rules.replace(line, "")) as bench:
@@ -170,8 +170,7 @@ def test_one_right_too_few_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_one_right_too_many_is_named(tmp_path: Path, rule: str, found: str) -> None:
-    with generated(tmp_path):
-        rules = BrokerFiles(tmp_path).acl.read_text()
+    rules = render_acl()
     with generated(tmp_path, acl=f"{rules}\n{rule}\n") as bench:
         own, foreign = rights.check_rights(bench)
     assert own.verdict is Verdict.OK
@@ -180,9 +179,7 @@ def test_one_right_too_many_is_named(tmp_path: Path, rule: str, found: str) -> N
 
 
 def test_rules_for_one_task_leave_no_room_for_probes_and_that_is_said(tmp_path: Path) -> None:
-    with generated(tmp_path):
-        rules = BrokerFiles(tmp_path).acl.read_text()
-    with generated(tmp_path, acl=rules.replace("fedbus/1/+/", "fedbus/1/t/")) as bench:
+    with generated(tmp_path, acl=render_acl(task="t")) as bench:
         own, _ = rights.check_rights(bench)
         there = rights.check_rights(replace(bench, topics=Topics(DEFAULT_PREFIX, "t")))
     assert own.verdict is Verdict.FAIL

@@ -107,11 +107,10 @@ def test_the_generated_rules_pass_every_check(site: Site) -> None:
 
 def test_a_device_that_is_added_while_the_broker_runs_has_its_rights(site: Site) -> None:
     bench = site.bench("pump-2")
-    before = rights.check_rights(bench)[0]
+    assert not can_speak(site, "pump-2")
     with site.admin() as admin:
         order(admin, dynsec.add_device(WANTED, "pump-2"))
     after = rights.check_rights(bench)
-    assert before.verdict is Verdict.FAIL
     assert [each.verdict for each in after] == [Verdict.OK, Verdict.OK]
 
 

@@ -1,21 +1,20 @@
 """Rules for brokers that cannot be run here: judged by a model of each one's rule language.
 
-Each model says what an account may write and read by the files alone. They are compared with
-`broker_config.accounts.Rights`, on every topic there is and for filters of somebody nosy. A device
+Each model (`tests.support.rule_models`) says what an account may by the files alone. Compared with
+`broker_config.accounts.Rights` on every topic there is and for filters of somebody nosy. A device
 is called ``roster``, as a level is: rules whose wildcards match slashes fall for it.
 """
 
-import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from broker_config.accounts import AGGREGATOR, MONITOR, Rights, covers, role_of
+from broker_config.accounts import AGGREGATOR, MONITOR, Rights, role_of
 from broker_config.authority import Authority
 from broker_config.checks.rights import probe_topics
 from broker_config.others import aws, bridge, choice, dynsec, emqx, hivemq, nats, rabbitmq
@@ -23,6 +22,15 @@ from broker_config.others.wanted import Wanted
 from fedbus.__main__ import main
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX, Topics, grants
+from tests.support.rule_models import (
+    May,
+    aws_model,
+    dynsec_model,
+    emqx_model,
+    hivemq_model,
+    nats_model,
+    rabbitmq_model,
+)
 
 DEVICES: Final = ("a", "roster")
 ACCOUNTS: Final = (AGGREGATOR, MONITOR, *DEVICES)
@@ -45,143 +53,6 @@ NOSY: Final = (
     "fedbus/1/t/share/#",
     "+/+/+/+/+/+",
 )
-May = Callable[[str, str, str], bool]  # account, "write" or "read", topic or filter
-
-
-# --- the models -----------------------------------------------------------------------------------
-
-
-def emqx_model(files: dict[str, str]) -> May:
-    """First match decides; a subscription's filter is matched as if it were a topic."""
-    term = re.compile(
-        r'\{(allow|deny), (all|\{username, "([^"]*)"\})(?:, (publish|subscribe|all), '
-        r"\[([^\]]*)\])?\}\.\n"
-    )
-    text = re.sub(r"(?m)^%%.*\n", "", files["fedbus.acl"])
-    rules = list(term.finditer(text))
-    assert "".join(rule[0] for rule in rules) == text  # nothing that the model does not know
-    actions = {"write": {"publish", "all", None}, "read": {"subscribe", "all", None}}
-
-    def may(name: str, access: str, topic: str) -> bool:
-        for permission, who, user, action, listed in (rule.groups() for rule in rules):
-            if (who != "all" and user != name) or action not in actions[access]:
-                continue
-            filters = re.findall(r'"([^"]*)"', listed or '"#"')
-            if any(emqx_matches(topic, each.replace("${username}", name)) for each in filters):
-                return bool(permission == "allow")
-        return False
-
-    return may
-
-
-def emqx_matches(name: str, topic_filter: str) -> bool:
-    levels, wanted = name.split("/"), topic_filter.split("/")
-    if wanted == ["#"]:
-        return True
-    return len(levels) == len(wanted) and all(
-        want in ("+", level) for level, want in zip(levels, wanted, strict=True)
-    )
-
-
-def hivemq_model(files: dict[str, str]) -> May:
-    """What no permission of the account's role allows is denied."""
-    root = ET.fromstring(files["credentials.xml"])  # noqa: S314 - we made it
-    roles = {user.findtext("name"): user.findtext("roles/id") for user in root.iter("user")}
-    permissions = {
-        role.findtext("id"): [
-            (each.findtext("activity"), each.findtext("topic", ""))
-            for each in role.iter("permission")
-        ]
-        for role in root.iter("role")
-    }
-    words = {"write": "PUBLISH", "read": "SUBSCRIBE"}
-
-    def may(name: str, access: str, topic: str) -> bool:
-        return any(
-            activity == words[access] and covers(own.replace("${{username}}", name), topic)
-            for activity, own in permissions[roles[name]]
-        )
-
-    return may
-
-
-def aws_model(files: dict[str, str]) -> May:
-    """A policy's ``*`` matches anything, MQTT's wildcards are plain characters to it."""
-    statements = {
-        role: [
-            statement
-            for kind in ("writes", "reads")
-            for statement in json.loads(files[f"{role}-{kind}.json"])["Statement"]
-        ]
-        for role in (AGGREGATOR, MONITOR, "device")
-    }
-
-    def allows(name: str, action: str, resource: str) -> bool:
-        return any(
-            action in statement["Action"]
-            and any(
-                re.fullmatch(re.escape(each.replace(aws.OWN, name)).replace(r"\*", ".*"), resource)
-                for each in statement["Resource"]
-            )
-            for statement in statements[role_of(name).value]
-        )
-
-    def may(name: str, access: str, topic: str) -> bool:
-        place = "arn:aws:iot:REGION:ACCOUNT"
-        if access == "write":
-            return allows(name, "iot:Publish", f"{place}:topic/{topic}")
-        return allows(name, "iot:Subscribe", f"{place}:topicfilter/{topic}")
-
-    return may
-
-
-def nats_model(files: dict[str, str]) -> May:
-    """Lists of subjects a user; a subscription must lie within one."""
-    found = re.findall(
-        r'\{ user: "CN=([^"]*)", permissions: \{\n\s*publish: \{ allow: (\[.*\]) \}\n'
-        r"\s*subscribe: \{ allow: (\[.*\]) \}\n",
-        files["nats-server.conf"],
-    )
-    rights = {
-        name: {"write": json.loads(write), "read": json.loads(read)} for name, write, read in found
-    }
-
-    def may(name: str, access: str, topic: str) -> bool:
-        subjects = (each.replace(".", "/").replace("*", "+") for each in rights[name][access])
-        return any(covers(subject, topic) for subject in subjects if ">" not in subject)
-
-    return may
-
-
-def rabbitmq_model(files: dict[str, str]) -> May:
-    """Regular expressions on routing keys, and on the patterns of subscriptions."""
-    state = json.loads(files["definitions.json"])
-    rights = {row["user"]: row for row in state["topic_permissions"]}
-    assert {row["name"] for row in state["users"]} == set(rights)
-
-    def may(name: str, access: str, topic: str) -> bool:
-        key = topic.replace("/", ".").replace("+", "*")
-        return re.search(rights[name][access], key) is not None
-
-    return may
-
-
-def dynsec_model(files: dict[str, str]) -> May:
-    """Roles of a client; what no rule allows is denied."""
-    state = json.loads(files["dynamic-security.json"])
-    assert not any(state["defaultACLAccess"][key] for key in ("publishClientSend", "subscribe"))
-    roles = {role["rolename"]: role["acls"] for role in state["roles"]}
-    clients = {
-        client["username"]: [acl for role in client["roles"] for acl in roles[role["rolename"]]]
-        for client in state["clients"]
-    }
-    words = {"write": {"publishClientSend"}, "read": {"subscribePattern"}}
-
-    def may(name: str, access: str, topic: str) -> bool:
-        granted = (acl["topic"] for acl in clients[name] if acl["acltype"] in words[access])
-        return any(covers(each, topic) for each in granted)
-
-    return may
 
 
 @dataclass(frozen=True)
@@ -277,9 +148,6 @@ def test_the_bridge_carries_what_devices_may_and_the_middle_grants_the_same() ->
         for device in DEVICES
         for grant in grants(role_of(device), DEFAULT_PREFIX)
     }
-
-
-# --- what is particular ---------------------------------------------------------------------------
 
 
 def test_rules_for_aws_are_for_one_task_and_short_enough() -> None:
