@@ -198,7 +198,7 @@ class PlainBuffers:
         )
         self._samples[row.device] = samples
         if self._config.weigh_by_samples:
-            self._seen.append((0.0, row.claim))
+            self._seen.append(Seen(0.0, row.claim))
 
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:  # noqa: ARG002
         """Close the buffer if it is due."""

@@ -13,7 +13,7 @@ from aggregator.conduct.config import ConductConfig
 from aggregator.fairness import FairnessConfig
 from aggregator.privacy.config import PrivacyConfig
 from aggregator.robust.config import AUTO as ROBUST_AUTO
-from aggregator.robust.config import LEAST_ROWS, MEAN, RobustConfig
+from aggregator.robust.config import MEAN, RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig
@@ -252,9 +252,8 @@ class TaskConfig:
         )
 
     def _sees_rows(self, strategy: StrategyConfig) -> bool:
-        """Whether a plain buffer of this strategy can go through a rule that compares updates."""
-        is_summed = strategy.strategy().plain_sum or self.privacy.enabled
-        return not is_summed and self.scheduling.per_version >= LEAST_ROWS
+        """Whether a plain buffer of this strategy can go through a robust rule."""
+        return not strategy.strategy().plain_sum and not self.privacy.enabled
 
     @property
     def scheduling(self) -> Buffered | Rounds:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aggregator.robust import Combine, Combined, Float64, mean, norms_of
 from aggregator.robust.centred_clipping import centred_clip
-from aggregator.robust.clipping import scales, usual
+from aggregator.robust.clipping import screened, usual_length
 from aggregator.robust.coordinates import coordinate_median, trimmed_mean
 from aggregator.robust.geometric_median import geometric_median
 from aggregator.robust.krum import least_rows, multi_krum
@@ -30,7 +30,7 @@ RULES: Final = (
     *(KRUM, MULTI_KRUM, GEOMETRIC_MEDIAN, CENTRED_CLIP),
 )
 #: What ``auto`` is where rows can be seen: docs/adr/0029 has the measurements.
-DEFAULT: Final = MEAN
+DEFAULT: Final = NORM_CLIP
 #: The same for the groups of masked buffers: docs/adr/0030.
 OF_GROUPS: Final = GEOMETRIC_MEDIAN
 #: With fewer rows nobody can say who is the exception.
@@ -41,7 +41,8 @@ LEAST_ROWS: Final = 3
 class RobustConfig:
     """The table ``[robust]``: what one update, or a part ``attackers`` of all, can do to a step.
 
-    ``clip``: no update is longer than so many times the usual one; 0: as long as it likes.
+    ``clip``: an update longer than so many times the usual one is shortened to that, and trusted
+    the less the longer it was; 0: as long as it likes.
     ``samples_ratio``: none weighs more than so many times the usual one by its samples; 0: no such
     limit. ``alert_share``: a buffer of which the rule leaves out more than this is told of.
     ``max_rows_bytes``: what the updates of a buffer may take in memory. ``group``: masked updates
@@ -51,7 +52,7 @@ class RobustConfig:
     rule: str = AUTO
     attackers: float = 0.2
     clip: float = 2.0
-    samples_ratio: float = 0.0
+    samples_ratio: float = 3.0
     alert_share: float = 0.5
     max_rows_bytes: int = 1 << 30
     group: int = 0
@@ -104,20 +105,20 @@ class RobustConfig:
     def combine(self, *, usual_norm: float | None = None, centre: Float64 | None = None) -> Combine:
         """Return the rule for one set of rows, which is first clipped.
 
-        ``usual_norm``: the usual length of rows; None: the median of those given. ``centre``: the
-        last step, for centred clipping; None: no step. Of fewer rows than a rule can compare, the
-        clipped mean is returned.
+        ``usual_norm``: how long rows usually are; None: as long as these are; 0: not known.
+        ``centre``: the last step, for centred clipping; None: no step. Of fewer rows than a rule
+        can compare, the clipped mean is returned.
         """
         if not self.sees_rows:
             return mean
 
         def combine(rows: Float64, weights: Float64) -> Combined:
             norms = norms_of(rows)
-            radius = usual(norms) if usual_norm is None else usual_norm
-            clipped = scales(norms, self.clip * radius) if self.clip else np.ones(len(rows))
+            usual = usual_length(norms) if usual_norm is None else usual_norm
+            clipped, trust = screened(norms, self.clip * usual)
             rule = self._rule(len(rows), np.zeros(rows.shape[1]) if centre is None else centre)
-            vector, kept = rule(rows * clipped[:, None], weights)
-            return Combined(vector, clipped * kept)
+            vector, kept = rule(rows * clipped[:, None], weights * trust)
+            return Combined(vector, clipped * trust * kept)
 
         return combine
 

@@ -6,7 +6,7 @@ what was there when its updates came.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aggregator.actions import Action, Store
 from aggregator.records import DocumentRecord
 from aggregator.robust import Float64
-from aggregator.robust.clipping import usual
+from aggregator.robust.clipping import usual, usual_length
 
 #: The documents' names.
 USUAL: Final = "robust/usual"
@@ -22,8 +22,12 @@ CENTRE: Final = "robust/centre"
 #: How many updates are remembered.
 NUM_REMEMBERED: Final = 100
 
-#: Of each update its length, which is not known where nobody asked, and the samples claimed.
-Seen = tuple[float, int]
+
+class Seen(NamedTuple):
+    """One update: its length (0: nobody asked), and the samples claimed."""
+
+    norm: float
+    samples: int
 
 
 class History:
@@ -34,21 +38,21 @@ class History:
 
     def __init__(self, documents: Mapping[str, bytes], size: int, *, has_centre: bool) -> None:
         self._has_centre = has_centre
-        stored = np.frombuffer(documents.get(USUAL, b""), "<f8").reshape(-1, 2)
-        self._seen = [(norm, int(samples)) for norm, samples in stored.tolist()]
+        stored = np.frombuffer(documents.get(USUAL, b""), "<f8").reshape(-1, len(Seen._fields))
+        self._seen = [Seen(norm, int(samples)) for norm, samples in stored.tolist()]
         centre = documents.get(CENTRE, b"")
         is_whole = len(centre) == 4 * size
         self.centre: Float64 = (
             np.frombuffer(centre, "<f4").astype(np.float64) if is_whole else np.zeros(size)
         )
 
-    def usual_norm(self, norms: Float64) -> float:
-        """Return the median length of updates, these included."""
-        return usual([*(norm for norm, _ in self._seen), *norms.tolist()])
+    def usual_norm(self, norms: Sequence[float]) -> float:
+        """Return the median length of updates, these included; 0 if none has any."""
+        return usual_length([*(each.norm for each in self._seen), *norms])
 
     def usual_samples(self, claims: Sequence[int] = ()) -> float | None:
         """Return the median claim, these included; None if there is none at all."""
-        known = [*(samples for _, samples in self._seen), *claims]
+        known = [*(each.samples for each in self._seen), *claims]
         return usual(known) if known else None
 
     def counted(self, seen: Sequence[Seen], step: Float64 | None) -> list[Action]:

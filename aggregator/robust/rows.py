@@ -87,8 +87,8 @@ class RowBuffer:
         deltas = np.empty((len(given), self._size))
         for place, row in enumerate(given):
             deltas[place] = row.delta.dense()
-        norms = norms_of(deltas)
         claims = [row.claim for row in given]
+        norms = norms_of(deltas).tolist()
         samples = [capped(claim, self._config, history.usual_samples(claims)) for claim in claims]
         weights = np.array([row.weight for row in given]) * samples
         usual_norm = history.usual_norm(norms)
@@ -109,7 +109,7 @@ class RowBuffer:
                 group: (len(places), weights[places] @ deltas[places] / weights[places].sum())
                 for group, places in by_group.items()
             },
-            tuple(zip(norms.tolist(), claims, strict=True)),
+            tuple(Seen(*each) for each in zip(norms, claims, strict=True)),
             1.0 - float(weights @ kept / weights.sum()),
         )
 

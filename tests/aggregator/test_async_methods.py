@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from aggregator.fairness import FairnessConfig
+from aggregator.robust.config import RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.task_config import StalenessConfig, StrategyConfig, TaskConfig
 from protocol.errors import ConfigError
@@ -149,7 +150,10 @@ def test_more_caches_than_the_limit_are_refused_with_their_size() -> None:
 def test_with_every_device_in_every_buffer_it_is_fedavg(make_desk: MakeDesk, name: str) -> None:
     """ALGORITHMS of either side: no delay, all there, so nothing is late and nobody is lacking."""
     desks = [
-        make_desk(buffered=Buffered(goal=4), strategy=strategy(each)) for each in (name, "fedavg")
+        make_desk(
+            buffered=Buffered(goal=4), strategy=strategy(each), robust=RobustConfig(rule="mean")
+        )
+        for each in (name, "fedavg")
     ]
     deltas = np.random.default_rng(2).uniform(-0.1, 0.1, (5, 4, SIZE)).astype(np.float32)
     for several in deltas:

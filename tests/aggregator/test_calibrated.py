@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aggregator.robust.config import RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from aggregator.task_config import StalenessConfig, StrategyConfig
 from protocol.codec import decode
@@ -141,7 +142,11 @@ def test_it_is_the_textbook_rule_over_200_steps_with_losses_and_redeliveries(
 
 def test_with_every_device_in_every_buffer_it_is_fedavg(make_desk: MakeDesk) -> None:
     desks = [
-        make_desk(buffered=Buffered(goal=4), strategy=StrategyConfig(name=name))
+        make_desk(
+            buffered=Buffered(goal=4),
+            strategy=StrategyConfig(name=name),
+            robust=RobustConfig(rule="mean"),
+        )
         for name in ("calibrated", "fedavg")
     ]
     caches = {name: np.zeros(SIZE, np.float32) for name in FOUR}
