@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,15 @@ import typer
 
 from device_sdk import SDK_VERSION
 from fedbus.tls_options import CaOption, CertificateOption, KeyOption
+from fedbus.toml_text import Values, fill
+from fedbus.workplace import CA_CERTIFICATE, DEVICE, DEVICE_CERTIFICATE, DEVICE_KEY, KEYS
 from firmware_scripts.bundle import BundleError
 from firmware_scripts.flashing import act, flash_plan, rollback_plan
 from firmware_scripts.plan import Plan, PlanError, Verdict
 from firmware_scripts.target import Ssh, Target, TargetError, open_folder
 from firmware_scripts.verify import Expected, last_boot, watcher
 from firmware_scripts.verify import verify as wait_for_device
-from firmware_scripts.wish import Wish, read_wish
+from firmware_scripts.wish import ETC, STATE_DIR, Wish, read_wish
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX, Topics
 from transport.config import BrokerConfig
@@ -54,6 +57,14 @@ def flash(
     password_file: Annotated[
         Path | None, typer.Option(help="A file with the device's password alone.")
     ] = None,
+    carry: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The device's folder by `fedbus init` or `fedbus enrol`: settings, certificate and"
+            " keys, instead of --config.",
+        ),
+    ] = None,
     python: Annotated[
         str, typer.Option(help="An interpreter on the target that has the libraries.")
     ] = "",
@@ -87,17 +98,24 @@ def flash(
         if rollback:
             _carry_out(target, rollback_plan(target), act_now=yes)
             return
-        if config is None:
-            raise ConfigError("give --config device.toml, or --rollback")
-        wish = read_wish(config, password_file=password_file, python=python, wheelhouse=wheelhouse)
+        if (config is None) == (carry is None):
+            raise ConfigError("give --carry DIR, --config device.toml, or --rollback")
+        with _settings(config, carry) as settings:
+            wish = read_wish(
+                settings,
+                password_file=password_file,
+                python=python,
+                wheelhouse=wheelhouse,
+                carried=carry,
+            )
         now = not target.root if setup_now is None else setup_now
         plan = flash_plan(target, wish, setup_now=now)
         if not yes or plan.changes_nothing:
             _carry_out(target, plan, act_now=False)
             return
-        boot = _boot_before(wish, password_file)
+        boot = _boot_before(wish, password_file, carry)
         _carry_out(target, plan, act_now=True)
-        typer.echo(f"to see it come: {_verify_command(wish, boot)}")
+        typer.echo(f"to see it come: {_verify_command(wish, boot, carry)}")
 
 
 @app.command()
@@ -142,6 +160,34 @@ def verify(
     raise typer.Exit(0 if seen.fulfils(expected) else 1)
 
 
+@contextmanager
+def _settings(config: Path | None, carry: Path | None) -> Iterator[Path]:
+    """Yield the settings to flash; in a carried folder's, files are named as they lie there."""
+    if carry is None:
+        yield config or Path()
+        return
+    try:
+        text = (carry / DEVICE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--carry {carry / DEVICE}: {error.strerror}") from None
+    there: Values = {
+        "": {"state_dir": STATE_DIR},
+        "broker": _tls_files(Path(ETC)),
+        "identity": {"keys": f"{ETC}/{KEYS}"},
+    }
+    with tempfile.TemporaryDirectory(prefix="fedbus-flash-") as folder:
+        settings = Path(folder) / DEVICE
+        settings.write_text(fill(text, there), encoding="utf-8")
+        yield settings
+
+
+def _tls_files(folder: Path) -> dict[str, str]:
+    """Return the settings that name a carried folder's files of TLS."""
+    names = {"ca_file": CA_CERTIFICATE, "certificate_file": DEVICE_CERTIFICATE}
+    names["key_file"] = DEVICE_KEY
+    return {key: str(folder / name) for key, name in names.items()}
+
+
 def _carry_out(target: Target, plan: Plan, *, act_now: bool) -> None:
     for line in plan.lines:
         typer.echo(f"{line.verdict.value:<8} {line.text}")
@@ -155,21 +201,33 @@ def _carry_out(target: Target, plan: Plan, *, act_now: bool) -> None:
         typer.echo(f"done: {num_changed} things new or changed")
 
 
-def _boot_before(wish: Wish, password_file: Path | None) -> str:
+def _boot_before(wish: Wish, password_file: Path | None, carry: Path | None) -> str:
     """Return the boot id that the broker knows now, if it is in reach from here."""
     if wish.needs_password() and password_file is None:
         return ""
     settings = wish.settings
+    if settings.broker.files_of_tls is not None and carry is None:
+        return ""  # its files are the device's
     broker = dataclasses.replace(settings.broker, password_file=str(password_file or ""))
+    if carry is not None:
+        own = _tls_files(carry)
+        broker = dataclasses.replace(
+            broker,
+            ca_file=own["ca_file"],
+            certificate_file=own["certificate_file"],
+            key_file=own["key_file"],
+        )
     topics = Topics(settings.prefix, settings.task)
     client = watcher(broker, username=settings.device)
     return last_boot(client, topics, settings.device, timeout_s=_ASK_BROKER_S).boot
 
 
-def _verify_command(wish: Wish, boot: str) -> str:
+def _verify_command(wish: Wish, boot: str, carry: Path | None) -> str:
     settings = wish.settings
     words = ["fedbus", "verify", "--host", settings.broker.host, "--port"]
     words += [str(settings.broker.port), "--task", settings.task, "--device", settings.device]
+    for key, file in _tls_files(carry).items() if carry else ():
+        words += [f"--{key.replace('_', '-')}", file]
     words += ["--sdk-version", SDK_VERSION]
     words += ["--prefix", settings.prefix] if settings.prefix != DEFAULT_PREFIX else []
     words += ["--after-boot", boot] if boot else []

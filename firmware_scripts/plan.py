@@ -255,7 +255,8 @@ def _payload(bundle: Bundle | None, staged: list[File]) -> bytes:
     files = {file.path.removeprefix("/"): file.data for file in staged}
     if bundle is not None:
         files |= {f"release/{name}": data for name, data in bundle.files.items()}
-    modes = {PASSWORD.removeprefix("/"): 0o600, "sums": 0o600}
+    secrets = {file.path.removeprefix("/"): 0o600 for file in staged if file.secret}
+    modes = {**secrets, "sums": 0o600}
     return make_tar({**files, "sums": sums(files)}, modes)
 
 

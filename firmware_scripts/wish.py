@@ -16,18 +16,25 @@ CURRENT: Final = f"{OPT}/current"
 PREVIOUS: Final = f"{OPT}/previous"
 VENV: Final = f"{OPT}/venv"
 VENV_READY: Final = f"{VENV}/ready"
-CONFIG: Final = "/etc/fedbus/device.toml"
-PASSWORD: Final = "/etc/fedbus/password"  # noqa: S105 - where it lies
+ETC: Final = "/etc/fedbus"
+CONFIG: Final = f"{ETC}/device.toml"
+PASSWORD: Final = f"{ETC}/password"
+#: What `fedbus enrol` puts into a folder to carry, beside the settings, and its mode.
+CARRIED: Final = {"ca.crt": 0o644, "device.crt": 0o644, "device.key": 0o600, "keys.json": 0o600}
+_SECRETS: Final = ("password", "device.key", "keys.json")
 STATE_DIR: Final = "/var/lib/fedbus"
 DEVICE_UNIT: Final = "fedbus-device.service"
 SETUP_UNIT: Final = "fedbus-setup.service"
 
 _UNITS: Final = "/etc/systemd/system"
-# The unit's user is made up at its start and may not read root's files; systemd hands it a copy.
-_CREDENTIAL: Final = f"""
-LoadCredential=password:{PASSWORD}
-BindReadOnlyPaths=/run/credentials/{DEVICE_UNIT}/password:{PASSWORD}
-"""
+
+
+def _credential(name: str) -> str:
+    """The unit's user is made up at its start and may not read root's files: it gets a copy."""
+    return (
+        f"\nLoadCredential={name}:{ETC}/{name}"
+        f"\nBindReadOnlyPaths=/run/credentials/{DEVICE_UNIT}/{name}:{ETC}/{name}\n"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class File:
     @property
     def secret(self) -> bool:
         """Whether not even its size may be told."""
-        return self.path == PASSWORD
+        return self.path in {f"{ETC}/{name}" for name in _SECRETS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +57,7 @@ class Wish:
 
     ``python`` is an interpreter on the target that has the libraries; empty: a virtual environment
     is made there, from ``wheels`` (file name -> content) or, without any, from the network.
+    ``carried`` are those of `CARRIED` that were given: certificates and keys.
     """
 
     bundle: Bundle
@@ -58,6 +66,7 @@ class Wish:
     password: bytes | None = field(default=None, repr=False)
     python: str = ""
     wheels: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    carried: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def needs_password(self) -> bool:
         """Whether the device reads `PASSWORD`, be it flashed now or there already."""
@@ -68,6 +77,11 @@ class Wish:
         wanted = [File(CONFIG, 0o644, self.config)]
         if self.password is not None:
             wanted.append(File(PASSWORD, 0o600, self.password))
+        wanted += [
+            File(f"{ETC}/{name}", CARRIED[name], self.carried[name])
+            for name in CARRIED
+            if name in self.carried
+        ]
         wanted.append(File(f"{_UNITS}/{DEVICE_UNIT}", 0o644, self._unit()))
         return (*self.setup_files(), *wanted)
 
@@ -89,7 +103,9 @@ class Wish:
         return {wanted_by(unit): f"../{unit}" for unit in units}
 
     def _unit(self) -> bytes:
-        credential = _CREDENTIAL if self.needs_password() else ""
+        read = {self.settings.broker.key_file, self.settings.identity.keys}
+        read |= {PASSWORD} if self.needs_password() else set()
+        credential = "".join(_credential(name) for name in _SECRETS if f"{ETC}/{name}" in read)
         text = _template(DEVICE_UNIT).decode()
         text = text.replace("@python@", self.python or f"{VENV}/bin/python")
         return text.replace("@password@\n", credential).encode()
@@ -106,8 +122,12 @@ def read_wish(
     password_file: Path | None = None,
     python: str = "",
     wheelhouse: Path | None = None,
+    carried: Path | None = None,
 ) -> Wish:
-    """Read and check what the user gave. Raises ConfigError, naming what to mend."""
+    """Read and check what the user gave; ``carried`` is a device's folder by `fedbus enrol`.
+
+    Raises ConfigError, naming what to mend.
+    """
     settings = load_config(config)
     if settings.state_dir != STATE_DIR:
         raise ConfigError(
@@ -124,6 +144,7 @@ def read_wish(
         password=None if password_file is None else _read_password(password_file),
         python=python,
         wheels={} if wheelhouse is None else _read_wheels(wheelhouse),
+        carried={} if carried is None else _read_carried(carried),
     )
     if password_file is not None and not wish.needs_password():
         raise ConfigError(
@@ -147,6 +168,13 @@ def _read_wheels(folder: Path) -> dict[str, bytes]:
     if not wheels:
         raise ConfigError(f"--wheelhouse {folder}: no *.whl files there")
     return wheels
+
+
+def _read_carried(folder: Path) -> dict[str, bytes]:
+    try:
+        return {name: (folder / name).read_bytes() for name in CARRIED}
+    except OSError as error:
+        raise ConfigError(f"--carry {error.filename}: {error.strerror}") from None
 
 
 def _template(name: str) -> bytes:
