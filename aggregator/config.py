@@ -18,6 +18,7 @@ from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.messages import SignedRoster
 from protocol.settings import build, refuse_moved
 from transport.config import BrokerConfig
+from transport.secret_files import open_secret_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,12 @@ class IdentityConfig:
 
     ``key_file`` is its own key, which signs what it says; ``enrolment_key`` the operator's public
     key, which certifies devices and signs rosters. Unless signatures are ``required``, devices
-    that have shown no certificate are believed without: for trials.
+    that have shown no certificate are believed without: for trials. ``passphrase_file`` opens a
+    ``key_file`` that is locked (`transport.secret_files`).
     """
 
     key_file: str = ""
+    passphrase_file: str = ""
     enrolment_key: str = ""
     required: bool = True
 
@@ -123,10 +126,11 @@ def load_trust(config: AggregatorConfig) -> Trust | None:
                 " a trial in which whoever reaches the broker may speak for any device"
             )
     try:
-        secret = bytes.fromhex(Path(identity.key_file).read_text(encoding="ascii").strip())
-        enrolment_key = bytes.fromhex(identity.enrolment_key)
-    except OSError as error:
-        raise ConfigError(f"identity.key_file {identity.key_file}: {error.strerror}") from None
+        text, _ = open_secret_file(Path(identity.key_file), identity.passphrase_file)
+    except ConfigError as error:
+        raise ConfigError(f"identity.key_file {error}") from None
+    try:
+        secret, enrolment_key = bytes.fromhex(text.strip()), bytes.fromhex(identity.enrolment_key)
     except ValueError:
         raise ConfigError("identity: key_file and enrolment_key are 64 hex digits each") from None
     return Trust(secret, enrolment_key, identity.required)

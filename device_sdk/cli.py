@@ -15,6 +15,7 @@ from device_sdk.power import LOAD_S, Board
 from device_sdk.redeem import redeem
 from device_sdk.storage import StorageError
 from protocol.errors import ConfigError
+from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.verb == "redeem":
             return _redeem(arguments.token, arguments.dir, arguments.deadline)
+        if arguments.verb == "lock":
+            return _lock(arguments.config)
         if arguments.verb == "check":
             return _check(arguments.config)
         return _run(arguments.config)
@@ -60,6 +63,21 @@ def _redeem(token: Path, folder: Path, deadline_s: float) -> int:
     return 0
 
 
+def _lock(path: Path) -> int:
+    config = load_config(path)
+    own_keys(config)
+    file, passphrase_file = Path(config.identity.keys), config.identity.passphrase_file
+    text, passphrase = open_secret_file(file, passphrase_file)
+    if passphrase:
+        raise ConfigError(f"{file}: it is locked already")
+    try:
+        replace_secret_file(file, text, new_passphrase(passphrase_file, file))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    sys.stdout.write(f"{file} is locked\n")
+    return 0
+
+
 def _run(path: Path) -> int:
     device = Device.from_config(path)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, text in (
         ("run", "take part until stopped"),
         ("check", "check a configuration file, and say whether it would train now"),
+        ("lock", "lock the keys file with a passphrase"),
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument("--config", type=Path, required=True, help="the device's TOML file")

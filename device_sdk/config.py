@@ -115,10 +115,12 @@ class IdentityConfig:
     """Who the device is: its keys file from `fedbus enrol`; empty: it has no keys.
 
     Without keys it signs nothing and believes whatever the broker brings. ``seal``: only the
-    aggregator can read an update that is not masked.
+    aggregator can read an update that is not masked. ``passphrase_file`` opens keys that are locked
+    (`transport.secret_files`).
     """
 
     keys: str = ""
+    passphrase_file: str = ""
     seal: bool = True
 
 

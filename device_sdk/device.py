@@ -499,4 +499,10 @@ def own_keys(config: DeviceConfig) -> "Keys | None":
         return None
     from device_sdk.identity import read_keys  # noqa: PLC0415 - only secure tasks wait for it
 
-    return read_keys(Path(config.identity.keys), task=config.task, device=config.device)
+    own = config.identity
+    return read_keys(
+        Path(own.keys),
+        task=config.task,
+        device=config.device,
+        passphrase_file=own.passphrase_file,
+    )

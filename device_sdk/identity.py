@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -16,6 +14,7 @@ from protocol.errors import ConfigError
 from protocol.identity import identity_public
 from protocol.messages import KEY_BYTES
 from protocol.topics import check_id
+from transport.secret_files import open_secret_file, replace_secret_file
 
 _NAMES: Final = ("task", "device", "cohort")
 _FIELDS: Final = {*_NAMES, "identity", "epochs", "enrolment", "aggregator", "certificate"}
@@ -30,7 +29,7 @@ class Keys:
     ``identity`` is an Ed25519 seed, ``certificate`` the operator's word for it
     (`protocol.identity`), ``aggregator`` the public key that signs what the device is told,
     ``enrolment`` the one that signs rosters. A task without masks has no ``cohort``; else
-    ``epochs`` has X25519 secrets by epoch.
+    ``epochs`` has X25519 secrets by epoch. With a ``passphrase`` they are locked at rest.
     """
 
     task: str
@@ -41,6 +40,7 @@ class Keys:
     enrolment: bytes
     aggregator: bytes
     certificate: bytes
+    passphrase: bytes = b""
 
     @property
     def masked(self) -> bool:
@@ -57,23 +57,14 @@ class Keys:
         return f"Keys(task={self.task!r}, device={self.device!r}, cohort={self.cohort!r})"
 
 
-def read_keys(path: Path, *, task: str, device: str) -> Keys:
-    """Return the keys in a file of mode 0600 made for this device.
+def read_keys(path: Path, *, task: str, device: str, passphrase_file: str = "") -> Keys:
+    """Return the keys in a file of mode 0600 made for this device; `transport.secret_files`.
 
     Raises ConfigError that names the file and what to do, and shows nothing of its contents.
     """
+    text, passphrase = open_secret_file(path, passphrase_file)
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise ConfigError(
-            f"{path}: {reason}; identity.keys is the file from fedbus enrol"
-        ) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: others may read these keys: chmod 600 it")
-    try:
-        keys = parse_keys(text)
+        keys = replace(parse_keys(text), passphrase=passphrase)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if (keys.task, keys.device) != (task, device):
@@ -132,14 +123,7 @@ def erase_before(path: Path, keys: Keys, epoch: int) -> Keys:
     if kept.keys() == keys.epochs.keys():
         return keys
     left = replace(keys, epochs=kept)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(keys_text(left))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_secret_file(path, keys_text(left), left.passphrase)
     return left
 
 

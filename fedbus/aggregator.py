@@ -17,6 +17,7 @@ from device_sdk.engine import Model, TrainingError, load_npz
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.roster import open_roster
 from protocol.topics import check_id
+from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
 
 app = typer.Typer(help="Run a task's aggregator, or check its configuration.", no_args_is_help=True)
 
@@ -83,6 +84,21 @@ def _masking(config: AggregatorConfig) -> str:
     num_rosters = len(enrolment.rosters)
     rosters = f"{num_rosters} roster{'s' * (num_rosters != 1)}"
     return f"masked by {config.secure.scheme} ({rosters}), {signed}"
+
+
+@app.command()
+def lock(config: ConfigOption) -> None:
+    """Lock the aggregator's key file with a passphrase."""
+    identity = load_config(config).identity
+    file = Path(identity.key_file)
+    text, passphrase = open_secret_file(file, identity.passphrase_file)
+    if passphrase:
+        raise ConfigError(f"{file}: it is locked already")
+    try:
+        replace_secret_file(file, text, new_passphrase(identity.passphrase_file, file))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    typer.echo(f"{file} is locked")
 
 
 @app.command()

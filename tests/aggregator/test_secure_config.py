@@ -257,6 +257,7 @@ def complete(folder: Path) -> dict[str, Any]:
     rosters.mkdir()
     (rosters / "all-1.roster").write_bytes(pack(made.signed))
     (folder / "aggregator.key").write_text(made.aggregator.hex() + "\n")
+    (folder / "aggregator.key").chmod(0o600)
     return {
         "rosters": str(rosters),
         "key_file": str(folder / "aggregator.key"),
