@@ -110,29 +110,34 @@ def follow(
 
 def start_following(
     broker: Broker, say: Callable[[str], None], prefix: str = DEFAULT_PREFIX
-) -> None:
-    """Follow in a thread of its own for as long as this process runs a mosquitto.
+) -> Callable[[], None]:
+    """Follow in a thread of its own while a mosquitto runs here; return what ends it.
 
     Without a listener that takes the monitor's password it says that it cannot.
     """
-    if broker.embedded:
-        return
-    place = password_listener(broker.files)
+    place = None if broker.embedded else password_listener(broker.files)
     if place is None:
         say("no listener takes passwords: floods are not cut off here")
-        return
+        return lambda: None
     port, has_tls = place
     tls = Tls(ca=broker.files.authority) if has_tls else None
-    host = broker.host or "127.0.0.1"
-    password = broker.files.secret(MONITOR)
+    host, password = broker.host or "127.0.0.1", broker.files.secret(MONITOR)
     settings = reader_settings(host, port, MONITOR, password, AUTO, tls=tls)
-    threading.Thread(
+    ended = threading.Event()
+    thread = threading.Thread(
         target=follow,
         args=(Denials(broker.files.directory), settings, prefix),
-        kwargs={"stopping": lambda: False, "say": say},
+        kwargs={"stopping": ended.is_set, "say": say},
         name="denials",
         daemon=True,  # it holds nothing that an end could harm: files are replaced in one step
-    ).start()
+    )
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join()
+
+    return end
 
 
 def _obey(denials: Denials, message: Message, say: Callable[[str], None]) -> None:

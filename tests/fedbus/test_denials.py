@@ -1,14 +1,23 @@
 """Whom an aggregator wants denied is denied by the broker, and whom it releases is let in again."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.flooder import flood, lets_in
+from benchmarks.raw_publisher import connect_packet
 from broker_config.files import BrokerFiles, write_broker
 from broker_config.revoke import denied_devices, deny_device
-from fedbus.denials import Denials, password_listener
+from fedbus.__main__ import main
+from fedbus.denials import Denials, password_listener, start_following
+from fedbus.load_scratch import TASK, running_scratch
 from protocol.errors import ConfigError
+from protocol.topics import DEFAULT_PREFIX, Topics
+from tests.support.mosquitto import require_mosquitto
 
+#: How soon a flood must end.
+CUT_OFF_S = 5.0
 TOPIC = "fedbus/1/digits/mon/denied"
 
 
@@ -65,6 +74,30 @@ def test_a_report_that_is_none_changes_nothing(files: BrokerFiles, payload: byte
 
 def test_a_service_is_never_denied(files: BrokerFiles) -> None:
     assert Denials(files.directory).said(TOPIC, b'{"devices": ["aggregator", "monitor"]}') == []
+
+
+@pytest.mark.broker
+def test_a_flooder_is_cut_off_within_seconds_and_let_in_again_when_released(
+    tmp_path: Path,
+) -> None:
+    require_mosquitto()
+    with running_scratch(tmp_path, ["ada", "eve"]) as running:
+        files, port = running.broker.files, running.broker.port
+        connect = connect_packet("eve", files.secret("eve").read_text().strip())
+        end = start_following(running.broker, lambda _line: None)
+        try:
+            topic = Topics(DEFAULT_PREFIX, TASK).update(0, "eve")
+            _, cut_off_s = flood(port, connect, topic, seconds=20.0)
+            assert cut_off_s is not None
+            assert cut_off_s < CUT_OFF_S
+            assert not lets_in(port, connect)
+            assert main(["devices", "release", "eve", "--config", str(running.config)]) == 0
+            until = time.monotonic() + CUT_OFF_S
+            while not lets_in(port, connect):
+                assert time.monotonic() < until, "not let in again"
+                time.sleep(0.05)  # nobody tells us when the broker has read its files
+        finally:
+            end()
 
 
 def test_the_listener_for_passwords_is_found(files: BrokerFiles) -> None:
