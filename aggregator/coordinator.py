@@ -756,8 +756,10 @@ class Coordinator:
 
     def waiting_for(self, now: float) -> str:
         """Return, for a person, what the next version waits for."""
+        stopped = self.privacy.why_stopped(self.fleet.num_registered)
+        if self.privacy.has_stopped(self.fleet.num_registered):
+            return f"nothing, training has ended: {stopped}"
         waits_for = self.buffers.waiting_for() or self._scheduling.waiting_for(self.view(now))
-        stopped = self.privacy.why_stopped()
         return f"{waits_for}; {stopped}" if stopped else waits_for
 
     def _advance(self, now: float) -> list[Action]:

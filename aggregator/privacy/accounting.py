@@ -58,9 +58,8 @@ def multiplier_milli(rho_nano: int, num_updates: int) -> int:
 
     0 if no multiplier is large enough.
     """
-    if rho_nano < num_updates:  # none costs less than one billionth
+    each = rho_nano // num_updates
+    if not each:  # none costs less than one billionth
         return 0
-    milli = max(1, math.isqrt(num_updates * cost_nano(1) // rho_nano))
-    while num_updates * cost_nano(milli) > rho_nano:
-        milli += 1
-    return milli
+    least_square = -(-cost_nano(1) // each)
+    return math.isqrt(least_square - 1) + 1

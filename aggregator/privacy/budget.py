@@ -69,11 +69,16 @@ class Budget:
         """How many devices have spent their budget."""
         return self._ledger.num_spent(self._config.budget - self._config.cost)
 
-    def why_stopped(self) -> str:
-        """Return, for a person, who gets no leases any more; empty: that keeps nobody away."""
+    def why_stopped(self, num_devices: int) -> str:
+        """Return, for a person, who of so many gets no leases any more; empty: nobody is kept."""
         if not self._config.enabled or not self.num_spent:
             return ""
-        return f"{self.num_spent} devices have spent their epsilon of {self._config.epsilon:g}"
+        who = f"{self.num_spent} of {num_devices} devices"
+        return f"{who} have spent their epsilon of {self._config.epsilon:g}"
+
+    def has_stopped(self, num_devices: int) -> bool:
+        """Whether all of so many devices have spent their budgets: there will be no version."""
+        return self._config.enabled and 0 < num_devices <= self.num_spent
 
     def report(self) -> Mapping[str, Any]:
         """Return what ``mon/metrics`` shows; nothing where nothing is promised."""

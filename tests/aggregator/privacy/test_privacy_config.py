@@ -56,7 +56,9 @@ def test_a_device_may_send_its_last_update_and_no_other() -> None:
     assert not budget.is_spent("b")
     assert budget.num_spent == 1
     assert budget.epsilon <= config.epsilon
-    assert "1 devices" in budget.why_stopped()
+    assert budget.why_stopped(2).startswith("1 of 2 devices")
+    assert not budget.has_stopped(2)
+    assert budget.has_stopped(1)
 
 
 def test_what_was_spent_survives_a_restart_and_other_settings() -> None:

@@ -58,8 +58,11 @@ def test_a_device_whose_budget_is_spent_is_turned_away_and_told_why(tmp_path: Pa
     refusal = desk.last("a")
     assert isinstance(refusal, Refusal)
     assert refusal.reason == refusals.PRIVACY_SPENT
+    assert desk.coordinator.waiting_for(desk.now).startswith("nothing, training has ended: 2 of 2")
     assert isinstance(desk.lease("c"), Lease), "who has not spent it goes on"
-    assert "2 devices have spent" in desk.coordinator.waiting_for(desk.now)
+    assert desk.coordinator.waiting_for(desk.now).endswith(
+        "2 of 3 devices have spent their epsilon of 8"
+    )
     desk.close()
 
 
