@@ -12,7 +12,7 @@ from broker_config.mosquitto import listening
 from broker_config.probe import speaks_tls
 from protocol.errors import ConfigError
 
-_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 - what a listener may say, not where we listen
+_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 - what a listener may say, not where we listen # nosec B104
 
 
 def is_healthy(directory: Path) -> bool:

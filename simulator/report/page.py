@@ -46,7 +46,7 @@ def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
         rows=[row for row in rows if row.measure not in machine],
         machine_rows=[row for row in rows if row.measure in machine],
         interval_words=cells.interval_words(report),
-        plots=[(plot, Markup(to_svg(plot))) for plot in (drawn or plots(report))],  # noqa: S704 - matplotlib escapes what it writes
+        plots=[(plot, Markup(to_svg(plot))) for plot in (drawn or plots(report))],  # noqa: S704 - matplotlib escapes what it writes # nosec B704
         classes=_classes(report),
         refusals=_refusals(report),
         declined=_declined(report),
@@ -55,7 +55,7 @@ def to_html(report: Report, drawn: list[Plot] | None = None) -> bytes:
         counters=_counters(report),
         hashes=[(runs.name, r.seed, r.model_hash) for runs in report.runs for r in runs.results],
         colours=[palette.method_variable(index) for index in range(len(report.runs))],
-        variables=Markup(palette.stylesheet()),  # noqa: S704 - from constants
+        variables=Markup(palette.stylesheet()),  # noqa: S704 - from constants # nosec B704
         wording=wording,
         cells=cells,
     )
