@@ -30,6 +30,7 @@ pytestmark = pytest.mark.broker
 TWELVE = tuple(f"device-{number:02}" for number in range(1, 13))
 SIX = ("ada", "ben", "cleo", "dan", "eve", "finn")
 FOUR = SIX[:4]
+NINE = TWELVE[:9]
 ALL_FOUR = {"buffered": {"goal": 4, "max_wait_s": 3600.0, "min_contributors": 3}}
 
 
@@ -74,6 +75,40 @@ def test_four_dead_devices_and_a_dead_aggregator_leave_the_sum_of_the_plain_upda
         for device in dead:
             federation.start_device(device)
         federation.all_go_on()
+        federation.stop()
+        sys.stdout.write(f"{audit(federation)}\n")
+
+
+def test_a_killed_aggregator_asks_for_the_same_groups_again(
+    tmp_path: Path,
+) -> None:
+    """N, t, T, U = 9, 1, 5, 7, groups of three; with rule "mean" the audit knows the step."""
+    task = {"buffered": {"goal": 9, "max_wait_s": 3600.0, "min_contributors": 9}}
+    robust = {"group": 3, "attackers": 0.1, "rule": "mean"}
+    last, holders = NINE[-1], NINE[:3]
+    with SecureFederation(tmp_path, NINE, robust=robust, task=task) as federation:
+        federation.start_aggregator()
+        for device in NINE:
+            federation.start_device(device, "--train-s", "1.5" if device == last else "0.05")
+        federation.grows(1)
+        federation.until(
+            lambda: federation.journalled == set(NINE[:-1]) and federation.training == {last},
+            "eight updates, and one in the making",
+        )
+        for device in holders:
+            federation.signal(device, signal.SIGSTOP)
+        federation.until(
+            lambda: [each["updates"] for each in federation.recoveries] == [3, 3, 3], "no groups"
+        )
+        version = federation.version
+        federation.kill("aggregator")
+        assert (federation.requests, federation.journalled) == (3, set(NINE))
+        federation.start_aggregator()
+        federation.until(lambda: len(federation.recoveries) == 3, "forgot what it asked for")
+        assert federation.version == version
+        for device in holders:
+            federation.signal(device, signal.SIGCONT)
+        federation.until(lambda: federation.version > version, "no sum")
         federation.stop()
         sys.stdout.write(f"{audit(federation)}\n")
 

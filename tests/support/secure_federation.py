@@ -24,7 +24,8 @@ AN_HOUR_S: Final = 3_600
 class SecureFederation(Federation):
     """As `Federation`; all versions are kept.
 
-    ``secure`` are settings of ``[secure]`` that differ from these; an epoch lasts ``valid_s``.
+    ``secure`` are settings of ``[secure]`` that differ from these, ``robust`` those of
+    ``[robust]``; an epoch lasts ``valid_s``.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class SecureFederation(Federation):
         devices: Iterable[str],
         *,
         secure: Settings | None = None,
+        robust: Settings | None = None,
         valid_s: int = AN_HOUR_S,
         task: Settings | None = None,
         device: Settings | None = None,
@@ -46,6 +48,7 @@ class SecureFederation(Federation):
             "rosters": str(folder / "rosters"),
             **(secure or {}),
         }
+        self._robust = robust or {}
         task = {"keep_versions": 10_000, "codec": "dense/float32", **(task or {})}
         self._task = task
         self._valid_s = valid_s
@@ -97,7 +100,8 @@ class SecureFederation(Federation):
         beside.rename(beside.with_name(roster.name))
 
     def _aggregator_table(self, task: Settings) -> Settings:
-        return {**super()._aggregator_table(task), "secure": self._secure}
+        table = super()._aggregator_table(task)
+        return {**table, "secure": self._secure, "robust": self._robust}
 
     # --- what they say and keep --------------------------------------------------------------
 
