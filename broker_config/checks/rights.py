@@ -14,7 +14,15 @@ from typing import Final
 
 from broker_config.accounts import Rights
 from broker_config.checks.findings import Finding, fail, ok
-from broker_config.checks.visitors import Bench, Side, Visitor, Visitors, visit
+from broker_config.checks.visitors import (
+    ANSWER_S,
+    MARK,
+    Bench,
+    Side,
+    Visitor,
+    Visitors,
+    visit,
+)
 from protocol.topics import Kind, Topics
 from transport import TransportError
 
@@ -75,7 +83,7 @@ def check_rights(bench: Bench) -> list[Finding]:
         for topic in set(writer.writes) & set(reader.reads)
     }
     everything = f"{bench.topics.prefix}/{bench.topics.task}/#"
-    heard = _loop_back(parties, everything)
+    heard = _loop_back(parties, everything, expected)
     return [_own(expected, heard), _foreign(parties, heard - expected, len(every))]
 
 
@@ -93,8 +101,8 @@ def _party(side: Side, every: Iterable[str], rights: Rights, voice: str) -> _Par
     )
 
 
-def _loop_back(parties: Sequence[_Party], everything: str) -> set[Heard]:
-    """Have both sides publish everything while both listen to everything."""
+def _loop_back(parties: Sequence[_Party], everything: str, expected: set[Heard]) -> set[Heard]:
+    """Have both sides publish everything while both listen to everything; return who heard what."""
     with Visitors() as visitors:
         talkers = [visitors.admit(visit(party.side)) for party in parties]
         listeners: list[tuple[_Party, Visitor]] = []
@@ -106,13 +114,18 @@ def _loop_back(parties: Sequence[_Party], everything: str) -> set[Heard]:
             for topic in party.writes:
                 talker.publish(topic, party.side.name.encode())
             _intrude(visitors, party, party.writes_not)
+        visitors.wait(lambda: expected <= _heard(listeners), ANSWER_S)
         visitors.settle(_SETTLE_S)
-        return {
-            Heard(message.payload.decode("ascii", "replace"), message.topic, party.side.name)
-            for party, listener in listeners
-            for message in listener.messages
-            if message.payload in {each.side.name.encode() for each in parties}
-        }
+        return _heard(listeners)
+
+
+def _heard(listeners: Iterable[tuple[_Party, Visitor]]) -> set[Heard]:
+    return {
+        Heard(message.payload.decode("ascii", "replace"), message.topic, party.side.name)
+        for party, listener in listeners
+        for message in listener.messages
+        if not message.payload.startswith(MARK)
+    }
 
 
 @dataclass(slots=True)
@@ -131,7 +144,8 @@ class _Ears:
         listener.subscribe(*filters)
         listener.subscribe(self.voice)
         if self.hears:
-            self.hears = self.visitors.bring_together(self.talker, self.voice, listener)
+            heard = self.visitors.bring_together(self.talker, self.voice, listener)
+            self.hears = heard or listener.cuts > 0
         else:
             self.visitors.settle(_SETTLE_S)
         if not listener.cuts:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Self
 
 import nacl.utils
@@ -30,6 +31,9 @@ from transport.paho import PahoTransport
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 2.0
 QUIET_S: Final = 0.8
+MARK: Final = b"mark "
+"""How the messages begin that say no more than that they arrive."""
+
 _SESSION_S: Final = 120
 _SLICE_S: Final = 0.05
 _KNOCK_S: Final = 0.2
@@ -148,25 +152,24 @@ class Visitors:
     def wait_for(self, listener: Visitor, enough: int, seconds: float) -> int:
         """Take in messages until ``enough`` have come or no more do; return how many have."""
         until = time.monotonic() + seconds
-        while (before := len(listener.messages)) < enough and time.monotonic() < until:
-            self.wait(lambda known=before: len(listener.messages) > known, QUIET_S)  # type: ignore[misc]
-            if len(listener.messages) == before:
+        while len(listener.messages) < enough and time.monotonic() < until:
+            if not self.wait(partial(_has_more_than, listener, len(listener.messages)), QUIET_S):
                 break
         return len(listener.messages)
 
     def bring_together(self, talker: Visitor, topic: str, listener: Visitor) -> bool:
         """Publish to ``topic`` until the listener hears it; return whether it did in `ANSWER_S`.
 
-        Then everything that the listener had subscribed to is in force, and everything that the
-        talker had published is with the broker.
+        If it did, everything that the listener had subscribed to is in force, and everything that
+        the talker had published is with the broker. Who is cut off is waited for no longer.
         """
-        mark = b"mark " + nacl.utils.random(8)
+        mark = MARK + nacl.utils.random(8)
         until = time.monotonic() + ANSWER_S
         while time.monotonic() < until:
             talker.publish(topic, mark)
-            if self.wait(lambda: listener.heard(mark), _KNOCK_S):
-                return True
-        return False
+            if self.wait(lambda: listener.heard(mark) or listener.cuts > 0, _KNOCK_S):
+                break
+        return listener.heard(mark)
 
     def break_off(self, visitor: Visitor) -> None:
         """Vanish as at a power cut: without a DISCONNECT, so that the broker publishes the will."""
@@ -194,6 +197,10 @@ class Visitors:
         for transport, events in self._loop.wait(seconds):
             for event in events:
                 self._here[transport].handle(event)
+
+
+def _has_more_than(listener: Visitor, number: int) -> bool:
+    return len(listener.messages) > number
 
 
 def _is_final(visitor: Visitor) -> bool:
