@@ -58,6 +58,7 @@ from aggregator.secure_config import Enrolment
 from aggregator.statistics import gain_of, statistics_of
 from aggregator.supports import Supports
 from aggregator.task_config import TaskConfig
+from aggregator.telemetry import saturated_values
 from aggregator.versions import Versions
 from device_sdk.engine.model import Model
 from protocol import refusals
@@ -315,7 +316,8 @@ class Coordinator:
         """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, 1 << 16))
         self._sweep_until = now + SWEEP_S
-        told = (self.topics.telemetry_filter(),) if self.granting.hears_telemetry else ()
+        hears = self.granting.hears_telemetry or self.secure is not None
+        told = (self.topics.telemetry_filter(),) if hears else ()
         always = self.topics.aggregator_filters()
         return [
             Subscribe((*always, *told, *self.topics.own_model_filters())),
@@ -394,6 +396,7 @@ class Coordinator:
                 return self._presence(device, now)
             case Kind.TELEMETRY:
                 self.granting.told(device, payload)
+                self.conduct.saturated(device, saturated_values(payload))
                 return []
             case Kind.MODEL | Kind.DIFFERENCE:
                 return self._sweep(address, payload)

@@ -1,7 +1,7 @@
-"""What the aggregator takes from a device's telemetry: how fast its link takes bytes.
+"""What the aggregator takes from telemetry: how fast a link takes bytes, how much masking cut.
 
 Telemetry is for people, unsigned, and may be lost. A device that invents a speed is given updates
-that suit that speed, nothing else. Pure.
+that suit that speed, nothing else; what masking cut is shown. Pure.
 """
 
 import json
@@ -12,6 +12,7 @@ from protocol import refusals
 from protocol.errors import RemoteProtocolError
 
 UPLINK: Final = "uplink_bytes_per_s"
+SATURATED: Final = "saturated_values"
 #: Longer telemetry is nobody's who measures.
 MAX_BYTES: Final = 8_192
 
@@ -21,6 +22,26 @@ def uplink_speed(payload: bytes) -> float:
 
     Raises RemoteProtocolError (``malformed``) for what is no JSON object, or no speed.
     """
+    speed = _told(payload).get(UPLINK, 0)
+    if not isinstance(speed, int | float) or isinstance(speed, bool):
+        raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{UPLINK} is no speed")
+    if not (math.isfinite(speed) and speed >= 0):
+        raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{UPLINK} is no speed")
+    return float(speed)
+
+
+def saturated_values(payload: bytes) -> int:
+    """Return how many values a device had to cut so far, roughly; 0 if it does not say.
+
+    Raises RemoteProtocolError (``malformed``) for what is no JSON object, or no count.
+    """
+    count = _told(payload).get(SATURATED, 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{SATURATED} is no count")
+    return count
+
+
+def _told(payload: bytes) -> dict[str, object]:
     if len(payload) > MAX_BYTES:
         raise RemoteProtocolError(refusals.MALFORMED, f"telemetry of {len(payload)} bytes")
     try:
@@ -29,7 +50,4 @@ def uplink_speed(payload: bytes) -> float:
         raise RemoteProtocolError(refusals.MALFORMED, "telemetry is not JSON") from None
     if not isinstance(told, dict):
         raise RemoteProtocolError(refusals.MALFORMED, "telemetry is not an object")
-    speed = told.get(UPLINK, 0)
-    if type(speed) not in {int, float} or not (math.isfinite(speed) and speed >= 0):
-        raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{UPLINK} is no speed")
-    return float(speed)
+    return told

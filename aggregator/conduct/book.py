@@ -15,6 +15,7 @@ from aggregator.conduct.evidence import (
     DRIFT,
     FLOOD,
     OVER_BUDGET,
+    SATURATION,
     TOO_QUICK,
     WEIGHTS,
 )
@@ -146,6 +147,11 @@ class Book:
         """An update came so long after its lease."""
         if self._habits.is_too_quick(elapsed_s):
             self.note(device, TOO_QUICK)
+
+    def saturated(self, device: str, num_values: int) -> None:
+        """A device said how many values it has had to cut before masking, so far."""
+        if self._habits.saturates(device, num_values):
+            self.note(device, SATURATION)
 
     def declared(self, device: str, num_samples: int) -> None:
         """A device said how many samples it has."""

@@ -76,7 +76,6 @@ WEIGHTS: Final[dict[str, Weight]] = dict(
         (BOASTS, Weight(0.25, "says to have many times more samples than the others", 1)),
         (DRIFT, Weight(0.5, "the number of samples it declares jumps", 1)),
         (TOO_QUICK, Weight(0.1, "updates come sooner than one can train", 1)),
-        (SATURATION, Weight(0.1, "its values are cut when they are masked", 1)),
         (LATE, Weight(0.05, "leases ran out without an update", 0.5)),
         _refused(refusals.MASK_USED, 0.5, 1),
         _refused(refusals.WRONG_CODEC, 0.25, 0.5),
@@ -87,6 +86,7 @@ WEIGHTS: Final[dict[str, Weight]] = dict(
         _refused(refusals.UNKNOWN_KEY, 0),
         _refused(refusals.REPLAYED, 0),
         _refused(refusals.DUPLICATE_DEVICE, 0),
+        (SATURATION, Weight(0, "values cut when they are masked, by its (unsigned) telemetry")),
         (OVER_BUDGET, Weight(0, "messages beyond its budget, dropped unread")),
         (UNPROVEN, Weight(0, "unreadable, in its name, and nothing proves that it sent it")),
     ]

@@ -29,6 +29,7 @@ class Habits:
 
     def __init__(self, max_devices: int) -> None:
         self._max_devices = max_devices
+        self._saturated: OrderedDict[str, int] = OrderedDict()
         self._elapsed: deque[float] = deque(maxlen=MEMORY)
         self._claims: OrderedDict[str, float] = OrderedDict()  # log2 of 1 + samples, smoothed
 
@@ -37,6 +38,19 @@ class Habits:
         usual_s = _median(self._elapsed)
         self._elapsed.append(elapsed_s)
         return usual_s > QUICK_MEDIAN_S and elapsed_s < QUICK_PART * usual_s
+
+    def saturates(self, device: str, num_values: int) -> bool:
+        """Note how many values a device has had to cut so far; return whether those are more.
+
+        More than at the last time, and many times more than the others had to.
+        """
+        before = self._saturated.pop(device, 0)
+        others = _median(list(self._saturated.values())[-MEMORY:])
+        if len(self._saturated) >= self._max_devices:
+            self._saturated.popitem(last=False)
+        self._saturated[device] = num_values
+        enough = len(self._saturated) > FEW
+        return enough and num_values > before and num_values > BOAST * max(1.0, others)
 
     def declares(self, device: str, num_samples: int) -> tuple[bool, bool]:
         """Note how many samples a device says to have; return (it jumped, it boasts)."""

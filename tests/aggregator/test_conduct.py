@@ -228,6 +228,17 @@ def test_a_device_that_gathers_data_steadily_is_not_said_to_jump() -> None:
     assert {jumped for jumped, _ in told} == {False}
 
 
+def test_much_saturation_among_little_is_shown() -> None:
+    held = Book(CONFIG, max_devices=20, update_bytes=1000)
+    for number in range(10):
+        held.saturated(f"device-{number}", 2)
+    held.saturated("eve", 4096)
+    held.saturated("eve", 4096)  # telemetry says it again
+    assert [(reason.kind, reason.count) for reason in held.reasons("eve")] == [("saturation", 1)]
+    assert held.score("eve") == 0
+    assert held.reasons("device-9") == []
+
+
 def test_too_quick_is_a_hint() -> None:
     held = book()
     for _ in range(200):
