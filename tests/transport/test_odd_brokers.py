@@ -339,6 +339,20 @@ def test_qos_1_under_way_is_sent_again_and_qos_0_is_counted_as_lost(start: Start
         bus.close()
 
 
+def test_a_broker_that_dies_while_we_take_our_leave_is_left_all_the_same(start: Start) -> None:
+    def take_and_die(peer: Peer) -> None:
+        peer.accept()
+        peer.expect(PUBLISH)
+
+    with FakeBroker([take_and_die]) as broker:
+        bus, client = start(broker, settings("a"))
+        bus.until(lambda: client.transport.connected)
+        client.transport.publish("a", b"never acknowledged")
+        client.transport.close(2.0)
+        assert not client.transport.connected
+        assert client.transport.counters.dropped_offline == 0  # QoS 1 is not lost by a hang-up
+
+
 def test_no_more_is_under_way_than_the_broker_wants(start: Start) -> None:
     kinds: list[int] = []
 
