@@ -217,14 +217,15 @@ def _memberships(scene: Scene, effort: Effort) -> Iterator[Finding]:
     """Devices train for some versions; then models and updates are asked who was there."""
     rows = [scene.rows_of(0, at, scene.num_samples) for at in range(scene.num_devices)]
     model = scene.first
-    for _ in range(effort.versions):
+    num_versions = int(min(effort.versions, scene.most_versions))
+    for _ in range(num_versions):
         sent = [scene.train(model, each) for each in rows]
         model = (model + scene.summed(sent)).astype(np.float32)
     inside = scene.data.rows(np.concatenate(rows))
     outside = scene.data.rows(scene.outside)
     others = (outside.x, outside.y)
     found = membership.by_loss(scene.model, model, (inside.x, inside.y), others)
-    yield _told(f"the model after {effort.versions} versions", [found])
+    yield _told(f"the model after {num_versions} versions", [found])
     sent = [scene.train(model, each) for each in rows]
     if scene.is_masked:
         seen, groups = _smallest_sums(scene, sent)

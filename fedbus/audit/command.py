@@ -154,9 +154,12 @@ def _facts(
     secure = config.secure
     masking = f"masked by {secure.scheme}" if secure.enabled else "every update in the open"
     codec = str(secure.codec) if secure.enabled else config.task.codec
+    privacy = config.task.privacy
+    promised = f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, {privacy.mechanism}"
     source = "made-up numbers" if path is None else path.name
     return [
         f"{masking}, codec {codec}",
+        promised if privacy.enabled else "no differential privacy",
         f"{num_devices} devices with {num_samples} samples each, of {num_rows} rows of {source}",
         f"training {dict(config.task.training)}",
     ]

@@ -58,6 +58,7 @@ class Cohort:
         self, secure: SecureConfig, task: TaskConfig, num_devices: int, num_params: int, seed: bytes
     ) -> None:
         self._seed = seed
+        self._num_masked = 0
         parameters = secure.parameters(task, num_devices, num_params)
         names = [f"device-{number:03}" for number in range(num_devices)]
         enrolled = enrol(secure, parameters, task.task, names, seed)
@@ -87,7 +88,7 @@ class Cohort:
 
     def masked(self, device: int, delta: Float32, num_samples: int) -> Masked:
         """Return what one device says of ``delta`` (num_params,)."""
-        elements, _ = self.parameters.encode(delta[self._where], num_samples)
+        elements = self._encoded(device, delta, num_samples)
         if self.parameters.scheme == PAIRWISE:
             return Masked(self._in_round(device, elements), _NO_INDICES, {}, {})
         own = self._keys[device]
@@ -97,7 +98,7 @@ class Cohort:
             device,
             identity=own.identity,
             boxes=boxes,
-            seed=derive(self._seed, "dealer", device),
+            seed=derive(self._seed, "dealer", device, self._num_masked),
         )
         batches = dealer.deal(1, CHUNK_BYTES)
         mask = dealer.take()
@@ -109,6 +110,13 @@ class Cohort:
             {holder: dealer.seal(batch) for holder, (batch,) in batches.items()},
             {holder: batch.batch for holder, (batch,) in batches.items()},
         )
+
+    def _encoded(self, device: int, delta: Float32, num_samples: int) -> Elements:
+        """Return the numbers beneath the mask, with noise that is new each time if there is any."""
+        self._num_masked += 1
+        seed = derive(self._seed, "privacy", device, self._num_masked)
+        given = self.parameters
+        return given.noisy(given.encode(delta[self._where], num_samples)[0], seed)
 
     def _in_round(self, device: int, elements: Elements) -> bytes:
         """Mask as in a round of all devices."""
@@ -137,8 +145,7 @@ class Cohort:
         """
         given = self.parameters
         if given.scheme == PAIRWISE:  # its masks cancel to the last bit
-            encoded = [given.encode(delta[self._where], count)[0] for delta, count in updates]
-            total = np.sum(encoded, axis=0)
+            total = np.sum([self._encoded(at, *each) for at, each in enumerate(updates)], axis=0)
         else:
             each = [self.masked(at, *update) for at, update in enumerate(updates)]
             secrets = np.sum([one.secret for one in each], axis=0) % given.modulus

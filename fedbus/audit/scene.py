@@ -1,5 +1,6 @@
 """What a configuration makes of data: devices that train, and what others see of them."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.config import AggregatorConfig
+from aggregator.privacy.central import Central
 from device_sdk.engine import Model, TrainingSettings, fit
 from device_sdk.engine.arrays import Numbers, Targets
 from device_sdk.engine.data import as_blocks
@@ -16,7 +18,7 @@ from fedbus.audit.masked import Cohort, smallest_cohort
 from protocol.errors import ConfigError
 from protocol.settings import build
 from protocol.stream import derive
-from protocol.vectors.packing import decode, encode
+from protocol.vectors.packing import SparseDelta, decode, encode
 
 Floats = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -72,6 +74,7 @@ class Scene:
         self.seed = seed
         self.training = build(TrainingSettings, self.task.training, "training")
         self.first = self.model.init(derive(seed, "first"))
+        self._num_released = 0
         rng = np.random.default_rng(list(derive(seed, "split")))
         order = rng.permutation(len(data.y)).astype(np.intp)
         half = len(order) // 2
@@ -98,6 +101,12 @@ class Scene:
             self.trained.layout.size,
             derive(self.seed, "cohort"),
         )
+
+    @property
+    def most_versions(self) -> float:
+        """How many versions a device's privacy budget lasts for."""
+        privacy = self.task.privacy
+        return privacy.most_updates if privacy.enabled else math.inf
 
     @property
     def is_lookup(self) -> bool:
@@ -145,8 +154,20 @@ class Scene:
         deltas = [(self.trained.take(each.delta), len(each.data.y)) for each in sent]
         if self.is_masked:
             return self._whole(self.cohort.summed(deltas))
+        if self.task.privacy.is_central:
+            return self._whole(self._released([delta for delta, _ in deltas]))
         weights = [count for _, count in deltas]
         return self._whole(np.average([delta for delta, _ in deltas], axis=0, weights=weights))
+
+    def _released(self, deltas: list[Float32]) -> Floats:
+        """Return the private mean, with noise that is new each time."""
+        self._num_released += 1
+        seed = derive(self.seed, "privacy", self._num_released)
+        central = Central(self.task.privacy, {}, seed)
+        total = np.zeros(self.trained.layout.size)
+        for delta in deltas:
+            central.bounded(SparseDelta(None, delta, delta.size), 1.0).add_to(total, 1.0)
+        return central.released(total, len(deltas)) / len(deltas)
 
     def relayed(self, sent: Sent, device: int, insiders: range) -> Floats:
         """Return what a relay reads of one device, with the shares of some holders open.
