@@ -24,6 +24,7 @@ from fedbus.enrolment import (
     read_roster,
 )
 from fedbus.key_files import PUBLIC, create, parse_key, read_key, refuse_existing
+from fedbus.workplace import Workplace, copy_rosters
 from protocol.errors import ConfigError
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster
@@ -96,6 +97,7 @@ def next_(
         remove=remove or [],
         valid_s=checked.secure.epoch_s,
     )
+    copy_rosters(Workplace(directory.absolute().parent), directory / ROSTERS)
     _say_roster(made.roster)
     _say_files(made)
 

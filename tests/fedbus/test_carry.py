@@ -97,6 +97,27 @@ def test_a_device_that_joins_a_cohort_has_keys_for_its_next_epoch(
     assert not list((place.enrolment / "waiting" / "all").iterdir())
 
 
+def test_the_next_roster_is_laid_down_for_an_aggregator_that_lives_here(
+    place: Workplace, tmp_path: Path
+) -> None:
+    gone = [f"device-{number}" for number in (1, 2, 3)]
+    assert main(["enrol", "late", "later", "latest"]) == 0
+    (tmp_path / "keys.json").write_text("{}")
+    words = [word for name in gone for word in ("--remove", name)]
+    command = [
+        "enrol",
+        "next",
+        "enrolment",
+        "-c",
+        "fed.toml",
+        "--keys",
+        str(tmp_path / "keys.json"),
+    ]
+    assert main([*command, *words]) == 0
+    rosters = place.aggregator / "rosters"
+    assert {path.name for path in rosters.iterdir()} == {"all-1.roster", "all-2.roster"}
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
