@@ -32,7 +32,7 @@ from benchmarks import fleet_setups
 from benchmarks.fleet_setups import SPAN_S, Setup
 from benchmarks.report import Report, figure, median, within
 from device_sdk.engine import Model, parse_spec
-from device_sdk.trainer import Assignment, NumpyTrainer
+from device_sdk.trainer import Assignment, NumpyTrainer, Trainer, TrainingError
 from simulator import World
 
 SEEDS: Final = 5
@@ -175,7 +175,19 @@ def task(setup: Setup, settings: Mapping[str, Any]) -> TaskConfig:
 
 def run(setup: Setup, config: TaskConfig, seed: int, span_s: float) -> Run:
     """Let a fleet learn for so long. A target that is not reached counts as reached at the end."""
-    watch = _watched(setup, config, seed, lambda index: setup.duration(seed, index))
+    return observed(setup, config, honest(setup), seed, span_s)
+
+
+def honest(setup: Setup) -> list[Trainer]:
+    """Return a trainer for each device, on its data."""
+    return [NumpyTrainer(data=(shard.x, shard.y)) for shard in setup.shards]
+
+
+def observed(
+    setup: Setup, config: TaskConfig, trainers: Sequence[Trainer], seed: int, span_s: float
+) -> Run:
+    """Do the same with trainers of one's own, one for each device."""
+    watch = _watched(setup, config, seed, lambda index: setup.duration(seed, index), trainers)
     watch.world.run_for(span_s)
     last = [score for at, score in watch.scores if at > 0.8 * span_s]
     accuracy, slow = np.mean(last, axis=0).tolist() if last else (0.0, 0.0)
@@ -204,7 +216,10 @@ class _Watch:
                     self.reached_at = min(self.reached_at, self.world.now)
 
     def _score(self, params: fleet_setups.Float32, samples: fleet_setups.Samples) -> float:
-        return self._model.evaluate(params, samples.x, samples.y).accuracy or 0.0
+        try:
+            return self._model.evaluate(params, samples.x, samples.y).accuracy or 0.0
+        except TrainingError:  # it has diverged
+            return 0.0
 
 
 def _watched(
@@ -212,11 +227,11 @@ def _watched(
     config: TaskConfig,
     seed: int,
     duration: Callable[[int], Callable[[Assignment], float]],
+    trainers: Sequence[Trainer],
 ) -> _Watch:
     world = World(config, seed.to_bytes(32, "little"))
     watch = _Watch(world, setup)
-    for index, shard in enumerate(setup.shards):
-        trainer = NumpyTrainer(data=(shard.x, shard.y))
+    for index, trainer in enumerate(trainers):
         world.add(f"device-{index:02}", trainer, duration(index))
     return watch
 
@@ -233,9 +248,11 @@ def _waited(tail: str, seed: int, quick: bool) -> tuple[float, float]:  # noqa: 
         task(setup, {"codec": DENSE}),
         task(setup, {"codec": DENSE, "mode": "rounds", "rounds": rounds}),
     ]
-    times = []
+    times, trainers = [], honest(setup)
     for config in configs:
-        watch = _watched(setup, config, seed, lambda index: heavy_tailed(tail, seed, index))
+        watch = _watched(
+            setup, config, seed, lambda index: heavy_tailed(tail, seed, index), trainers
+        )
         watch.world.run_until(lambda: watch.reached_at < math.inf, limit_s)  # noqa: B023 - at once
         times.append(min(watch.reached_at, limit_s))
     return times[0], times[1]
