@@ -163,6 +163,8 @@ class Visitors:
         If it did, everything that the listener had subscribed to is in force, and everything that
         the talker had published is with the broker. Who is cut off is waited for no longer.
         """
+        if talker.accepted is None or listener.accepted is None:
+            return False
         mark = MARK + nacl.utils.random(8)
         until = time.monotonic() + ANSWER_S
         while time.monotonic() < until:

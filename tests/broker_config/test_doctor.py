@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from broker_config.accounts import AGGREGATOR
-from broker_config.checks import delivery, examination, reach, rights
+from broker_config.checks import delivery, examination, reach, rights, visitors
 from broker_config.checks.findings import Finding, Verdict
 from broker_config.checks.visitors import Bench, Side
 from broker_config.files import BrokerFiles, write_broker
@@ -178,7 +179,11 @@ def test_one_right_too_many_is_named(tmp_path: Path, rule: str, found: str) -> N
     assert found in foreign.found
 
 
-def test_rules_for_one_task_leave_no_room_for_probes_and_that_is_said(tmp_path: Path) -> None:
+def test_rules_for_one_task_leave_no_room_for_probes_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (rights, visitors):
+        monkeypatch.setattr(module, "ANSWER_S", 0.4)  # for what never comes
     with generated(tmp_path, acl=render_acl(task="t")) as bench:
         own, _ = rights.check_rights(bench)
         there = rights.check_rights(replace(bench, topics=Topics(DEFAULT_PREFIX, "t")))
@@ -311,6 +316,17 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_not_there(tmp_path: Path
     assert "refuses us" in wrong.found
     assert "refuses us" not in gone.found
     assert verdicts(strangers) == {"strangers": Verdict.OK, "wrong-password": Verdict.OK}
+
+
+def test_a_broker_that_dies_during_the_examination_fails_what_follows(tmp_path: Path) -> None:
+    with generated(tmp_path) as bench:
+        findings = examination.examine(TOPICS, bench.aggregator, bench.device)
+        before = verdicts(list(takewhile(lambda each: each.check != "packet-size", findings)))
+    after = verdicts(list(findings))
+    assert before["foreign-topics"] is Verdict.OK
+    assert after == dict.fromkeys(
+        ("retained", "will", "away", "queue", "in-flight", "shared"), Verdict.FAIL
+    )
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
