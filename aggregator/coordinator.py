@@ -27,16 +27,17 @@ from typing import Final
 from aggregator.actions import Action, Recall, Store
 from aggregator.assembly import Partials
 from aggregator.buffers import Buffers, Fill, Outcome, PlainBuffers, SecureMessage
-from aggregator.cohorts import Cohorts
 from aggregator.conduct.book import Book
 from aggregator.conduct.evidence import GROUP_INFLUENCE, LATE, OUTLIER, SHOWN, UNPROVEN, WEIGHTS
-from aggregator.downlink import Downlink, Route
+from aggregator.contributors import devices_of, gain, leases_of, staleness_of
+from aggregator.downlink import Downlink
 from aggregator.fleet import Fleet
 from aggregator.gate import Gate, Heard, Trust
 from aggregator.granting import Granting
+from aggregator.lease_messages import PARTITION, LeaseMessages
 from aggregator.leases import Lease, LeaseBook
+from aggregator.masked import MaskedBuffers, Shared, make_masked_buffers
 from aggregator.memory import Memory
-from aggregator.pairwise import PairwiseBuffers
 from aggregator.privacy.budget import Budget
 from aggregator.privacy.checks import check_privacy
 from aggregator.publication import Publication
@@ -53,22 +54,20 @@ from aggregator.records import (
 )
 from aggregator.robust.group_watch import Candidates, GroupWatch, Trial
 from aggregator.scheduling import View
-from aggregator.secagg import SecureBuffers
 from aggregator.secure_config import Enrolment
-from aggregator.statistics import gain_of, statistics_of
-from aggregator.supports import Supports
+from aggregator.statistics import statistics_of
+from aggregator.sweep import Sweep
 from aggregator.task_config import TaskConfig
 from aggregator.telemetry import saturated_values
 from aggregator.versions import Versions
 from device_sdk.engine.model import Model
 from protocol import refusals
-from protocol.actions import Publish, Subscribe, Unsubscribe
+from protocol.actions import Publish, Subscribe
 from protocol.chunks import payload_bytes
-from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import SEAL_BYTES
 from protocol.messages import (
     COUNTER_START_BITS,
-    LEASE_ID_BYTES,
     CheckIn,
     ChunksMissing,
     Held,
@@ -78,19 +77,11 @@ from protocol.messages import (
     Refusal,
     UpdateChunk,
 )
-from protocol.messages import Lease as LeaseMessage
 from protocol.secagg.messages import SignedRoster
-from protocol.secagg.parameters import PAIRWISE
 from protocol.stream import derive
 from protocol.topics import Address, Kind, Topics
-from protocol.vectors.hidden import DIFFERENCES
-from protocol.vectors.layout import PARAM_BYTES, params_to_bytes
-from protocol.vectors.packing import RANDK, parse_codec
+from protocol.vectors.layout import params_to_bytes
 
-#: How long after a connect retained chunks are looked through for left-over ones.
-SWEEP_S: Final = 30.0
-#: The one partition that this process serves.
-PARTITION: Final = 0
 #: How long an installation that was turned away at check-in is asked to stay away.
 TURNED_AWAY_S: Final = 3600
 #: Leases are closed for these before any update has come, so the update that comes is counted then.
@@ -139,14 +130,12 @@ class Coordinator:
         self._candidates: Candidates | None = None
         self._group_watch = GroupWatch()
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)
-        self._sweep_until = math.inf
         self._publication = Publication(
             self.topics,
             self.counts["starts"] << COUNTER_START_BITS,
             None if trust is None else trust.signer(config.prefix),
         )
-        self._seed = seed
-        self._num_leases = 0
+        self._sweep = Sweep(self.topics, self._publication)
         self._sequence = snapshot.next_sequence
         self._scheduling = config.scheduling
         self._first: list[Action] = [Store(CounterRecord({"starts": self.counts["starts"]}))]
@@ -160,7 +149,27 @@ class Coordinator:
             if enrolment is None
             else replace(enrolment.config.codec, calibrated=config.uplink.calibrated)
         )
-        self.secure = None if enrolment is None else self._secure(enrolment, snapshot, now)
+        self.secure = None
+        if enrolment is not None:
+            self.secure, opened = make_masked_buffers(
+                config,
+                enrolment,
+                snapshot,
+                now,
+                topics=self.topics,
+                codec=self.codec,
+                versions=self.versions,
+                size=self.trained.layout.size,
+                shared=Shared(
+                    self._publication,
+                    self.leases,
+                    self.counts,
+                    self._member_alert,
+                    self.fleet.is_online,
+                ),
+                seed=derive(seed, "rounds"),
+            )
+            self._first += opened
         enrolled = (lambda _: b"") if self.secure is None else self.secure.cohorts.identity
         self.gate = Gate(self.topics, trust, snapshot.documents, enrolled)
         self.granting = Granting(
@@ -171,6 +180,15 @@ class Coordinator:
             self.trained.layout,
             seed=derive(seed, "selection"),
             version=self.version,
+        )
+        self._messages = LeaseMessages(
+            self._publication,
+            self.downlink,
+            self.granting,
+            secure=self.secure,
+            counts=self.counts,
+            seed=seed,
+            num_params=self.trained.whole.size,
         )
         self.conduct = Book(
             config.conduct,
@@ -236,55 +254,6 @@ class Coordinator:
             running = {each.version for each in open_}
         return running | set(range(newest - self.config.keep_versions + 1, newest + 1))
 
-    def _secure(
-        self, enrolment: Enrolment, snapshot: Snapshot, now: float
-    ) -> SecureBuffers | PairwiseBuffers:
-        config, spec = enrolment.config, self.codec
-        size = self.trained.layout.size
-        cohorts = Cohorts(
-            self.topics,
-            enrolment.enrolment_key,
-            self.counts,
-            lambda given: config.check_roster(self.config, given, size),
-            alone=self.config.mode == "rounds" or self.config.uplink.calibrated,
-        )
-        cohorts.restore(snapshot.documents, now)
-        try:
-            self._first += cohorts.offer_all(enrolment.rosters, now)
-        except RemoteProtocolError as error:
-            raise ConfigError(f"a roster in secure.rosters: {error.detail}") from None
-        supports = Supports(
-            self.topics,
-            spec,
-            size=size,
-            every=config.support_every,
-            documents=snapshot.documents,
-            params=self.versions.trained,
-            version=self.version,
-        )
-        if spec.dtype == PAIRWISE:
-            return PairwiseBuffers(
-                self.config,
-                publication=self._publication,
-                supports=supports,
-                cohorts=cohorts,
-                leases=self.leases,
-                seed=derive(self._seed, "rounds"),
-                counts=self.counts,
-                alert=self._member_alert,
-                is_online=self.fleet.is_online,
-            )
-        return SecureBuffers(
-            self.config,
-            enrolment,
-            publication=self._publication,
-            supports=supports,
-            cohorts=cohorts,
-            counts=self.counts,
-            alert=self._member_alert,
-            is_online=self.fleet.is_online,
-        )
-
     def _load_leases(self, snapshot: Snapshot, now: float) -> None:
         for record in snapshot.leases:
             lease = self.granting.reopen(record, now)
@@ -315,29 +284,14 @@ class Coordinator:
         that a crash or another packet limit left behind.
         """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, 1 << 16))
-        self._sweep_until = now + SWEEP_S
         hears = self.granting.hears_telemetry or self.secure is not None
         told = (self.topics.telemetry_filter(),) if hears else ()
         always = self.topics.aggregator_filters()
         return [
-            Subscribe((*always, *told, *self.topics.own_model_filters())),
+            Subscribe((*always, *told, *self._sweep.begin(now))),
             *([] if self.secure is None else self.secure.connected()),
             *self._publication.everything(self._plan(), self._manifest()),
         ]
-
-    def _sweep(self, address: Address, payload: bytes) -> list[Action]:
-        version, index = address.version, address.index
-        if not payload or self._publication.is_current((address.kind, version), index):
-            return []
-        is_model = address.kind is Kind.MODEL
-        topic = self.topics.model if is_model else self.topics.difference
-        return [Publish(topic(version, index), b"", retain=True)]
-
-    def _end_sweep(self, now: float) -> list[Action]:
-        if now < self._sweep_until:
-            return []
-        self._sweep_until = math.inf
-        return [Unsubscribe(self.topics.own_model_filters())]
 
     # --- events ------------------------------------------------------------------------------
 
@@ -399,7 +353,7 @@ class Coordinator:
                 self.conduct.saturated(device, saturated_values(payload))
                 return []
             case Kind.MODEL | Kind.DIFFERENCE:
-                return self._sweep(address, payload)
+                return [*self._sweep.hear(address, payload)]
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
 
     def _certified(self, heard: Heard[CheckIn | SecureMessage]) -> list[Action]:
@@ -431,7 +385,7 @@ class Coordinator:
             self._count_refusal(partial.device, refusals.INCOMPLETE)
         if self.secure is not None:
             actions += self.secure.timer(now)
-        return [*self._judged(), *actions, *self._end_sweep(now), *self._advance(now)]
+        return [*self._judged(), *actions, *self._sweep.end(now), *self._advance(now)]
 
     def timer_at(self, now: float) -> float:
         """Return when `timer` should be called next."""
@@ -441,7 +395,7 @@ class Coordinator:
             self.leases.next_expiry(),
             self.partials.next_deadline(),
             self.granting.next_at(now),
-            self._sweep_until,
+            self._sweep.until,
             *[self._scheduling.next_deadline(self._view(fill, now)) for fill in fills],
         ]
         return min(at for at in times if at is not None)
@@ -525,7 +479,7 @@ class Coordinator:
             return registered
         if lease is not None and self._is_good(lease):
             self.partials.drop(lease.lease_id)  # it will train again: these are of another update
-            return [*registered, *self._lease_messages(lease, check_in, now)]
+            return [*registered, *self._messages.of(lease, check_in, now)]
         if lease is not None:  # it ran out, and the device holds no update for it
             registered += self._forget(lease, refusals.SUPERSEDED)
         self.fleet.wait(device, check_in, now, ready=self._is_ready(device, now))
@@ -569,66 +523,18 @@ class Coordinator:
             now,
             opened_at=view.opened_at,
             partial_bytes=self.partials.num_bytes,
-            bytes_down=self._bytes_down,
+            bytes_down=lambda check_in: self._messages.bytes_down(check_in, self.version),
         ):
             device, check_in = grant.waiting.device, grant.waiting.check_in
-            record = LeaseRecord(self._new_lease_id(), device, self.version, str(grant.codec))
+            record = LeaseRecord(
+                self._messages.new_id(self.version), device, self.version, str(grant.codec)
+            )
             lease = self.granting.open(record, grant, now)
             self.counts["leases_given"] += 1
-            actions += [Store(record), *self._lease_messages(lease, check_in, now)]
+            actions += [Store(record), *self._messages.of(lease, check_in, now)]
         if actions and self.config.mode == "rounds":
             self.buffers.open(now)
         return actions
-
-    def _bytes_down(self, check_in: CheckIn) -> int:
-        """Return what a device fetches before it trains."""
-        if check_in.unreachable:
-            return PARAM_BYTES * self.trained.whole.size
-        return self.downlink.num_bytes(self.version, self._held(check_in))
-
-    def _new_lease_id(self) -> bytes:
-        """Return an id nobody can guess; the version in front keeps new ids together on disk."""
-        self._num_leases += 1
-        drawn = derive(self._seed, "lease", self._num_leases)
-        return (self.version.to_bytes(5, "big") + drawn)[:LEASE_ID_BYTES]
-
-    def _lease_messages(self, lease: Lease, check_in: CheckIn, now: float) -> list[Publish]:
-        """Return a lease, and the model for a device that could not put it together."""
-        version = lease.record.version
-        if not check_in.unreachable:
-            route = self.downlink.route(version, self._held(check_in))
-            return [self._lease_message(lease, check_in, route, now)]
-        self.counts["models_unreachable"] += 1
-        self.downlink.make_whole(version)
-        whole = self._publication.add(self.downlink.retained)
-        whole = whole or self._publication.again((Kind.MODEL, version), now)
-        route = self.downlink.whole_route(version)
-        return [*whole, self._lease_message(lease, check_in, route, now)]
-
-    def _held(self, check_in: CheckIn) -> int:
-        """Return the version from which a device can go on by differences; -1 for none."""
-        return check_in.held_version if DIFFERENCES in check_in.codecs else -1
-
-    def _lease_message(self, lease: Lease, check_in: CheckIn, route: Route, now: float) -> Publish:
-        version = lease.record.version
-        message = LeaseMessage(
-            lease.lease_id,
-            check_in.install_id,
-            version,
-            route.model_hash,
-            route.model_bytes,
-            self._publication.num_chunks(route.model_bytes),
-            lease.record.codec,
-            self.granting.budget_bytes(lease.record.codec),
-            partition=PARTITION,
-            ttl_s=max(1, math.ceil(lease.expires_at - now)),
-            mask_epoch=0 if self.secure is None else self.secure.epoch(lease.record.device),
-            upload_after_s=lease.upload_left_s(now),
-            keyframe=route.keyframe,
-            model=route.model,
-            base=route.base,
-        )
-        return self._publication.to_device(lease.record.device, message)
 
     # --- updates -----------------------------------------------------------------------------
 
@@ -771,7 +677,7 @@ class Coordinator:
         actions = self.buffers.close(lambda fill: is_due(self._view(fill, now)), now)
         while outcomes := self.buffers.outcomes():
             for outcome in outcomes:
-                actions += self.privacy.released(self._devices_of(outcome.ids))
+                actions += self.privacy.released(devices_of(leases_of(outcome.ids, self.leases)))
                 actions += self._step(outcome, now)
         if (secure := self.secure) is not None:
             self._notice_epoch(secure)
@@ -796,12 +702,13 @@ class Coordinator:
             return self._abandon(outcome.ids, outcome.reason)
         self._note_outliers(outcome.kept)
         self._candidates = self._candidates_of(outcome)
-        staleness = self._staleness_of(outcome.ids)
+        members = leases_of(outcome.ids, self.leases)
+        staleness = staleness_of(members, self.version)
         counted = self._memory.told(outcome, staleness, self.version, self.versions.trained)
         if counted is None:
             return self._abandon(outcome.ids, refusals.TOO_STALE)
-        gain = self._gain(outcome.ids)
-        record = self.versions.step(outcome.mean, outcome.ids, counted, gain=gain)
+        moved = gain(members, self.version, self.trained.layout.size)
+        record = self.versions.step(outcome.mean, outcome.ids, counted, gain=moved)
         if record is None:
             return self._abandon(outcome.ids, refusals.NOT_FINITE)
         if outcome.alert:
@@ -853,37 +760,14 @@ class Coordinator:
             for device in left_out:
                 self.conduct.note(device, OUTLIER)
 
-    def _gain(self, ids: Iterable[bytes]) -> float:
-        """How far statistics follow the mean of these updates."""
-        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
-        oldest = min((lease.record.version for lease in leases), default=self.version)
-        codecs = {lease.record.codec for lease in leases}
-        return gain_of(self.version - oldest, min(map(self._kept_part, codecs), default=1.0))
-
-    def _kept_part(self, spelled: str) -> float:
-        """Return the part of the coordinates that a codec sends enlarged; 1: it enlarges none."""
-        codec, size = parse_codec(spelled), self.trained.layout.size
-        is_enlarged = codec.support == RANDK and not codec.contractive
-        return codec.num_kept(size) / size if is_enlarged else 1.0
-
-    def _devices_of(self, ids: Iterable[bytes]) -> list[str]:
-        """Return whose each of these updates is."""
-        leases = (self.leases.get(id_) for id_ in ids)
-        return [lease.record.device for lease in leases if lease is not None]
-
-    def _staleness_of(self, ids: Iterable[bytes]) -> dict[str, int]:
-        """Return the devices of these updates, and how many versions late each is."""
-        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
-        return {lease.record.device: self.version - lease.record.version for lease in leases}
-
-    def _notice_epoch(self, secure: SecureBuffers | PairwiseBuffers) -> None:
+    def _notice_epoch(self, secure: MaskedBuffers) -> None:
         """With their epoch, devices forget what was counted of them: so do calibrated steps."""
         if self._participation.renewed(secure.cohorts.epochs):
             self.versions.forget()
 
     def _abandon(self, ids: Iterable[bytes], reason: str) -> list[Action]:
         """Give a buffer up, durably: its members are told, and the model stays as it is."""
-        leases = [lease for id_ in ids if (lease := self.leases.get(id_)) is not None]
+        leases = leases_of(ids, self.leases)
         meaning = refusals.MEANING[reason]
         self.counts[f"refused_{reason}"] += len(leases)
         self._say("buffer", reason, f"{len(leases)} updates given up: {meaning}")
