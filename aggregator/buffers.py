@@ -19,6 +19,7 @@ from aggregator.participation import Participation
 from aggregator.privacy.central import Central
 from aggregator.robust.groups import GroupMean
 from aggregator.robust.history import History, Seen
+from aggregator.robust.root import RootDelta
 from aggregator.robust.rows import Row, RowBuffer, capped
 from aggregator.task_config import TaskConfig
 from protocol.secagg.messages import Dealt, Holdings, RecoveryAnswer, RecoveryRefusal, RoundSaid
@@ -99,7 +100,8 @@ class PlainBuffers:
     """One buffer, in the clear: closed, it is done. ``participation`` weighs devices.
 
     It is a running sum, unless a robust rule has to see single updates; ``history`` says what is
-    usual of them. ``central`` bounds updates and adds noise to their sum; None: neither.
+    usual of them, ``root`` what is trusted (FLTrust). ``central`` bounds updates and adds noise to
+    their sum; None: neither.
     """
 
     def __init__(
@@ -108,12 +110,14 @@ class PlainBuffers:
         layout: Layout,
         participation: Participation,
         history: History,
+        *,
         central: Central | None = None,
+        root: RootDelta | None = None,
     ) -> None:
         self._central = central
         self._sees_rows = config.robust.sees_rows
         self._sums = Buffer(layout.size)
-        self._rows = RowBuffer(config.robust, layout.size, history)
+        self._rows = RowBuffer(config.robust, layout.size, history, root)
         self._history = history
         self._seen: list[Seen] = []
         self._config = config

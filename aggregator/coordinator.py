@@ -53,6 +53,7 @@ from aggregator.records import (
     VersionRecord,
 )
 from aggregator.robust.group_watch import Candidates, GroupWatch, Trial
+from aggregator.robust.root import root_delta
 from aggregator.scheduling import View
 from aggregator.secure_config import Enrolment
 from aggregator.statistics import statistics_of
@@ -60,6 +61,7 @@ from aggregator.sweep import Sweep
 from aggregator.task_config import TaskConfig
 from aggregator.telemetry import saturated_values
 from aggregator.versions import Versions
+from device_sdk.engine.data import Block
 from device_sdk.engine.model import Model
 from protocol import refusals
 from protocol.actions import Publish, Subscribe
@@ -100,8 +102,8 @@ class Coordinator:
     """One task. ``seed`` (32 fresh secret bytes a start) makes the lease ids.
 
     With an ``enrolment`` it is a secure one: masked updates and no others. With ``trust`` it signs
-    what it says, and believes what devices have signed. Raises ConfigError if the model does not
-    fit the versions in ``snapshot``.
+    what it says, and believes what devices have signed. ``root`` are the data of
+    ``robust.root_file``. Raises ConfigError if the model does not fit the versions in ``snapshot``.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Coordinator:
         enrolment: Enrolment | None = None,
         *,
         trust: Trust | None = None,
+        root: Block | None = None,
     ) -> None:
         check_privacy(config, masked=enrolment is not None)
         config = config.settled(masked=enrolment is not None)
@@ -214,7 +217,8 @@ class Coordinator:
                 self.trained.layout,
                 self._participation,
                 self._memory.history,
-                self.privacy.central,
+                central=self.privacy.central,
+                root=root_delta(config, self.versions, self.model, root),
             )
             if self.secure is None
             else self.secure

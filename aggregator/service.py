@@ -23,6 +23,7 @@ from aggregator.monitor import status
 from aggregator.monitor.board import Board
 from aggregator.records import CounterRecord, Record
 from aggregator.store import StoreError, no_fault, open_store
+from device_sdk.engine.data import load_npz
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -99,6 +100,8 @@ class _Tenure:
         self._config = config
         self._enrolment = load_enrolment(config)
         trust = load_trust(config)
+        root_file = config.task.robust.root_file
+        root = load_npz(root_file) if root_file else None
         self._topics = Topics(config.task.prefix, config.task.task)
         self._store = open_store(
             Path(config.state_dir),
@@ -116,6 +119,7 @@ class _Tenure:
                 time.monotonic(),
                 self._enrolment,
                 trust=trust,
+                root=root,
             )
             self.loop = Loop()
             self._evaluator = self._make_evaluator()

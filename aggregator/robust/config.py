@@ -12,6 +12,7 @@ from aggregator.robust import Combine, Combined, Float64, mean, norms_of
 from aggregator.robust.centred_clipping import centred_clip
 from aggregator.robust.clipping import screened, usual_length
 from aggregator.robust.coordinates import coordinate_median, trimmed_mean
+from aggregator.robust.fltrust import fltrust
 from aggregator.robust.geometric_median import geometric_median
 from aggregator.robust.krum import least_rows, multi_krum
 from protocol.errors import ConfigError
@@ -25,9 +26,10 @@ KRUM: Final = "krum"
 MULTI_KRUM: Final = "multi_krum"
 GEOMETRIC_MEDIAN: Final = "geometric_median"
 CENTRED_CLIP: Final = "centred_clip"
+FLTRUST: Final = "fltrust"
 RULES: Final = (
     *(AUTO, MEAN, NORM_CLIP, MEDIAN, TRIMMED_MEAN),
-    *(KRUM, MULTI_KRUM, GEOMETRIC_MEDIAN, CENTRED_CLIP),
+    *(KRUM, MULTI_KRUM, GEOMETRIC_MEDIAN, CENTRED_CLIP, FLTRUST),
 )
 #: What ``auto`` is where rows can be seen: docs/adr/0029 has the measurements.
 DEFAULT: Final = NORM_CLIP
@@ -47,6 +49,7 @@ class RobustConfig:
     limit. ``alert_share``: a buffer of which the rule leaves out more than this is told of.
     ``max_rows_bytes``: what the updates of a buffer may take in memory. ``group``: masked updates
     are summed in groups of so many, which the rule compares; 0: all together, and no rule.
+    ``root_file``: trusted data for ``fltrust``, an ``.npz`` with ``x`` and ``y``.
     """
 
     rule: str = AUTO
@@ -56,6 +59,7 @@ class RobustConfig:
     alert_share: float = 0.5
     max_rows_bytes: int = 1 << 30
     group: int = 0
+    root_file: str = ""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -67,6 +71,19 @@ class RobustConfig:
             raise ConfigError(
                 "clip and samples_ratio are times the usual: 1 or more, or 0 for none"
             )
+
+        self._check_root()
+
+    def _check_root(self) -> None:
+        if self.rule == FLTRUST and not self.root_file:
+            raise ConfigError(
+                'rule = "fltrust" compares with an update on trusted data: set root_file, an .npz'
+                " of about 100 samples"
+            )
+        if self.rule == FLTRUST and self.group:
+            raise ConfigError('rule = "fltrust" is for plain updates: leave group out')
+        if self.root_file and self.rule != FLTRUST:
+            raise ConfigError(f'root_file: rule = "{self.rule}" needs none; "fltrust" does')
 
     @property
     def sees_rows(self) -> bool:
@@ -92,7 +109,7 @@ class RobustConfig:
                 ' bytes: lower the goal, raise max_rows_bytes, or set rule = "mean"'
             )
         least = least_rows(self.num_attackers(num_rows)) if self._is_krum else LEAST_ROWS
-        if self.rule != NORM_CLIP and num_rows < least:
+        if self.rule not in _ONE_WILL_DO and num_rows < least:
             raise ConfigError(
                 f'rule = "{self.rule}" compares updates and needs {least} in a buffer for attackers'
                 f' = {self.attackers}, not {num_rows}: raise the goal, or set rule = "norm_clip"'
@@ -102,15 +119,26 @@ class RobustConfig:
     def _is_krum(self) -> bool:
         return self.rule in {KRUM, MULTI_KRUM}
 
-    def combine(self, *, usual_norm: float | None = None, centre: Float64 | None = None) -> Combine:
+    def combine(
+        self,
+        *,
+        usual_norm: float | None = None,
+        centre: Float64 | None = None,
+        root: Float64 | None = None,
+    ) -> Combine:
         """Return the rule for one set of rows, which is first clipped.
 
         ``usual_norm``: how long rows usually are; None: as long as these are; 0: not known.
-        ``centre``: the last step, for centred clipping; None: no step. Of fewer rows than a rule
-        can compare, the clipped mean is returned.
+        ``centre``: the last step, for centred clipping; None: no step. ``root``: the trusted update
+        of FLTrust, which takes lengths from it instead. Of fewer rows than a rule can compare, the
+        clipped mean is returned.
         """
         if not self.sees_rows:
             return mean
+        if self.rule == FLTRUST:
+            if root is None:
+                raise ValueError("FLTrust needs the root set's update")
+            return partial(fltrust, root=root)
 
         def combine(rows: Float64, weights: Float64) -> Combined:
             norms = norms_of(rows)
@@ -139,6 +167,8 @@ class RobustConfig:
         return rules[self.rule]()
 
 
+#: Rules that do not compare rows with each other.
+_ONE_WILL_DO: Final = frozenset({NORM_CLIP, FLTRUST})
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "attackers": (0.0, 0.49),
     "clip": (0.0, 1e6),

@@ -14,6 +14,7 @@ import numpy as np
 from aggregator.robust import Float64, norms_of
 from aggregator.robust.config import RobustConfig
 from aggregator.robust.history import History, Seen
+from aggregator.robust.root import RootDelta
 from protocol.vectors.packing import SparseDelta
 
 
@@ -48,12 +49,15 @@ class Judged(NamedTuple):
 
 
 class RowBuffer:
-    """Updates in journal order. ``history`` says what is usual."""
+    """Updates in journal order. ``history`` says what is usual, ``root`` what is trusted."""
 
-    def __init__(self, config: RobustConfig, size: int, history: History) -> None:
+    def __init__(
+        self, config: RobustConfig, size: int, history: History, root: RootDelta | None = None
+    ) -> None:
         self._config = config
         self._size = size
         self._history = history
+        self._root = root
         self._rows: list[Row] = []
 
     def __len__(self) -> int:
@@ -92,7 +96,11 @@ class RowBuffer:
         samples = [capped(claim, self._config, history.usual_samples(claims)) for claim in claims]
         weights = np.array([row.weight for row in given]) * samples
         usual_norm = history.usual_norm(norms)
-        combine = self._config.combine(usual_norm=usual_norm, centre=history.centre)
+        combine = self._config.combine(
+            usual_norm=usual_norm,
+            centre=history.centre,
+            root=None if self._root is None else self._root(),
+        )
         vector, kept = combine(deltas, weights)
         deltas *= kept[:, None]
         scale = weights.sum() / len(given) if by_number else 1.0

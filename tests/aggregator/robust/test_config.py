@@ -75,7 +75,7 @@ def test_auto_clips_what_it_sees_and_adds_up_what_it_does_not() -> None:
     assert named.settled(masked=False).robust.rule == "median"
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", sorted({*RULES} - {"fltrust"}))
 def test_every_rule_that_can_be_named_can_be_used(rule: str) -> None:
     config = RobustConfig(rule=rule).settled(sees_rows=True)
     rows = np.random.default_rng(0).uniform(0.5, 1.0, (9, 4))

@@ -35,7 +35,7 @@ def buffer(config: RobustConfig, rows: list[Row], seen: list[Seen] | None = None
 def play(desk: Desk, restart_at: set[int]) -> bytes:
     """Five devices tell the truth and one exaggerates; restarts before these updates."""
     number = 0
-    for turn in range(4):
+    for turn in range(2):
         leases = {name: desk.lease(name) for name in "abcdef"}
         for place, (name, lease) in enumerate(leases.items()):
             if number in restart_at:
@@ -47,8 +47,9 @@ def play(desk: Desk, restart_at: set[int]) -> bytes:
     return desk.params.tobytes()
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("strategy", ["stratified", "fedadam"])
+@pytest.mark.parametrize(
+    ("rule", "strategy"), [*((rule, "stratified") for rule in RULES), ("norm_clip", "fedadam")]
+)
 def test_a_restart_in_mid_buffer_changes_no_byte(
     make_desk: MakeDesk, rule: str, strategy: str
 ) -> None:
@@ -60,9 +61,9 @@ def test_a_restart_in_mid_buffer_changes_no_byte(
         "strategy": StrategyConfig(name=strategy),
     }
     through, restarted = make_desk(**settings), make_desk(**settings)
-    assert play(through, set()) == play(restarted, {1, 6, 9, 14, 20})
-    assert restarted.coordinator.version == 4
-    assert restarted.coordinator.counts["starts"] > 5
+    assert play(through, set()) == play(restarted, {1, 6, 9})
+    assert restarted.coordinator.version == 2
+    assert restarted.coordinator.counts["starts"] == 4
 
 
 @pytest.mark.parametrize("rule", RULES)
