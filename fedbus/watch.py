@@ -9,11 +9,16 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from aggregator.config import load_config
+from broker_config.accounts import MONITOR
 from fedbus.listener import Listener, Unreachable
 from fedbus.screen import FRAME_LINES, picture
 from fedbus.status import status_lines
 from fedbus.tls_options import CaOption, CertificateOption, KeyOption, tls_of
+from fedbus.workplace import CA_CERTIFICATE, Workplace
+from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX
+from transport.settings import Tls
 
 REFRESH_S: Final = 0.25
 #: A task that has just begun has not said everything yet: no need to wait for long.
@@ -33,13 +38,20 @@ ProtocolOption = Annotated[
     Literal["auto", "5", "3.1.1"],
     typer.Option(help="MQTT version; 3.1.1 for a broker that leaves MQTT 5 without an answer."),
 ]
+FederationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        help="What `fedbus init` made: task and broker by its fed.toml, in as the monitor.",
+    ),
+]
 DeadlineOption = Annotated[
     float, typer.Option(min=0.1, help="Seconds to wait for the broker and the task.")
 ]
 
 
 def watch(
-    task: TaskOption,
+    task: TaskOption = "",
     *,
     host: HostOption = "127.0.0.1",
     port: PortOption = 1883,
@@ -50,11 +62,13 @@ def watch(
     ca_file: CaOption = None,
     certificate_file: CertificateOption = None,
     key_file: KeyOption = None,
+    federation: FederationOption = None,
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Show a running task, live, until Ctrl-C."""
     console = Console()
-    listener = Listener(
+    listener = _listener(
+        federation,
         host=host,
         port=port,
         prefix=prefix,
@@ -72,7 +86,7 @@ def watch(
 
 
 def status(
-    task: TaskOption,
+    task: TaskOption = "",
     *,
     host: HostOption = "127.0.0.1",
     port: PortOption = 1883,
@@ -83,10 +97,12 @@ def status(
     ca_file: CaOption = None,
     certificate_file: CertificateOption = None,
     key_file: KeyOption = None,
+    federation: FederationOption = None,
     deadline: DeadlineOption = 5.0,
 ) -> None:
     """Say what a task is waiting for and why. Exit status 0 if its aggregator is online, else 1."""
-    listener = Listener(
+    listener = _listener(
+        federation,
         host=host,
         port=port,
         prefix=prefix,
@@ -101,6 +117,39 @@ def status(
         for line in status_lines(listener.view):
             typer.echo(line)
         raise typer.Exit(0 if listener.view.online else 1)
+
+
+def _listener(
+    federation: Path | None,
+    *,
+    host: str,
+    port: int,
+    prefix: str,
+    task: str,
+    username: str,
+    password_file: Path | None,
+    protocol: str,
+    tls: Tls | None,
+) -> Listener:
+    """Return a listener to what the options name, or to the federation of a folder."""
+    if federation is not None:
+        place = Workplace(federation)
+        config = load_config(place.fed)
+        host, port, prefix = config.broker.host, config.broker.port, config.task.prefix
+        task = task or config.task.task
+        tls = Tls(place.ca / CA_CERTIFICATE, *place.service(MONITOR))
+    if not task:
+        raise ConfigError("say which: --task, or --dir with a folder of `fedbus init`")
+    return Listener(
+        host=host,
+        port=port,
+        prefix=prefix,
+        task=task,
+        username=username,
+        password_file=password_file,
+        protocol=protocol,
+        tls=tls,
+    )
 
 
 def _await(listener: Listener, deadline_s: float) -> None:

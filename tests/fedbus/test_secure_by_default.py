@@ -132,6 +132,7 @@ def test_a_fresh_init_trains_over_mutual_tls_with_masked_updates(
         assert reached, said
         metrics = listener.view.report("metrics")
         assert count(metrics, "updates_accepted") >= len(NAMES)
+        assert main(["status", "--dir", str(place.directory)]) == 0
         revoked_within_s(place, port, "device-3", 5.0)
     connected = [line for line in log.read_text().splitlines() if "New client connected" in line]
     assert {line.split("u'")[1].split("'")[0] for line in connected} == {
