@@ -1,12 +1,13 @@
 """Training that costs next to nothing, to study the protocol alone, at scale."""
 
 from device_sdk.trainer import Assignment, Trained, Trainer
+from protocol.messages import MIN_SAMPLES
 
 
 class DryTrainer(Trainer):
     """Moves every param by ``delta``, without an engine; one serves any number of devices."""
 
-    def __init__(self, num_samples: int = 1, delta: float = 0.001) -> None:
+    def __init__(self, num_samples: int = MIN_SAMPLES, delta: float = 0.001) -> None:
         self._num_samples = num_samples
         self._delta = delta
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from device_sdk.config import parse_bytes
 from protocol.errors import ConfigError
+from protocol.messages import MIN_SAMPLES
 from protocol.topics import check_id
 from simulator.availability import Diurnal
 from simulator.links import LinkProfile
@@ -143,7 +144,7 @@ class Dry:
     num_samples: int = 100
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"delta": (1e-6, 1e3), "num_samples": (1, 1 << 30)})
+        check_ranges(self, {"delta": (1e-6, 1e3), "num_samples": (MIN_SAMPLES, 1 << 30)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def test_four_dead_devices_and_a_dead_aggregator_leave_the_sum_of_the_plain_upda
         federation.start_aggregator()
         for number, device in enumerate(TWELVE):
             slow = "1.5" if device == last else "0.05"
-            samples = str(1 + number % 10)
+            samples = str(8 + number % 10)
             federation.start_device(device, "--num-samples", samples, "--train-s", slow)
         federation.grows(1)
         federation.until(
