@@ -172,6 +172,7 @@ def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None
         f"fedbus broker up {place.directory}",
         f"cd {place.directory} && fedbus aggregator run --config {FED}",
         f"cd {place.carried(names[0])} && fedbus-device run --config {DEVICE}",
+        f"fedbus watch --dir {place.directory}",
     ):
         typer.echo(f"  {line}")
 
