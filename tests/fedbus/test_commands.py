@@ -24,6 +24,8 @@ COMMANDS: tuple[list[str], ...] = (
     ["aggregator", "check"],
     ["broker"],
     ["broker", "up"],
+    ["broker", "config"],
+    ["doctor"],
     ["flash"],
     ["verify"],
 )
