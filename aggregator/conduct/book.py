@@ -23,6 +23,8 @@ from aggregator.conduct.habits import Habits
 from aggregator.conduct.meter import Flow, Meter
 from aggregator.records import EvidenceRecord, Standing, StandingRecord
 
+#: A device that goes on until its score is so many thresholds is cut off, too.
+CUT_OFF: Final = 10.0
 _MIB: Final = 1 << 20
 #: A burst of bytes has room for so many updates.
 _UPDATES: Final = 4
@@ -174,8 +176,9 @@ class Book:
         entry.at = self._now
         entry.count += 1
         self._changed[device, kind] = None
-        if weight.points and 0 < self._config.threshold <= self.score(device):
-            self._judge(device, kind)
+        threshold = self._config.threshold
+        if weight.points and 0 < threshold <= (score := self.score(device)):
+            self._judge(device, kind, is_cut=score >= CUT_OFF * threshold)
 
     def _has_room(self, device: str) -> bool:
         return device in self._entries or len(self._entries) < self._max_devices

@@ -148,6 +148,16 @@ def test_one_that_floods_is_quarantined_and_cut_off_at_the_broker() -> None:
     assert {reason.kind for reason in held.reasons("eve")} == {FLOOD, OVER_BUDGET}
 
 
+def test_one_that_goes_on_after_its_quarantine_is_cut_off_too() -> None:
+    held = book()
+    for _ in range(39):
+        held.note("eve", refusals.MALFORMED)
+    assert (standing(held, "eve"), held.cut_off) == (Standing.QUARANTINED, [])
+    held.note("eve", refusals.MALFORMED)
+    assert held.cut_off == ["eve"]
+    assert [verdict.is_cut for verdict in held.verdicts()] == [True]
+
+
 def test_what_is_known_of_no_weight_is_not_held_against_anybody() -> None:
     held = book()
     held.note("ada", refusals.TOO_STALE)

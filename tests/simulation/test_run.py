@@ -148,8 +148,8 @@ def test_updates_of_garbage_are_refused(tmp_path: Path) -> None:
 def test_a_flood_is_refused_and_counted(tmp_path: Path) -> None:
     attack = 'attack = "flood"\nmessages_per_s = 20'
     result = run(loaded(tmp_path, ("slow = true", attack)), 0)
-    assert result.refused["malformed"] > 500
-    assert 500 < result.classes[1].check_ins < 1300
+    assert 80 <= result.refused["malformed"] < 200  # until both are cut off
+    assert result.refused["over_budget"] > 1000  # unread from then on
     assert result.classes[0].updates_counted > 20
 
 
