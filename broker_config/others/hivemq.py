@@ -7,8 +7,8 @@ the same, so that a password alone is not enough.
 import hashlib
 from base64 import b64encode
 from collections.abc import Mapping
+from html import escape
 from typing import Final
-from xml.sax.saxutils import escape
 
 from broker_config.accounts import SERVICES, role_of
 from broker_config.others.wanted import MADE, Wanted

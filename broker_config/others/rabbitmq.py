@@ -45,6 +45,7 @@ _PLUGINS: Final = "[rabbitmq_mqtt].\n"
 _QUEUES: Final = r"^mqtt-subscription-[A-Za-z0-9_-]+qos[01]$"
 _QUEUES_AND_EXCHANGE: Final = r"^(amq\.topic|mqtt-subscription-[A-Za-z0-9_-]+qos[01])$"
 _LEVEL: Final = "[^.#]+"
+_NO_PASSWORD_FITS: Final = ""
 Row = dict[str, Any]  # as JSON has it
 
 
@@ -70,7 +71,7 @@ def _definitions(wanted: Wanted) -> str:
 
 def _user(name: str) -> Row:
     """An account without a password: a certificate is the only way in."""
-    return {"name": name, "password_hash": "", "tags": ""}
+    return {"name": name, "password_hash": _NO_PASSWORD_FITS, "tags": ""}
 
 
 def _queues(name: str) -> Row:
