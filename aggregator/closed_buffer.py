@@ -54,7 +54,7 @@ class ClosedBuffer:
         weight = roster.parameters.weight_of(int(sums[-1]))
         mean = sums[:-1].astype(np.float64) / (roster.parameters.scale * weight)
         devices = tuple(roster.members[dealer].device for dealer in recovery.masks)
-        group.mean = GroupMean(devices, weight, mean)
+        group.mean = GroupMean(devices, mean)
         group.is_open = False
 
     def given_up(self, recovery: Recovery) -> None:

@@ -20,19 +20,16 @@ from protocol.errors import ConfigError
 #: No rule stands more wrong groups than half of them, and the accuracy suffers before that: with
 #: up to this part of them wrong it stays within 0.03 (docs/adr/0030).
 MOST_SPOILT: Final = 0.3
-#: No group weighs more than so many times the median group: sample counts are what devices say.
-WEIGHT_CAP: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupMean:
-    """What is known of one group of a masked buffer: whose updates, their weight and mean.
+    """What is known of one group of a masked buffer: whose updates, and their weighted mean.
 
     ``mean`` has the coordinates that were masked, or all that are trained (`aggregator.supports`).
     """
 
     devices: tuple[str, ...]
-    weight: float
     mean: Float64
 
 
@@ -60,10 +57,13 @@ def check_groups(config: RobustConfig, num_groups: int, size: int) -> None:
 
 
 def combine_groups(config: RobustConfig, groups: Sequence[GroupMean]) -> Combined:
-    """Return what the rule makes of the groups, each weighing what its samples do, up to a cap."""
-    weights = np.array([group.weight for group in groups])
-    capped = np.minimum(weights, WEIGHT_CAP * np.median(weights))
-    return _of_groups(config).combine()(np.stack([group.mean for group in groups]), capped)
+    """Return what the rule makes of the groups, each weighing as many as its devices.
+
+    Not by samples, as inside a group: a device that claims many has its group, and no more than
+    that.
+    """
+    weights = np.array([len(group.devices) for group in groups], np.float64)
+    return _of_groups(config).combine()(np.stack([group.mean for group in groups]), weights)
 
 
 def _of_groups(config: RobustConfig) -> RobustConfig:

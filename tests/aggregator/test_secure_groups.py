@@ -51,7 +51,13 @@ def groups_of(desk: SecureDesk, ids: Sequence[bytes]) -> list[list[bytes]]:
 
 def expected(desk: SecureDesk, groups: Sequence[Sequence[bytes]]) -> Vector:
     """Return what the rule makes of plain group means."""
-    means = [GroupMean((), len(group), desk.expected(group).astype(np.float64)) for group in groups]
+    means = [
+        GroupMean(
+            tuple(desk.sent[each].device for each in group),
+            desk.expected(group).astype(np.float64),
+        )
+        for group in groups
+    ]
     robust = desk.coordinator.config.robust
     return combine_groups(robust, means).vector.astype(np.float32)
 
@@ -276,7 +282,7 @@ def test_the_limits_are_those_of_groups_drawn_at_random() -> None:
             check_groups(RobustConfig(rule="median", attackers=attackers, group=most + 1), 20, 10)
 
 
-def test_no_group_outweighs_the_others_by_what_it_says_of_its_samples() -> None:
-    rows = [GroupMean((), weight, np.array([value])) for weight, value in ((1, 0), (1, 0), (99, 9))]
+def test_a_group_weighs_as_many_as_its_devices_whatever_they_claim() -> None:
+    rows = [GroupMean(tuple("abc"), np.zeros(1)), GroupMean(tuple("defgh"), np.ones(1))]
     mean = RobustConfig(rule="mean", group=3, attackers=0.1)
-    assert combine_groups(mean, rows).vector == pytest.approx(2 * 9 / 4)
+    assert combine_groups(mean, rows).vector == pytest.approx(5 / 8)

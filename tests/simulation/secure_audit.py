@@ -10,7 +10,6 @@ import numpy as np
 
 from aggregator.records import DocumentRecord, JournalRecord, Record, RefusalRecord, VersionRecord
 from aggregator.recoveries import REQUEST
-from aggregator.robust.groups import WEIGHT_CAP
 from device_sdk.pending import PENDING, Pending, unpack_pending
 from protocol import refusals
 from protocol.codec import unpack
@@ -126,8 +125,7 @@ class SecureAudit:
         assert len(masks) == len(plains), "two masks of one device in a sum"
         assert len(masks) <= given.max_contributors
         groups = [self._check_group(roster, group) for group in self._groups(roster, plains)]
-        weights = np.array([sum(self.plaintexts.part(each, given) for each in g) for g in groups])
-        weights = np.minimum(weights, WEIGHT_CAP * np.median(weights))
+        weights = np.array([len(group) for group in groups])
         means = [self.plaintexts.mean(group, given) for group in groups]
         expected = weights @ np.array([mean for mean, _ in means]) / weights.sum()
         bound = max(bound for _, bound in means)
