@@ -19,20 +19,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Store, Train
+from device_sdk.check_ins import CheckIns
+from device_sdk.draws import Draws
 from device_sdk.fetch import RETRY_S, Fetch
 from device_sdk.gate import Gate
 from device_sdk.outgoing import Outgoing, pieces
 from device_sdk.pending import BOOTS, Pending, Residual
 from device_sdk.plan import TrainingPlan, read_plan
 from device_sdk.reporting import make_pending
+from device_sdk.states import State, after
 from device_sdk.trainer import Trained
 from device_sdk.voice import Voice
 from device_sdk.work import Work
@@ -40,12 +41,11 @@ from protocol import refusals
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import payload_bytes
 from protocol.codec import read
-from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.messages import (
     AGGREGATOR,
     COUNTER_START_BITS,
     MIN_SAMPLES,
-    CheckIn,
     ChunksMissing,
     DifferenceChunk,
     Envelope,
@@ -79,29 +79,6 @@ M = TypeVar("M")
 _CHUNKS: Final = {Kind.MODEL: (ModelChunk,), Kind.DIFFERENCE: (DifferenceChunk,)}
 #: What only members of secure tasks listen to.
 _MEMBERS: Final = frozenset({Kind.ROSTER, Kind.SUPPORT, Kind.SHARE})
-
-
-class State(Enum):
-    """What the device is doing."""
-
-    IDLE = "idle"  #: wants a lease
-    FETCHING = "fetching"  #: has a lease, waits for the model's chunks
-    TRAINING = "training"
-    REPORTING = "reporting"  #: holds an update without a receipt
-    AWAY = "away"  #: was turned away; asks again later
-
-
-TRANSITIONS: Final = {
-    (State.IDLE, "lease"): State.FETCHING,
-    (State.IDLE, "turned away"): State.AWAY,
-    (State.AWAY, "timer"): State.IDLE,
-    (State.FETCHING, "model"): State.TRAINING,
-    (State.FETCHING, "lease ran out"): State.IDLE,
-    (State.TRAINING, "trained"): State.REPORTING,
-    (State.TRAINING, "failed"): State.IDLE,
-    (State.REPORTING, "receipt"): State.IDLE,
-    (State.REPORTING, "refusal"): State.IDLE,
-}
 
 
 class _Result(NamedTuple):
@@ -161,7 +138,6 @@ class Session:
         self._retry_first_s = retry_first_s
         self._retry_cap_s = retry_cap_s
         self._retry_s = retry_first_s
-        self._num_draws = 0
         self._aggregator_start = -1
         #: The newest version there is, as far as it was heard of.
         self.newest_version = 0
@@ -169,7 +145,6 @@ class Session:
         self._keys = keys
         self._voice = self._new_voice(keys)
         self._gate = Gate(topics, stored, b"" if keys is None else keys.aggregator)
-        self._shows_certificate = keys is not None
         self._seals = seal and keys is not None
         self._chunk_bytes = payload_bytes(1 << 16)
         self._work = Work(stored)
@@ -178,12 +153,14 @@ class Session:
         if self._outgoing.pending is not None:
             self.state = State.REPORTING
         self._result: _Result | None = None
-        self._is_unreachable = False  # of the last model; the aggregator is told
-        self._was_told = False  # of that, when the device checked in last
+        certificate = b"" if keys is None else keys.certificate
+        masked = keys is not None and keys.masked
+        self._check_ins = CheckIns(install_id, certificate, masked=masked)
         self._send_at: float | None = None  # when the update is to be sent, while it is held back
         self._member: Member | None = None
         if keys is not None and keys.masked:
             self._member = self._join(keys, stored, stock, max_share_bytes)
+        self._draws = Draws(self._seed)
 
     def _new_voice(self, keys: "Keys | None") -> Voice:
         if keys is None:
@@ -341,7 +318,7 @@ class Session:
         if member.birth != before and self.online:
             actions += self._announce()
             if self.state is State.AWAY:  # another roster may name this device
-                self._away_until = self._timer_at = now + RETRY_S * self._draw()
+                self._away_until = self._timer_at = now + RETRY_S * self._draws.next()
         return [*actions, *self._stock_up(now), *self._report(now)]
 
     def _stock_up(self, now: float) -> list[Action]:
@@ -354,7 +331,7 @@ class Session:
         if isinstance(answer, Refusal) and answer.reason == refusals.UNKNOWN_KEY:
             self._show_certificate(now)
         else:
-            self._shows_certificate = False
+            self._check_ins.shows_certificate = False
         match answer:
             case Lease():
                 return self._leased(answer, now)
@@ -408,7 +385,7 @@ class Session:
             self._retry_s = min(2 * self._retry_s, self._retry_cap_s)
         else:
             wait_s = self._check_in_s
-        self._timer_at = now + wait_s * self._jitter()
+        self._timer_at = now + wait_s * self._draws.factor()
         num_samples = self._num_samples()
         if self.state is State.IDLE and not self._would_train(num_samples):
             return []
@@ -421,46 +398,26 @@ class Session:
             self._timer_at = due
             return []
         self._send_at = None
-        self._timer_at = now + self._retry_s * self._jitter()
+        self._timer_at = now + self._retry_s * self._draws.factor()
         return self._send(pending, ())
 
     def _check_in(self, num_samples: int) -> Publish:
-        if self._member is not None:  # no more than masked updates reveal of it
-            num_samples = 1 << (num_samples - 1).bit_length()
-        message = CheckIn(
-            self.install_id,
-            self._work.held_version,
-            num_samples,
-            CODECS if self._member is None else MASKED_CODECS,
-            b"" if self.pending is None else self.pending.lease_id,
-            int(self._tells_unreachable()),
-            self._certificate(),
+        pending = b"" if self.pending is None else self.pending.lease_id
+        told = self._check_ins.next(
+            self._work.held_version, num_samples, pending, fetching=self.state is State.FETCHING
         )
-        return self._voice.tell(message)
-
-    def _certificate(self) -> bytes:
-        """Return what proves this device's key, until the aggregator answers, and if it asks."""
-        return self._keys.certificate if self._shows_certificate and self._keys is not None else b""
+        if told.unreachable:
+            self.counts["models_unreachable"] += 1
+        return self._voice.tell(told)
 
     def _show_certificate(self, now: float) -> None:
         """The aggregator does not know this device's key (any more)."""
         if self._keys is None:
             return
-        self._shows_certificate = True
+        self._check_ins.shows_certificate = True
         self.counts["certificates_wanted"] += 1
-        soon = now + START_SPREAD * self._check_in_s * self._draw()
+        soon = now + START_SPREAD * self._check_in_s * self._draws.next()
         self._timer_at = min(self._timer_at, soon)
-
-    def _tells_unreachable(self) -> bool:
-        """Whether this check-in says that the last model could not be put together.
-
-        Without an answer every other one does not: an aggregator of old cannot read those that do.
-        """
-        is_known = self.state is State.FETCHING  # it has named a model that is more than params
-        self._was_told = self._is_unreachable and (is_known or not self._was_told)
-        if self._was_told:
-            self.counts["models_unreachable"] += 1
-        return self._was_told
 
     def _would_train(self, num_samples: int) -> bool:
         if num_samples == 0:
@@ -480,7 +437,7 @@ class Session:
         self._step("turned away")
         self.turned_away = f"{refusal.reason}: {refusal.detail}"
         self.counts[f"turned_away_{refusal.reason}"] += 1
-        self._away_until = now + refusal.retry_s * self._jitter()
+        self._away_until = now + refusal.retry_s * self._draws.factor()
         self._timer_at = self._away_until
         return []
 
@@ -495,7 +452,7 @@ class Session:
         if self._member is not None:
             self._member.say_all_again(now)
         if self.state in {State.IDLE, State.REPORTING}:
-            soon = now + START_SPREAD * self._check_in_s * self._draw()
+            soon = now + START_SPREAD * self._check_in_s * self._draws.next()
             self._timer_at = min(self._timer_at, soon)
 
     def _leased(self, lease: Lease, now: float) -> list[Action]:
@@ -535,19 +492,19 @@ class Session:
         """The model, or a plan that fits it, is not here: both are retained somewhere."""
         fetch = self._work.fetch
         if fetch is None or fetch.is_complete:
-            self._timer_at = now + RETRY_S * self._jitter()
+            self._timer_at = now + RETRY_S * self._draws.factor()
             return [Subscribe((self.topics.plan(),))]
-        self._timer_at = now + fetch.next_retry_s() * self._jitter()
+        self._timer_at = now + fetch.next_retry_s() * self._draws.factor()
         if not fetch.is_stuck:
             return [*fetch.ask(self.topics)]
-        self._is_unreachable = True
+        self._check_ins.is_unreachable = True
         return [self._check_in(max(1, self._num_samples()))]
 
     def _chunk(self, chunk: ModelChunk | DifferenceChunk, now: float) -> list[Action]:
         fetch = self._work.fetch
         if fetch is None or not fetch.awaits(chunk):
             return []
-        self._timer_at = now + fetch.patience_s * self._jitter()
+        self._timer_at = now + fetch.patience_s * self._draws.factor()
         fetch.add(chunk)
         return self._train(now)
 
@@ -555,15 +512,15 @@ class Session:
         """All of a model is here: it is put together, or fetched on another way."""
         try:
             if not self._work.put_together(self.topics.task):
-                self._timer_at = now + RETRY_S * self._jitter()
+                self._timer_at = now + RETRY_S * self._draws.factor()
                 return []
         except RemoteProtocolError as error:
             self.counts[f"refused_{error.reason}"] += 1
             was_last = not fetch.needs_plan
             self._fall_back(fetch)
             return [] if was_last else self._ask_for_work(now)
-        self._is_unreachable = False
-        self._timer_at = now + RETRY_S * self._jitter()
+        self._check_ins.is_unreachable = False
+        self._timer_at = now + RETRY_S * self._draws.factor()
         return [*fetch.leave()]
 
     def _fall_back(self, fetch: Fetch) -> None:
@@ -595,7 +552,7 @@ class Session:
         fetch, self._work.fetch = self._work.fetch, None
         if fetch is None:
             return []
-        self._is_unreachable = fetch.is_stuck or fetch.is_silent or fetch.is_spoilt
+        self._check_ins.is_unreachable = fetch.is_stuck or fetch.is_silent or fetch.is_spoilt
         return [*fetch.leave()]
 
     # --- the update --------------------------------------------------------------------------
@@ -623,7 +580,7 @@ class Session:
             self.failure = why[:MAX_REASON] or "unknown"
         if is_plan_unfit:
             self._work.refuse_plan()
-        self._timer_at = now + self._check_in_s * self._jitter()
+        self._timer_at = now + self._check_in_s * self._draws.factor()
         return []
 
     def trained(self, lease_id: bytes, trained: Trained, now: float) -> list[Action]:
@@ -672,7 +629,7 @@ class Session:
         if now < self._work.upload_at:
             self._send_at = self._timer_at = self._work.upload_at
             return actions
-        self._timer_at = now + self._retry_s * self._jitter() if self.online else math.inf
+        self._timer_at = now + self._retry_s * self._draws.factor() if self.online else math.inf
         return [*actions, *self._send(pending, ())]
 
     def _encode(self, lease: Lease, plan: TrainingPlan, result: _Result) -> Pending | None:
@@ -692,7 +649,7 @@ class Session:
         )
         if not self._seals:
             return pending
-        seal_seed = derive(self._seed, "seal", lease.lease_id, self._num_draws, pending.update)
+        seal_seed = derive(self._seed, "seal", lease.lease_id, self._draws.num, pending.update)
         return replace(pending, seal_seed=seal_seed)
 
     def _send(self, pending: Pending, indices: tuple[int, ...]) -> list[Action]:
@@ -743,22 +700,9 @@ class Session:
     # --- small things ------------------------------------------------------------------------
 
     def _step(self, event: str) -> None:
-        try:
-            self.state = TRANSITIONS[self.state, event]
-        except KeyError:
-            raise LocalProtocolError(f"{event} while {self.state.value}") from None
+        self.state = after(self.state, event)
 
     @property
     def _check_in_s(self) -> float:
         plan = self._work.plan
         return DEFAULT_CHECK_IN_S if plan is None else plan.check_in_s
-
-    def _jitter(self) -> float:
-        """Return a factor from 0.75 to 1.25, so that devices do not speak in chorus."""
-        return 0.75 + 0.5 * self._draw()
-
-    def _draw(self) -> float:
-        """Return the next number in [0, 1) of this session's own sequence."""
-        self._num_draws += 1
-        drawn = derive(self._seed, "jitter", self._num_draws)
-        return int.from_bytes(drawn[:4], "little") / (1 << 32)

@@ -12,7 +12,8 @@ import nacl.utils
 from device_sdk.abilities import CODECS
 from device_sdk.actions import Action, Delete, Store, Train
 from device_sdk.pending import BOOTS, PENDING, unpack_pending
-from device_sdk.session import Session, State
+from device_sdk.session import Session
+from device_sdk.states import State
 from device_sdk.trainer import Trained
 from fedbus.load_ledger import Ledger
 from protocol import refusals

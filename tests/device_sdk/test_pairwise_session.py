@@ -12,7 +12,7 @@ from device_sdk.actions import Store
 from device_sdk.identity import parse_keys
 from device_sdk.membership import ROUND
 from device_sdk.pending import PENDING
-from device_sdk.session import State
+from device_sdk.states import State
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode, unpack

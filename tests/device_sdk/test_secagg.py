@@ -9,7 +9,7 @@ import pytest
 from device_sdk.abilities import MASKED_CODECS
 from device_sdk.holding import SHARE
 from device_sdk.pending import PENDING
-from device_sdk.session import State
+from device_sdk.states import State
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.codec import decode, encode, unpack

@@ -7,7 +7,7 @@ import pytest
 
 from device_sdk.actions import Store
 from device_sdk.pending import PENDING, RESIDUAL, unpack_pending, unpack_residual
-from device_sdk.session import TRANSITIONS, State
+from device_sdk.states import TRANSITIONS, State
 from device_sdk.trainer import Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe

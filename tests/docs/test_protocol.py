@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from device_sdk.session import TRANSITIONS
+from device_sdk.states import TRANSITIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 

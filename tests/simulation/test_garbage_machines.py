@@ -12,7 +12,8 @@ import pytest
 from aggregator.actions import Action, Recall, Store
 from aggregator.coordinator import Coordinator
 from device_sdk.actions import Train
-from device_sdk.session import Session, State
+from device_sdk.session import Session
+from device_sdk.states import State
 from protocol.chunks import checksum
 from protocol.codec import decode, encode, encode_update
 from protocol.errors import RemoteProtocolError
