@@ -16,6 +16,7 @@ guess.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ from aggregator.task_config import TaskConfig
 from benchmarks.report import Report, figure, within
 from device_sdk.trainer import NumpyTrainer
 from fedbus.audit.membership import by_loss, likelihood_ratios, sample_losses, separation
-from fedbus.datasets import Part, load, split
+from fedbus.datasets import Dataset, Part, load, split
 from protocol.stream import SEED_BYTES, derive
 from simulator.enrolment import enrol
 from simulator.world import World
@@ -73,7 +74,7 @@ class Setting(NamedTuple):
 
 def measure(*, quick: bool) -> Report:
     """Measure all. ``quick``: a handful of devices, to see that it runs."""
-    few, many, seeds, shadows = (5, 6, 1, 6) if quick else (FEW, MANY, SEEDS, SHADOWS)
+    few, many, seeds, shadows = (4, 5, 1, 4) if quick else (FEW, MANY, SEEDS, SHADOWS)
     return {
         "accuracy": {
             f"{num_devices} devices": {
@@ -108,6 +109,11 @@ def _membership(auc: Callable[[Setting, int, int], float], num_devices: int, tim
     }
 
 
+@cache
+def _digits() -> Dataset:
+    return load(None)
+
+
 def _settings(*, masked: bool) -> list[Setting]:
     mechanisms = (CENTRAL, DISTRIBUTED) if masked else (CENTRAL,)
     private = [Setting(each, epsilon) for each in mechanisms for epsilon in EPSILONS]
@@ -124,7 +130,7 @@ def _accuracies(setting: Setting, num_devices: int, seeds: int) -> Report:
     """Return the accuracies on held-out digits, and the largest epsilon that was told."""
     found, epsilons = [], []
     for seed in range(seeds):
-        parts = split(load(None), devices=num_devices, alpha=ALPHA, seed=seed)
+        parts = split(_digits(), devices=num_devices, alpha=ALPHA, seed=seed)
         done = learned(setting, parts.devices, seed)
         metrics = done.model.evaluate(done.versions.params, parts.held_out.x, parts.held_out.y)
         found.append(figure(metrics.accuracy or 0.0))
@@ -180,7 +186,7 @@ def _task(setting: Setting, num_devices: int, seed: int) -> TaskConfig:
 
 def device_auc(setting: Setting, num_devices: int, federations: int) -> float:
     """Return how well LiRA tells who took part, over all federations and candidates."""
-    candidates = split(load(None), devices=2 * num_devices, alpha=ALPHA, seed=0).devices
+    candidates = split(_digits(), devices=2 * num_devices, alpha=ALPHA, seed=0).devices
     rng = np.random.default_rng(0)
     # Each candidate takes part in one half of the federations.
     halves = np.arange(federations)[:, None] % 2 == 0
@@ -212,7 +218,7 @@ def sample_auc(setting: Setting, num_devices: int, seeds: int) -> float:
     """Return how well the loss of a digit tells that it was trained on: the mean over seeds."""
     found = []
     for seed in range(seeds):
-        parts = split(load(None), devices=num_devices, alpha=ALPHA, seed=seed)
+        parts = split(_digits(), devices=num_devices, alpha=ALPHA, seed=seed)
         done = learned(setting, parts.devices, seed)
         members = (
             np.concatenate([part.x for part in parts.devices]),
