@@ -1,6 +1,9 @@
 """``fedbus init``: a federation that is secure without an edit."""
 
 import ipaddress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -74,7 +77,7 @@ def init(
     hosts = list(dict.fromkeys([*(host or []), LOOPBACK, "localhost"]))
     listen = "" if host else LOOPBACK
     ports = Ports(port, password_port, websocket_port)
-    try:
+    with _whole_or_nothing(place):
         directory.mkdir(parents=True, exist_ok=True)
         _write_settings(place, names, task=task, host=hosts[0], port=port, scheme=scheme)
         place.enrolment.mkdir(mode=0o700)
@@ -82,9 +85,22 @@ def init(
         write_secure_broker(place.broker, authority, hosts, ports=ports, listen=listen)
         write_services(place, authority)
         _enrol(place, authority, names, scheme)
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
     _say(place, names, hosts[0], port)
+
+
+@contextmanager
+def _whole_or_nothing(place: Workplace) -> Iterator[None]:
+    """Take away what was written if something fails; all of it is new (`Workplace.check_new`)."""
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        for folder in (place.aggregator, place.broker, place.enrolment):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (place.fed, place.device):
+            file.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise
 
 
 def _check(place: Workplace, names: tuple[str, ...], task: str, scheme: str) -> None:

@@ -94,6 +94,7 @@ def test_hosts_decide_where_the_broker_listens_and_what_it_is_certified_for(
         (["--device", "monitor"], "service"),
         (["--task", "Two words"], "a-z"),
         (["--host", "ü"], "ASCII"),
+        ([word for n in range(129) for word in ("--device", f"d-{n}")], "3 to 128"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -101,6 +102,7 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     assert main(["init", str(tmp_path / "new"), *given]) == 2
     assert problem in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_without_masks_one_device_is_enough(
