@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from device_sdk.held import HeldModel, pack_held
+from protocol import joining
 from protocol.codec import encode, pack
 from protocol.identity import Certificate, certify, identity_public
 from protocol.messages import Update
@@ -52,8 +53,15 @@ def seeds() -> Mapping[str, Sequence[bytes]]:
         "rosters": [COHORT.roster.body],
         "requests": [request.body],
         "shares": [bytes(100), certify(certificate, _SEED)],
+        "joinings": list(_joinings()),
         "files": [pack_held(held, _MODEL), json.dumps(COHORT.keys["a"]).encode()],
     }
+
+
+def _joinings() -> Iterator[bytes]:
+    own = identity_public(_SEED)
+    yield joining.ask(joining.Request("t", "a", own, own, 0, b"", b""), _SEED, _SEED)
+    yield joining.answer(joining.Reply(own, b"", b"", own, own, "no such token"), _SEED)
 
 
 def _bodies() -> Iterator[bytes]:

@@ -16,8 +16,9 @@ from device_sdk.engine.spec import parse_spec
 from device_sdk.held import MODEL, unpack_held
 from device_sdk.identity import parse_keys
 from device_sdk.plan import read_plan
-from protocol import codec, identity
+from protocol import codec, identity, joining
 from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.locked import is_locked
 from protocol.messages import Difference, Plan, Update
 from protocol.secagg import fixedpoint, keys
 from protocol.secagg.common import read_named
@@ -43,7 +44,7 @@ Target = Callable[[bytes], None]
 
 _TOPICS: Final = Topics("fedbus/1", "t")
 LAYOUT: Final = Layout((Tensor("w", (25, 4)), Tensor("b", (4,))))
-_SEED: Final = bytes(32)
+SEED: Final = bytes(32)
 CODECS: Final = [
     packing.parse_codec(f"{support}/{dtype}")
     for support in ("dense", "topk-0.1", "topk-0.9", "randk-0.3")
@@ -75,7 +76,7 @@ def updates(data: bytes) -> None:
     """The numbers of an update; the first byte chooses its codec."""
     spec = CODECS[_first(data) % len(CODECS)]
     with contextlib.suppress(RemoteProtocolError):
-        decoded = packing.decode(data[1:], spec, LAYOUT, support_seed=_SEED).dense()
+        decoded = packing.decode(data[1:], spec, LAYOUT, support_seed=SEED).dense()
         assert decoded.shape == (LAYOUT.size,)
         assert np.isfinite(decoded).all()
 
@@ -146,9 +147,9 @@ def words(data: bytes) -> None:
 
 def rosters(data: bytes) -> None:
     """A roster that the operator's key has signed, whatever it says."""
-    signature = keys.sign(_SEED, keys.ROSTER, data)
+    signature = keys.sign(SEED, keys.ROSTER, data)
     with contextlib.suppress(RemoteProtocolError):
-        found = open_roster(SignedRoster(data, signature), keys.identity_public(_SEED))
+        found = open_roster(SignedRoster(data, signature), keys.identity_public(SEED))
         assert found.body == data
 
 
@@ -169,11 +170,23 @@ def shares(data: bytes) -> None:
         identity.open_certificate(data, COHORT.enrolment)
 
 
+def joinings(data: bytes) -> None:
+    """What devices with a one-time token ask for, and are answered."""
+    with contextlib.suppress(RemoteProtocolError):
+        joining.asked_for(data)
+    with contextlib.suppress(RemoteProtocolError):
+        joining.open_request(data, SEED)
+    with contextlib.suppress(RemoteProtocolError):
+        joining.open_reply(data, SEED, SEED)
+
+
 def files(data: bytes) -> None:
     """What is read from a device's own files, which a full disk or an old version may have cut."""
     unpack_held({MODEL: data})
+    text = data.decode("latin-1")
+    is_locked(text)
     with contextlib.suppress(ConfigError):
-        parse_keys(data.decode("latin-1"))
+        parse_keys(text)
 
 
 def _first(data: bytes) -> int:
@@ -184,6 +197,6 @@ TARGETS: Final[dict[str, Target]] = {
     each.__name__: each
     for each in (
         *(envelopes, bodies, updates, params, indices, elements, topics, plans, words),
-        *(rosters, requests, shares, files),
+        *(rosters, requests, shares, joinings, files),
     )
 }
