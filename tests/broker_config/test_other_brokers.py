@@ -6,6 +6,7 @@ is called ``roster``, as a level is: rules whose wildcards match slashes fall fo
 """
 
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from tests.support.rule_models import (
     nats_model,
     rabbitmq_model,
 )
+from tests.support.servers import require_program
 
 DEVICES: Final = ("a", "roster")
 ACCOUNTS: Final = (AGGREGATOR, MONITOR, *DEVICES)
@@ -174,6 +176,23 @@ def test_a_password_is_hashed_as_the_extension_does() -> None:
         "WFNQUVB0UkxjM04xa0hSR1BQNGhuOTJKVzdlbXA4bjk=:100:"
         "FY12nwpUEbBK9EKQ/Aw/rQKSoA7jXsC0HKELwU2mLCVU39bJVK0zf4NemuFeDOHPO4BW1nOjxi6NporkC6rUog=="
     )
+
+
+def test_the_rules_of_emqx_are_what_erlang_reads(tmp_path: Path) -> None:
+    """EMQX reads its rule file with Erlang's own ``file:consult``."""
+    erlang = require_program("erl")
+    (tmp_path / "fedbus.acl").write_text(emqx.render(WANTED)["fedbus.acl"])
+    said = 'case file:consult("fedbus.acl") of {ok, T} -> io:format("~p", [length(T)]); E -> '
+    said += 'io:format("~p", [E]) end, halt().'
+    told = subprocess.run(
+        [erlang, "-noshell", "-eval", said],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert told.stdout == b"8"  # aggregator 2, monitor 1, devices 2, and who is denied 3
 
 
 def test_the_configuration_of_hivemq_is_well_formed() -> None:
