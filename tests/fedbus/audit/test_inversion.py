@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from device_sdk.engine import Model, parse_spec
+from fedbus.audit import inversion
 from fedbus.audit.figures import correlation, likeness
 from fedbus.audit.inversion import Clue, Search, analytic, label, search
 from fedbus.audit.passes import derivatives
@@ -118,3 +119,22 @@ def test_a_search_finds_one_sample_behind_windows() -> None:
 def test_nothing_that_is_not_finite_counts_as_alike() -> None:
     assert correlation(np.array([1.0, np.nan]), np.array([1.0, 2.0])) == 0.0
     assert likeness(np.array([[np.inf, 0.0]]), np.array([1.0, 2.0]), 1.0).psnr == -100.0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_searchs_slope_is_the_derivative_of_its_distance(name: str) -> None:
+    """It is a difference of two gradients: as good as the exact second derivative."""
+    model = made(name)
+    params = model.init(SEED).astype(np.float64)
+    x, y = batch(model, 2)
+    delta = -model.loss_and_gradient(params, x, y)[1]
+    clue = Clue(model, params, delta, y)
+    rng = np.random.default_rng(2)
+    guess = rng.normal(size=x.shape)
+    _, slope = inversion._distance(clue, guess)
+    for _ in range(3):
+        along = rng.normal(size=x.shape)
+        ahead, behind = (
+            inversion._distance(clue, guess + step * along)[0] for step in (1e-5, -1e-5)
+        )
+        assert float((slope * along).sum()) == pytest.approx((ahead - behind) / 2e-5, rel=1e-4)
