@@ -314,11 +314,11 @@ class Coordinator:
 
     def _hears(self, device: str, num_bytes: int, now: float) -> bool:
         """Whether anything of this device is listened to, by its budget and its standing."""
-        if not self.conduct.heard(device, num_bytes, now):
-            self.counts[f"refused_{refusals.OVER_BUDGET}"] += 1
-            return False
         if self.conduct.standing(device) is Standing.REVOKED:
             self.counts[f"refused_{refusals.REVOKED}"] += 1
+            return False
+        if not self.conduct.heard(device, num_bytes, now):
+            self.counts[f"refused_{refusals.OVER_BUDGET}"] += 1
             return False
         return True
 

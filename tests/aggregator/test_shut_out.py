@@ -91,6 +91,7 @@ def test_nothing_of_a_revoked_device_is_read(make_desk: MakeDesk) -> None:
     desk.perform(desk.coordinator.decreed([revoked]))
     desk.check_in("eve")
     assert desk.last("eve") is None
+    assert desk.refused(refusals.REVOKED) == 1
     assert desk.coordinator.fleet.num_registered == 0
 
 
