@@ -131,6 +131,7 @@ class SecureConfig:
                     "robust.group: groups are for masked updates, and those of this task are seen"
                     " one by one: leave it out"
                 )
+            task.check_rows()
             return
         task = task.settled(masked=True)
         if why := task.strategy.strategy().unmaskable:

@@ -32,9 +32,9 @@ from protocol.errors import ConfigError
 from protocol.messages import MAX_DOCUMENT_CHARS, MIN_SAMPLES
 from protocol.staleness import CONSTANT, StalenessWeight, hinge, parse_staleness, polynomial
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
-from protocol.vectors.layout import Subset
+from protocol.vectors.layout import PARAM_BYTES, Subset
 from protocol.vectors.levels import INT8
-from protocol.vectors.packing import CodecSpec, parse_codec
+from protocol.vectors.packing import DENSE, CodecSpec, parse_codec
 
 _STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
     "fedavg": fedavg,
@@ -55,6 +55,8 @@ AUTO: Final = "auto"
 #: the others still takes part. Masked: so that any rule's weight is within what masks can hold.
 PLAIN_STALENESS: Final = 100
 MASKED_STALENESS: Final = 20
+#: What a value of a sparse update takes in memory, its place included.
+_SPARSE_BYTES: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +313,6 @@ class TaskConfig:
                 f"max_assembly_bytes must hold two updates, {2 * budget} bytes for this model"
             )
         self.selection.check_credit(self.scheduling.per_version * budget)
-        self.settled(masked=False).robust.check(self.scheduling.per_version, layout.size)
         caches = 4 * self.trained().layout.size * self.max_devices
         if self.strategy.strategy().caches and caches > self.fairness.max_cache_bytes:
             raise ConfigError(
@@ -323,6 +324,15 @@ class TaskConfig:
             raise ConfigError(
                 f"model and training must fit {MAX_DOCUMENT_CHARS} characters of JSON"
             )
+
+    def check_rows(self) -> None:
+        """Check what depends on single updates being seen. Raises ConfigError."""
+        layout, codec = self.trained().layout, self.uplink
+        kept = codec.num_kept(layout.size)
+        decoded = (PARAM_BYTES if codec.support == DENSE else _SPARSE_BYTES) * kept
+        row_bytes = max(decoded, largest_budget(codec, self.bandwidth, layout))
+        robust = self.settled(masked=False).robust
+        robust.check(self.scheduling.per_version, layout.size, row_bytes)
 
     def documents(self) -> tuple[str, str]:
         """Return the plan's two JSON documents: model and training."""

@@ -99,11 +99,15 @@ class RobustConfig:
         """Return how many of so many rows may be attackers', by the part declared."""
         return math.ceil(self.attackers * num_rows)
 
-    def check(self, num_rows: int, size: int) -> None:
-        """Check against the rows of a full buffer, of ``size`` values. Raises ConfigError."""
+    def check(self, num_rows: int, size: int, row_bytes: int) -> None:
+        """Check against the rows of a full buffer, of ``size`` values. Raises ConfigError.
+
+        ``row_bytes``: what one takes at most as it came.
+        """
         if not self.sees_rows:
             return
-        if (num_bytes := 8 * num_rows * size) > self.max_rows_bytes:
+        num_bytes = num_rows * (row_bytes if self.rule == NORM_CLIP else row_bytes + 8 * size)
+        if num_bytes > self.max_rows_bytes:
             raise ConfigError(
                 f'rule = "{self.rule}" keeps {num_rows} updates until a buffer closes, {num_bytes}'
                 ' bytes: lower the goal, raise max_rows_bytes, or set rule = "mean"'
@@ -143,12 +147,16 @@ class RobustConfig:
         def combine(rows: Float64, weights: Float64) -> Combined:
             norms = norms_of(rows)
             usual = usual_length(norms) if usual_norm is None else usual_norm
-            clipped, trust = screened(norms, self.clip * usual)
+            clipped, trust = self.screened(norms, usual)
             rule = self._rule(len(rows), np.zeros(rows.shape[1]) if centre is None else centre)
             vector, kept = rule(rows * clipped[:, None], weights * trust)
             return Combined(vector, clipped * trust * kept)
 
         return combine
+
+    def screened(self, norms: Float64, usual: float) -> tuple[Float64, Float64]:
+        """Return what rows of these norms, and their weights, are multiplied by (n,) each."""
+        return screened(norms, self.clip * usual)
 
     def _rule(self, num_rows: int, centre: Float64) -> Combine:
         num_attackers = self.num_attackers(num_rows)

@@ -53,7 +53,7 @@ def check_groups(config: RobustConfig, num_groups: int, size: int) -> None:
             f" {MOST_SPOILT:.0%} of them: groups of {most} at most; or attackers ="
             f" {math.floor(1000 * bearable) / 1000}, if you can vouch for that"
         )
-    _of_groups(config).check(num_groups, size)
+    _of_groups(config).check(num_groups, size, 8 * size)
 
 
 def combine_groups(config: RobustConfig, groups: Sequence[GroupMean]) -> Combined:

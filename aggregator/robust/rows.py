@@ -1,18 +1,19 @@
 """A buffer that keeps its updates one by one until it closes, for a rule to compare them.
 
-Memory: the updates as they came, and for a moment, while it closes, number x size float64. With
-groups of devices (`aggregator.strata`) the rule judges the whole buffer at once, as a group has too
-few updates in it to tell who is the exception; the groups' means are then taken of what it kept.
+Memory: the updates as they came, and for a moment, while it closes, number x size float64 (not
+where rows are only clipped). With groups of devices (`aggregator.strata`) the rule judges the whole
+buffer at once, as a group has too few updates in it to tell who is the exception; the groups' means
+are then taken of what it kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from aggregator.robust import Float64, norms_of
-from aggregator.robust.config import RobustConfig
+from aggregator.robust import Combined, Float64
+from aggregator.robust.config import NORM_CLIP, RobustConfig
 from aggregator.robust.history import History, Seen
 from aggregator.robust.root import RootDelta
 from protocol.vectors.packing import SparseDelta
@@ -88,38 +89,62 @@ class RowBuffer:
         has it.
         """
         given, history = self._rows, self._history
-        deltas = np.empty((len(given), self._size))
-        for place, row in enumerate(given):
-            deltas[place] = row.delta.dense()
         claims = [row.claim for row in given]
-        norms = norms_of(deltas).tolist()
         samples = [capped(claim, self._config, history.usual_samples(claims)) for claim in claims]
         weights = np.array([row.weight for row in given]) * samples
-        usual_norm = history.usual_norm(norms)
-        combine = self._config.combine(
-            usual_norm=usual_norm,
-            centre=history.centre,
-            root=None if self._root is None else self._root(),
-        )
-        vector, kept = combine(deltas, weights)
-        deltas *= kept[:, None]
-        scale = weights.sum() / len(given) if by_number else 1.0
-        groups = np.array([row.group for row in given])
-        by_group = {
-            group: np.flatnonzero(groups == group) for group in sorted(set(groups.tolist()))
-        }
+        norms = norms_of([row.delta for row in given])
+        judge = self._clipped if self._config.rule == NORM_CLIP else self._compared
+        vector, kept = judge(norms, weights)
+        scale = float(weights.sum()) / len(given) if by_number else 1.0
+        by_group = self._by_group(weights)
+        totals = self._totals(weights * kept)
         return Judged(
             vector * scale,
             tuple((row.device, float(part)) for row, part in zip(given, kept, strict=True)),
             {row.device: each for row, each in zip(given, samples, strict=True)},
-            {group: float(weights[places].sum()) for group, places in by_group.items()},
-            {
-                group: (len(places), weights[places] @ deltas[places] / weights[places].sum())
-                for group, places in by_group.items()
-            },
-            tuple(Seen(*each) for each in zip(norms, claims, strict=True)),
+            {group: weight for group, (_, weight) in by_group.items()},
+            {group: (number, totals[group] / of) for group, (number, of) in by_group.items()},
+            tuple(Seen(*each) for each in zip(norms.tolist(), claims, strict=True)),
             1.0 - float(weights @ kept / weights.sum()),
         )
+
+    def _clipped(self, norms: Float64, weights: Float64) -> Combined:
+        """What `RobustConfig.combine` gives for this rule, without all rows in full."""
+        shortened, trust = self._config.screened(norms, self._history.usual_norm(norms.tolist()))
+        kept = shortened * trust
+        total = np.sum(list(self._totals(weights * kept).values()), axis=0)
+        return Combined(total / float(weights @ trust), kept)
+
+    def _compared(self, norms: Float64, weights: Float64) -> Combined:
+        deltas = np.empty((len(self._rows), self._size))
+        for place, row in enumerate(self._rows):
+            deltas[place] = row.delta.dense()
+        combine = self._config.combine(
+            usual_norm=self._history.usual_norm(norms.tolist()),
+            centre=self._history.centre,
+            root=None if self._root is None else self._root(),
+        )
+        return combine(deltas, weights)
+
+    def _by_group(self, weights: Float64) -> dict[int, tuple[int, float]]:
+        """Return how many updates there are of each group, and their weight."""
+        found: dict[int, tuple[int, float]] = {}
+        for row, weight in zip(self._rows, weights.tolist(), strict=True):
+            number, total = found.get(row.group, (0, 0.0))
+            found[row.group] = number + 1, total + weight
+        return found
+
+    def _totals(self, parts: Float64) -> dict[int, Float64]:
+        """Return the sum of each group's updates, so much of each."""
+        totals = {row.group: np.zeros(self._size) for row in self._rows}
+        for row, part in zip(self._rows, parts.tolist(), strict=True):
+            row.delta.add_to(totals[row.group], part)
+        return totals
+
+
+def norms_of(deltas: Sequence[SparseDelta]) -> Float64:
+    """Return the L2 norm of each (n,)."""
+    return np.array([np.linalg.norm(delta.values.astype(np.float64)) for delta in deltas])
 
 
 def capped(claim: int, config: RobustConfig, usual: float | None) -> int:

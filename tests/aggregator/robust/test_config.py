@@ -1,5 +1,6 @@
 """Which settings of ``[robust]`` are refused, with a reason, and what ``auto`` is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from aggregator.config import load_config
 from aggregator.robust.config import RULES, RobustConfig
 from aggregator.scheduling.buffered import Buffered
+from aggregator.secure_config import SecureConfig
 from aggregator.task_config import StrategyConfig, TaskConfig
 from protocol.errors import ConfigError
 from tests.support.desk import MODEL
@@ -46,14 +48,21 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], told: str) -> 
 def test_a_rule_must_have_enough_to_compare(rule: str, goal: int, told: str) -> None:
     config = task(robust=RobustConfig(rule=rule), buffered=Buffered(goal=goal))
     with pytest.raises(ConfigError, match=told):
-        config.check()
+        config.check_rows()
 
 
-def test_rows_must_fit_the_memory_allowed() -> None:
-    robust = RobustConfig(max_rows_bytes=1 << 16)
-    config = task(robust=robust, buffered=Buffered(goal=2000))
-    with pytest.raises(ConfigError, match=r'keeps 2000 updates .* 96000 bytes: .* rule = "mean"'):
-        config.check()
+@pytest.mark.parametrize("rule", ["auto", "median"])
+def test_rows_must_fit_the_memory_allowed(rule: str) -> None:
+    """Of 6 params; what is only clipped needs no rows in full."""
+    config = task(
+        codec="dense/float32",
+        robust=RobustConfig(rule=rule, max_rows_bytes=1 << 16),
+        buffered=Buffered(goal=3000),
+    )
+    told = "keeps 3000 updates until a buffer closes, [0-9]+ bytes: lower the goal, raise"
+    with pytest.raises(ConfigError, match=told):
+        SecureConfig(scheme="none").check(config)
+    SecureConfig(scheme="none").check(replace(config, robust=RobustConfig(rule="mean")))
 
 
 @pytest.mark.parametrize("name", ["calibrated", "ca2fl"])

@@ -112,6 +112,16 @@ def test_without_outliers_it_is_what_the_running_sum_gives(make_desk: MakeDesk) 
     np.testing.assert_allclose(desks[0].params, desks[1].params, atol=1e-6)
 
 
+def test_clipping_without_full_rows_is_clipping_with_them() -> None:
+    rng = np.random.default_rng(0)
+    rows = [row(str(each), list(rng.standard_normal(2) * 3 ** (each % 3))) for each in range(9)]
+    config = RobustConfig(rule="norm_clip", clip=1.0)
+    deltas = np.stack([each.delta.dense() for each in rows]).astype(np.float64)
+    judged, combined = buffer(config, rows).judged(by_number=False), config.combine()
+    np.testing.assert_allclose(judged.vector, combined(deltas, np.ones(9)).vector, rtol=1e-6)
+    assert min(judged.kept, key=lambda each: each[1])[1] < 0.5
+
+
 def test_dividing_by_the_number_of_updates_shortens_late_steps() -> None:
     rows = [row(name, [1.0, 2.0]) for name in "ab"]
     late = [Row(each.lease_id, each.device, each.delta, 0.5, 1) for each in rows]
