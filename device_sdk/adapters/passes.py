@@ -17,6 +17,7 @@ from device_sdk.engine.subset import changed_subset
 from device_sdk.engine.tally import Tally
 from device_sdk.engine.training import batches
 from device_sdk.trainer import Assignment, Trained
+from protocol.messages import MIN_SAMPLES
 
 Float32 = npt.NDArray[np.float32]
 #: Takes a step on samples and targets at a learning rate; returns the mean loss before the step.
@@ -30,7 +31,7 @@ class Passes:
     def __init__(self, data: Data, num_samples: int | None) -> None:
         self._blocks = as_blocks(data)
         self._told = num_samples
-        self._seen = 1
+        self._seen = MIN_SAMPLES
 
     def num_samples(self) -> int:
         """Samples at hand, as far as that is known."""

@@ -16,6 +16,7 @@ from device_sdk.adapters.tflite import SignatureTrainer
 from device_sdk.engine import Data, Model, TrainingError, parse_spec
 from device_sdk.engine.data import Block
 from protocol.errors import ConfigError
+from protocol.messages import MIN_SAMPLES
 from tests.device_sdk.adapters.plans import (
     MLP,
     PLAIN,
@@ -51,7 +52,7 @@ def test_blocks_made_on_the_fly_are_counted_as_they_pass(file: Path) -> None:
         yield x[25:], y[25:]
 
     trainer = SignatureTrainer(file, data=blocks)
-    assert trainer.num_samples() == 1
+    assert trainer.num_samples() == MIN_SAMPLES
     theirs = trained(trainer, {"epochs": 2})
     assert trainer.num_samples() == 40
     assert_alike(by_numpy(blocks, {"epochs": 2}), theirs)
