@@ -8,9 +8,6 @@ from protocol.errors import ConfigError
 if TYPE_CHECKING:
     from aggregator.task_config import TaskConfig
 
-#: Robust rules under which one device moves a result no further than in a mean.
-_MEANS = ("auto", "mean")
-
 
 def check_privacy(task: "TaskConfig", *, masked: bool) -> None:
     """Refuse what would make the promise of ``[privacy]`` untrue. Raises ConfigError."""
@@ -51,7 +48,7 @@ def _check_place(task: "TaskConfig", *, masked: bool) -> None:
             f'privacy.mechanism = "{CENTRAL}": the aggregator cannot bound updates that are masked:'
             ' set mechanism = "distributed"'
         )
-    if task.robust.rule not in _MEANS:
+    if task.settled(masked=False).robust.sees_rows:
         raise ConfigError(
             f'privacy: robust.rule = "{task.robust.rule}" lets one device move the result further'
             ' than the noise hides: set robust.rule = "mean"; the clip bounds what one can do'

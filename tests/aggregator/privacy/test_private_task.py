@@ -50,6 +50,22 @@ def test_a_huge_update_moves_the_model_by_the_clip_and_the_noise(tmp_path: Path)
     assert np.abs(moved[1:]).min() > 0
 
 
+def test_a_late_update_weighs_less_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, private(noise_multiplier=0.04))
+    late = desk.lease("a")
+    version_of(desk, "bc")
+    before = desk.coordinator.versions.params.copy()
+    fresh = desk.lease("d")
+    desk.send("a", late, HUGE)
+    desk.send("d", fresh, [0.0] * 6)
+    moved = desk.coordinator.versions.params - before
+    desk.close()
+    weight = 2**-0.5
+    noise = 0.04 * CLIP / (1 + weight)
+    assert moved[0] == pytest.approx(CLIP * weight / (1 + weight), abs=3 * noise)
+    assert 3 * noise < CLIP * (weight - weight**2) / (1 + weight), "twice would be seen"
+
+
 def test_a_device_whose_budget_is_spent_is_turned_away_and_told_why(tmp_path: Path) -> None:
     desk = Desk(tmp_path, private(epsilon=8.0, updates=2))
     version_of(desk, "ab")
