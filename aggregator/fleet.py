@@ -92,9 +92,7 @@ class Fleet:
         self._install_ids[device] = install_id
         return DeviceRecord(device, install_id)
 
-    def is_old(
-        self, device: str, install_id: bytes, counter: int, *, signed: bool = False
-    ) -> bool:
+    def is_old(self, device: str, install_id: bytes, counter: int, *, signed: bool = False) -> bool:
         """Whether a check-in was delivered again, by the counter in its envelope.
 
         If nobody ``signed`` it, only within one start of the device: one that lost its memory may

@@ -52,7 +52,7 @@ class KillableAggregator:
     """An aggregator with one state folder for all its lives."""
 
     def __init__(self, folder: Path, broker: Broker, num_devices: int, **task: object) -> None:
-        self.config = write_aggregator(folder / AGGREGATOR, broker, num_devices, **task)
+        self.config = write_aggregator(folder / AGGREGATOR, broker, num_devices, None, **task)
         self._child: Child | None = None
 
     @property

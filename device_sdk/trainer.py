@@ -107,9 +107,9 @@ class NumpyTrainer(Trainer):
     such pairs, block by block, each time it is iterated over; or a function that returns such a
     thing. Only one block is in memory at a time. ``model_spec`` replaces the plan's model; its
     params must have the same layout. ``num_samples`` says how much there is where ``data`` cannot:
-    else it counts as just enough (`MIN_SAMPLES`) until a training has passed over it. ``memory_budget_bytes`` bounds
-    what the engine holds (`device_sdk.engine.plan`): it then takes batches in parts. None: the
-    assignment's budget, which comes from device.toml.
+    else it counts as just enough (`MIN_SAMPLES`) until a training has passed over it.
+    ``memory_budget_bytes`` bounds what the engine holds (`device_sdk.engine.plan`): it then takes
+    batches in parts. None: the assignment's budget, which comes from device.toml.
     Raises ConfigError for a wrong spec.
     """
 

@@ -156,7 +156,7 @@ def start_aggregator(config: Path) -> Child:
 
 
 def write_aggregator(
-    folder: Path, broker: Broker, num_devices: int, *, carried: Path | None = None, **task: object
+    folder: Path, broker: Broker, num_devices: int, carried: Path | None = None, **task: object
 ) -> Path:
     """Write the aggregator's configuration; ``task`` are settings that differ from these.
 

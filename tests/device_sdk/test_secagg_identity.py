@@ -170,7 +170,7 @@ def test_a_device_that_names_keys_is_secure_and_fails_closed_without_them(tmp_pa
 @pytest.mark.parametrize("given", [{"stock": 0}, {"stock": 9}, {"max_share_bytes": 0}])
 def test_settings_out_of_range_are_refused(given: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
-        SecureConfig(**given)  # type: ignore[arg-type] # only numbers here
+        SecureConfig(**given)
 
 
 def test_a_device_of_a_task_that_is_not_secure_loads_none_of_it() -> None:

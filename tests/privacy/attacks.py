@@ -326,7 +326,9 @@ def _invented(attacker: Attacker, victim: str) -> tuple[Roster, Mapping[str, Key
     for number in range(len(attacker.names) - 1):
         name = f"sybil-{number}"
         identity, secret = secrets.token_bytes(32), secrets.token_bytes(32)
-        sybils[name] = Keys(attacker.roster.task, name, "", identity, {epoch: secret}, b"")
+        sybils[name] = Keys(
+            attacker.roster.task, name, "", identity, {epoch: secret}, b"", b"", b""
+        )
         public = keys.epoch_public(secret)
         text = keys.endorsed(attacker.roster.task, epoch, public)
         endorsement = keys.sign(identity, keys.EPOCH_KEY, text)
