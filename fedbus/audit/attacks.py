@@ -198,8 +198,8 @@ def _guesses(scene: Scene, effort: Effort, delta: Floats, sent: list[Sent], tria
     box = scene.data.box
     exact = inversion.analytic(scene.model, delta)
     margin = _MARGIN * (box[1] - box[0])
-    flat = exact.reshape(len(exact), -1)
-    inside = ((flat >= box[0] - margin) & (flat <= box[1] + margin)).all(axis=1)
+    could_be = (exact >= box[0] - margin) & (exact <= box[1] + margin)
+    inside = could_be.all(axis=tuple(range(1, exact.ndim)))
     guesses = exact[inside] if inside.any() else exact[:1]
     if effort.search is None:
         return guesses

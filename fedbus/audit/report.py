@@ -38,14 +38,21 @@ class Audit:
         return [finding for finding in self.findings if finding.is_broken]
 
     @property
+    def is_telling(self) -> bool:
+        """Whether all controls came out: else what is hidden may be so from a weak attack only."""
+        controls = [finding for finding in self.findings if "control" in finding.seen]
+        return all(finding.verdict == SHOWN for finding in controls)
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
         if self.broken:
             return f"BROKEN: {len(self.broken)} of the things that must be hidden are not"
+        weak = "" if self.is_telling else "; but a control did not come out: raise --steps"
         shown = [f.seen for f in self.findings if f.verdict == SHOWN and "control" not in f.seen]
         if shown:
-            return f"gives away: {'; '.join(shown)}"
-        return "nothing that the controls do not show as well was read in full"
+            return f"gives away: {'; '.join(shown)}{weak}"
+        return f"nothing that the controls do not show as well was read in full{weak}"
 
 
 def table(audit: Audit) -> Table:

@@ -1,6 +1,7 @@
 """``fedbus audit``: what it finds of plain and masked tasks, and the report."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_the_page_stands_alone_and_has_every_finding(folder: Path) -> None:
     assert "http" not in page
 
 
+def test_behind_windows_samples_are_searched_for(folder: Path) -> None:
+    layers = """layers = [
+      {type = "conv1d", filters = 3, kernel = 3}, {type = "tanh"}, {type = "flatten"},
+      {type = "dense", units = 3}]"""
+    config = re.sub("layers = .*", layers, PLAIN.replace("input = [16]", "input = [16, 1]"))
+    control = next(iter(findings(folder, config).values()))
+    assert control["value"] == control["by_chance"] == 0.0  # no formula, no guess
+    control = next(iter(findings(folder, config, "--steps", "200").values()))
+    assert float(str(control["value"])) > float(str(control["by_chance"])) + 0.2
+
+
 def test_the_same_seed_finds_the_same(folder: Path) -> None:
     assert findings(folder, PLAIN) == findings(folder, PLAIN)
 
@@ -116,3 +128,10 @@ def test_a_broken_promise_is_the_first_thing_said() -> None:
     assert Audit("c", "t", (), (), [broken]).verdict.startswith("BROKEN: 1")
     kept = attacks.Finding("relay", "shares", 0.0, 0.0, 0.1, attacks.HIDDEN, must_hide=True)
     assert not Audit("c", "t", (), (), [kept]).broken
+
+
+def test_an_attack_whose_control_fails_is_called_weak() -> None:
+    control = attacks.Finding("inversion", "one (the control)", 0.5, 0.4, 0.6, attacks.PARTLY)
+    assert "raise --steps" in Audit("c", "t", (), (), [control]).verdict
+    good = attacks.Finding("inversion", "one (the control)", 1.0, 0.4, 1.0, attacks.SHOWN)
+    assert "raise --steps" not in Audit("c", "t", (), (), [good]).verdict
