@@ -1,7 +1,9 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check test test-arm soak fix broker bench clean
+.PHONY: demo check static test everything tflite test-arm soak fuzz audit lock locked fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := protocol transport device_sdk aggregator simulator fedbus broker_config firmware_scripts \
+	benchmarks examples
 export OPENBLAS_NUM_THREADS := 1
 
 .venv/dev: pyproject.toml
@@ -17,25 +19,47 @@ export OPENBLAS_NUM_THREADS := 1
 demo: .venv/demo ## a broker, an aggregator and 8 devices learn to read handwritten digits
 	$(BIN)/fedbus demo
 
-check: .venv/dev ## format, lint, types, imports, tests without a broker: some three minutes
+static: .venv/dev ## format, lint, types, imports, known weaknesses
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -ll -c pyproject.toml -r $(CODE)
+
+check: static ## the same, and tests without a broker
 	$(BIN)/pytest -q -n 2 -m 'not broker and not slow'
 
-test: .venv/dev ## everything that is checked
+test: .venv/dev ## everything that is checked: all at once, since half of it waits
 	scripts/ensure-servers
-	$(MAKE) check
-	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
+	$(MAKE) --jobs=3 --output-sync=target static everything tflite
+
+everything: .venv/dev
+	$(BIN)/pytest -q -n 4 --dist worksteal
+
+tflite: .venv/dev ## .tflite files by tflite-runtime, with NumPy 1.26
 	scripts/test-tflite
-	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
 test-arm: .venv/dev ## a device on 32-bit ARM, emulated; as root. Five minutes, the first time fifteen
 	scripts/test-arm
 
 soak: .venv/dev ## half an hour: 1,000 real clients, kills and outages, memory watched
 	$(BIN)/python -m benchmarks.soak --json soak.json
+
+fuzz: .venv/dev ## every decoder for ten minutes (with atheris where it is installed); finds go to tests/corpus
+	$(BIN)/python -m tests.hostile.fuzz --seconds 600
+
+audit: .venv/dev ## known vulnerabilities of what is locked; asks the package index, so it needs the network
+	$(BIN)/pip-audit --disable-pip --no-deps --strict -r requirements/dev.lock
+
+lock: ## pin the dev environment by hash, for every platform (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --output-file requirements/dev.lock
+
+locked: ## a dev environment of exactly the locked versions
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch .venv/dev
 
 fix: .venv/dev ## format, and mend what can be mended
 	$(BIN)/ruff format .
