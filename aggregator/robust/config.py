@@ -55,7 +55,7 @@ class RobustConfig:
     rule: str = AUTO
     attackers: float = 0.2
     clip: float = 2.0
-    samples_ratio: float = 3.0
+    samples_ratio: float = 1.0
     alert_share: float = 0.5
     max_rows_bytes: int = 1 << 30
     group: int = 0

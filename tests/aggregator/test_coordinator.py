@@ -228,7 +228,8 @@ def test_a_buffer_closes_after_max_wait_with_enough_contributors(make_desk: Make
 
 
 def test_sample_weights_make_the_weighted_mean(make_desk: MakeDesk) -> None:
-    desk = make_desk(buffered=goal(2), weigh_by_samples=True)
+    unlimited = RobustConfig(samples_ratio=0.0)
+    desk = make_desk(buffered=goal(2), weigh_by_samples=True, robust=unlimited)
     a, b = desk.lease("a"), desk.lease("b")
     desk.send("a", a, ONE, num_samples=3)
     desk.send("b", b, TWO, num_samples=1)

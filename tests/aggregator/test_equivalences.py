@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
+from aggregator.robust.config import RobustConfig
 from aggregator.scheduling.buffered import Buffered
 from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
@@ -42,7 +43,8 @@ def test_one_device_with_all_data_is_central_sgd(make_desk: MakeDesk) -> None:
 
 def test_the_weighted_mean_divides_by_the_participants_only(make_desk: MakeDesk) -> None:
     """Over those who took part, not over all who could."""
-    desk = make_desk(buffered=Buffered(goal=2), weigh_by_samples=True)
+    unlimited = RobustConfig(samples_ratio=0.0)
+    desk = make_desk(buffered=Buffered(goal=2), weigh_by_samples=True, robust=unlimited)
     leases = {device: desk.lease(device) for device in "abcd"}
     desk.send("a", leases["a"], [4.0, 0, 0, 0, 0, 0], num_samples=30)
     desk.send("b", leases["b"], [0, 4.0, 0, 0, 0, 0], num_samples=10)
