@@ -53,8 +53,10 @@ class Partials:
     def add(self, device: str, chunk: UpdateChunk, budget_bytes: int, now: float) -> bytes | None:
         """Take a chunk; return the whole update when this chunk completes it.
 
-        Raises RemoteProtocolError: ``oversize`` beyond ``budget_bytes``, ``busy`` when all memory
-        is taken, ``malformed`` for a chunk that contradicts the others or their checksum.
+        Raises RemoteProtocolError: ``oversize`` beyond ``budget_bytes``, ``malformed`` for a chunk
+        outside the whole, or alone without its checksum; ``busy`` when all memory is taken, and if
+        the chunks do not fit together: a broker that takes packets of another size has an honest
+        device cut its update anew half-way. All of them are to be sent again then.
         """
         if chunk.num_chunks == 1 and chunk.index == 0:
             if len(chunk.data) > budget_bytes:
@@ -74,7 +76,10 @@ class Partials:
         if not partial.assembly.complete:
             return None
         self.drop(chunk.lease_id)
-        return _checked(partial.assembly.join(), partial.checksum)
+        update = partial.assembly.join()
+        if checksum(update) != partial.checksum:
+            raise RemoteProtocolError(refusals.BUSY, "chunks of two cuts: send all of them again")
+        return update
 
     def drop(self, lease_id: bytes) -> None:
         """Forget what has come of an update."""
@@ -113,6 +118,7 @@ class Partials:
             partial is not None
             and partial.checksum == chunk.checksum
             and partial.assembly.num_chunks == chunk.num_chunks
+            and not partial.assembly.contradicts(chunk.index, chunk.data)
         ):
             return partial
         self.drop(chunk.lease_id)  # cut anew for another broker, or trained anew

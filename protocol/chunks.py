@@ -61,6 +61,10 @@ class Assembly:
         """Return the indices that have not come, in order."""
         return [index for index in range(self.num_chunks) if index not in self._pieces]
 
+    def contradicts(self, index: int, data: bytes) -> bool:
+        """Whether another chunk is here under this index."""
+        return self._pieces.get(index, data) != data
+
     def add(self, index: int, data: bytes) -> None:
         """Take a chunk; one that is here already changes nothing.
 

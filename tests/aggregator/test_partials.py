@@ -114,6 +114,24 @@ def test_an_update_cut_anew_replaces_the_half_that_came_before(make_desk: MakeDe
     assert desk.coordinator.version == 1
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_broker_with_another_packet_size_half_way_frames_nobody(
+    make_desk: MakeDesk, place: int
+) -> None:
+    """As many chunks of the same update, cut elsewhere: what does not fit is sent again."""
+    desk = wide(make_desk)
+    lease = desk.lease("a")
+    update = desk.update(lease, np.arange(402, dtype=np.float32))
+    before, after = (cut_at(update, lease, size) for size in (1_000, 1_500))
+    assert len(before) == len(after)
+    for chunk in (before[0], after[place]):
+        desk.send_chunk("a", chunk)
+    assert desk.refused(refusals.MALFORMED) == desk.coordinator.conduct.score("a") == 0
+    for chunk in after:
+        desk.send_chunk("a", chunk)
+    assert desk.coordinator.version == 1
+
+
 def test_more_bytes_than_the_lease_allows_are_refused(make_desk: MakeDesk) -> None:
     desk = wide(make_desk)
     lease = desk.lease("a")
