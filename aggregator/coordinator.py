@@ -572,7 +572,7 @@ class Coordinator:
             if update is None:
                 return []
             if chunk.sealed:
-                update = self.gate.unseal(update)
+                update = self.gate.unseal(update, lease.lease_id)
             self.buffers.take(lease, update, self.version, now)
         except RemoteProtocolError as error:
             return self._refuse(lease, error.reason, error.detail)

@@ -122,11 +122,11 @@ class Gate:
         for kind in (Kind.OUT, Kind.UPDATE):
             self._newest.pop((device, kind), None)
 
-    def unseal(self, data: bytes) -> bytes:
-        """Return an update that was sealed. Raises RemoteProtocolError (``malformed``)."""
+    def unseal(self, data: bytes, lease_id: bytes) -> bytes:
+        """Return the update sealed for a lease. Raises RemoteProtocolError (``malformed``)."""
         if self._trust is None:
             raise RemoteProtocolError(refusals.MALFORMED, "sealed, and this aggregator has no key")
-        return unseal(data, self._trust.secret)
+        return unseal(data, self._trust.secret, lease_id)
 
     # --- whose key it is ---------------------------------------------------------------------
 

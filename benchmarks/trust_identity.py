@@ -166,4 +166,4 @@ class _Aggregator:
             heard = self._gate.open(publish.topic, address, publish.payload, (UpdateChunk,))
             whole.replace(heard.message.index, heard.message.data)
             is_sealed = bool(heard.message.sealed)
-        return self._gate.unseal(whole.join()) if is_sealed else whole.join()
+        return self._gate.unseal(whole.join(), bytes(16)) if is_sealed else whole.join()

@@ -112,7 +112,7 @@ def pieces(
     if sealed:
         from protocol.identity import seal  # noqa: PLC0415 - only devices with keys wait for it
 
-        data = seal(data, aggregator, pending.seal_seed)
+        data = seal(data, aggregator, pending.seal_seed, pending.lease_id)
     parts, whole, lease_id = cut(data, chunk_bytes), checksum(data), pending.lease_id
     wanted = [index for index in indices if index < len(parts)] or range(len(parts))
     return [

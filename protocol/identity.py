@@ -29,7 +29,15 @@ from nacl.exceptions import CryptoError
 from protocol import refusals
 from protocol.codec import pack, unpack
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import KEY_BYTES, NONCE_BYTES, Counter, Limit, Signature, Word
+from protocol.messages import (
+    KEY_BYTES,
+    LEASE_ID_BYTES,
+    NONCE_BYTES,
+    Counter,
+    Limit,
+    Signature,
+    Word,
+)
 
 #: What a key may sign, as the bytes that stand before what is signed.
 ENVELOPE: Final = b"fedbus/1 envelope\0"
@@ -37,7 +45,7 @@ CERTIFICATE: Final = b"fedbus/1 certificate\0"
 #: An envelope names the key that signed it by so many bytes of the key's hash.
 KEY_ID_BYTES: Final = 8
 #: What sealing adds to an update.
-SEAL_BYTES: Final = crypto_box_SEALBYTES
+SEAL_BYTES: Final = crypto_box_SEALBYTES + LEASE_ID_BYTES
 
 Key = Annotated[bytes, Limit(KEY_BYTES, KEY_BYTES)]
 
@@ -145,23 +153,31 @@ def _purpose(topic: str, prefix: str) -> bytes:
 # --- sealing ---------------------------------------------------------------------------------
 
 
-def seal(data: bytes, public: bytes, seed: bytes) -> bytes:
+def seal(data: bytes, public: bytes, seed: bytes, lease_id: bytes) -> bytes:
     """Return ``data`` for the owner of an identity alone: libsodium's sealed box.
 
-    ``seed`` is 32 secret bytes that are used for nothing else. `SEAL_BYTES` longer than ``data``.
+    The lease stands inside: else whoever sees the box could send it on as an update of its own, and
+    one device's data would be in a sum twice. ``seed`` is 32 secret bytes that are used for nothing
+    else. `SEAL_BYTES` longer than ``data``.
     """
     _check_length(seed)
     to, own = crypto_sign_ed25519_pk_to_curve25519(public), crypto_scalarmult_base(seed)
     nonce = blake2b(own + to, digest_size=NONCE_BYTES).digest()
-    return own + crypto_box(data, nonce, to, seed)
+    return own + crypto_box(lease_id + data, nonce, to, seed)
 
 
-def unseal(data: bytes, secret: bytes) -> bytes:
-    """Return what was sealed for this identity. Raises RemoteProtocolError (``malformed``)."""
+def unseal(data: bytes, secret: bytes, lease_id: bytes) -> bytes:
+    """Return what was sealed for this identity, under this lease.
+
+    Raises RemoteProtocolError (``malformed``).
+    """
     try:
-        return crypto_box_seal_open(data, *_box_keys(secret))
+        opened = crypto_box_seal_open(data, *_box_keys(secret))
     except (CryptoError, ValueError, TypeError):
         raise RemoteProtocolError(refusals.MALFORMED, "not sealed for this aggregator") from None
+    if opened[:LEASE_ID_BYTES] != lease_id:
+        raise RemoteProtocolError(refusals.MALFORMED, "sealed under another lease")
+    return opened[LEASE_ID_BYTES:]
 
 
 # --- keys ------------------------------------------------------------------------------------

@@ -143,11 +143,11 @@ def test_in_a_trial_devices_without_keys_are_believed_and_those_with_keys_must_u
 
 
 def test_what_was_sealed_is_read_by_this_aggregator_alone() -> None:
-    sealed = seal(b"an update", identity_public(OWN), bytes(32))
-    assert gate().unseal(sealed) == b"an update"
+    sealed = seal(b"an update", identity_public(OWN), bytes(32), bytes(16))
+    assert gate().unseal(sealed, bytes(16)) == b"an update"
     for own, data in ((gate(), b"short"), (Gate(TOPICS, None, {}), sealed)):
         with pytest.raises(RemoteProtocolError, match="sealed"):
-            own.unseal(data)
+            own.unseal(data, bytes(16))
 
 
 def test_keys_have_their_length_and_show_themselves_nowhere() -> None:

@@ -68,18 +68,20 @@ def test_a_signature_is_for_one_purpose_key_and_text() -> None:
 
 @given(st.binary(max_size=300), st.binary(min_size=32, max_size=32))
 def test_only_the_aggregator_reads_what_is_sealed_to_it(data: bytes, seed: bytes) -> None:
-    sealed = seal(data, PUBLIC, seed)
+    lease = bytes(range(16))
+    sealed = seal(data, PUBLIC, seed, lease)
     assert len(sealed) == len(data) + SEAL_BYTES
-    assert sealed == seal(data, PUBLIC, seed)  # sent again, it is the same
-    assert unseal(sealed, SECRET) == data
-    assert refused(lambda: unseal(sealed, OTHER)) == refusals.MALFORMED
+    assert sealed == seal(data, PUBLIC, seed, lease)  # sent again, it is the same
+    assert unseal(sealed, SECRET, lease) == data
+    assert refused(lambda: unseal(sealed, OTHER, lease)) == refusals.MALFORMED
+    assert refused(lambda: unseal(sealed, SECRET, bytes(16))) == refusals.MALFORMED
 
 
 def test_keys_and_seeds_have_their_length() -> None:
     with pytest.raises(LocalProtocolError):
         sign(SECRET[:-1], b"", b"")
     with pytest.raises(LocalProtocolError):
-        seal(b"", PUBLIC, bytes(31))
+        seal(b"", PUBLIC, bytes(31), bytes(16))
 
 
 def test_a_signer_shows_no_secret() -> None:
@@ -110,4 +112,5 @@ def open_vector(given_: dict[str, str], data: bytes) -> None:
             key = bytes.fromhex(given_["key"])
             check_envelope(key, data, topic=given_["topic"], prefix=make_identity.PREFIX)
         case "sealed":
-            assert unseal(data, bytes.fromhex(given_["secret"])).hex() == given_["plain"]
+            secret, lease = bytes.fromhex(given_["secret"]), bytes.fromhex(given_["lease"])
+            assert unseal(data, secret, lease).hex() == given_["plain"]

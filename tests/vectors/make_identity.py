@@ -26,6 +26,7 @@ PATH = Path(__file__).with_name("identity.json")
 PREFIX, TASK, DEVICE = "fedbus/1", "digits", "pump-7"
 OPERATOR, IDENTITY, OWN = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 96))
 SEED = bytes(range(96, 128))
+LEASE = bytes(range(16))
 PLAIN = Certificate(TASK, DEVICE, identity_public(IDENTITY), 3)
 
 Entry = dict[str, object]
@@ -91,12 +92,19 @@ def _signed(message: CheckIn | Receipt, sender: str, signer: Signer, topic: str)
 
 def _sealed() -> list[Entry]:
     plain = b"an update"
-    data = seal(plain, identity_public(OWN), SEED)
-    given: dict[str, object] = {"what": "sealed", "secret": OWN.hex(), "plain": plain.hex()}
+    data = seal(plain, identity_public(OWN), SEED, LEASE)
+    given: dict[str, object] = {
+        "what": "sealed",
+        "secret": OWN.hex(),
+        "lease": LEASE.hex(),
+        "plain": plain.hex(),
+    }
+    other = {**given, "lease": bytes(16).hex()}
     return [
         _entry("sealed", {**given, "seed": SEED.hex()}, data, "ok"),
         _entry("sealed, a bit changed", given, data[:-1] + b"\0", refusals.MALFORMED),
         _entry("sealed to another", {**given, "secret": IDENTITY.hex()}, data, refusals.MALFORMED),
+        _entry("sealed under another lease", other, data, refusals.MALFORMED),
         _entry("shorter than a seal", given, data[:40], refusals.MALFORMED),
     ]
 
