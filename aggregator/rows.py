@@ -84,7 +84,9 @@ _PUBLISHED: Final = _insert(published, "version", "model", "full", "difference")
 _STATE: Final = _insert(strategy_state, "version", "state")
 _SET_STANDING: Final = _insert(standing, "device", "standing", "reason", "is_cut")
 _SET_EVIDENCE: Final = _insert(evidence, "device", "kind", "count", "points")
-_DROP_STANDING: Final = delete(standing).where(standing.c.device == bindparam("a"))
+_DROP_STANDING: Final = delete(standing).where(
+    standing.c.device == bindparam("a"), standing.c.standing != bindparam("b")
+)
 _DROP_EVIDENCE: Final = delete(evidence).where(
     evidence.c.device == bindparam("a"), evidence.c.kind == bindparam("b")
 )
@@ -141,9 +143,11 @@ class Rows:
         self._write_conduct(batch)
 
     def _write_conduct(self, batch: Batch) -> None:
-        """A device that is admitted again has no row, and nothing is held against it."""
+        """A device that is admitted again has no row, and nothing is held against it.
+
+        Revoked is for good: an aggregator that has not read of it yet may quarantine the device.
+        """
         told = list(batch.standings.values())
-        kept = [new for new in told if new.standing is not Standing.ADMITTED]
         admitted = [new for new in told if new.standing is Standing.ADMITTED]
         self._run(_DROP_EVIDENCE, list(batch.evidence))
         self._run(
@@ -151,7 +155,10 @@ class Rows:
             [(new.device, new.kind, new.count, new.points) for new in batch.evidence.values()],
         )
         self._run(_CLEAR_POINTS, [(0.0, new.device) for new in admitted])
-        self._run(_DROP_STANDING, [(new.device,) for new in told])
+        self._run(_DROP_STANDING, [(new.device, Standing.REVOKED.value) for new in told])
+        left = {each.device for each in self.standings()} if told else set()
+        kept = [new for new in told if new.standing is not Standing.ADMITTED]
+        kept = [new for new in kept if new.device not in left]
         self._run(
             _SET_STANDING,
             [(new.device, new.standing.value, new.reason, new.is_cut) for new in kept],

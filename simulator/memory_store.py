@@ -148,6 +148,9 @@ class MemoryStore:
         self._take_versions(batch.versions)
 
     def _set_standing(self, device: str, record: StandingRecord) -> None:
+        before = self._standings.get(device)
+        if before is not None and before.standing is Standing.REVOKED:
+            return  # for good
         if record.standing is not Standing.ADMITTED:
             self._standings[device] = record
             return

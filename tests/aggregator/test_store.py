@@ -202,6 +202,19 @@ def test_standings_and_evidence_survive_and_a_release_wipes_the_sheet(opened: Op
     }
 
 
+@pytest.mark.parametrize("standing", [Standing.QUARANTINED, Standing.ADMITTED])
+def test_what_an_aggregator_says_before_it_has_read_of_a_revocation_does_not_end_it(
+    opened: Open, standing: Standing
+) -> None:
+    """An operator writes beside it: a device that floods meanwhile must not come back."""
+    store, revoked = opened(), StandingRecord("bob", Standing.REVOKED, "lost", is_cut=True)
+    store.commit([revoked])
+    store.commit([StandingRecord("bob", standing, "flood", is_cut=True)])
+    assert store.standings() == (revoked,)
+    store.commit([replace(revoked, reason="stolen")])
+    assert [each.standing for each in opened().standings()] == [Standing.REVOKED]
+
+
 def test_a_database_of_the_first_schema_opens_and_gains_what_is_new(
     opened: Open, tmp_path: Path, url: str | None
 ) -> None:
