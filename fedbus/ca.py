@@ -92,6 +92,11 @@ def renew(
     for name in chosen:
         if not authority.issued(name):
             raise ConfigError(f"{name}: never had a certificate; `fedbus enrol {name}` gives one")
+        if not lost and _is_revoked(authority, name):
+            raise ConfigError(
+                f"{name} is revoked: enrol the device under another name; or --lost, if it was"
+                " `ca renew --lost` that took its certificates back and got no further"
+            )
     if not chosen:
         typer.echo(f"nothing ends within {SOON_DAYS:.0f} days")
     for name in chosen:
@@ -102,6 +107,11 @@ def renew(
                 typer.echo(_publish_list(place, authority, num_revoked))
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
+
+
+def _is_revoked(authority: Authority, name: str) -> bool:
+    revoked = authority.revoked()
+    return all(each.serial_number in revoked for each in authority.issued(name))
 
 
 def _publish_list(place: Workplace, authority: Authority, num_revoked: int) -> str:

@@ -146,6 +146,9 @@ def test_the_name_of_a_revoked_device_is_not_given_again(plain: Workplace, capsy
     assert denied_devices(plain.broker) == {"a"}
     assert main(["enrol", "a"]) == 2
     assert "take another name" in capsys.readouterr().err
+    assert main(["ca", "renew", "a"]) == 2
+    assert "another name" in capsys.readouterr().err
+    assert len(authority.issued("a")) == 1
 
 
 def test_who_lost_a_key_gets_a_new_one_and_the_old_certificate_is_taken_back(
