@@ -175,16 +175,18 @@ def enrol_next(
 ) -> Enrolled:
     """Make the next epoch's roster of a cohort; ``parameters`` gives those of so many devices.
 
-    Every device that stays must have announced a key; who waits (`enrol_waiting`) is added. Raises
-    ConfigError that names the device.
+    Every device that stays must have announced a key; who waits (`enrol_waiting`) is added, named
+    in ``add`` or not. Raises ConfigError that names the device.
     """
     before = newest_roster(directory, cohort)
     operator = _Operator.known(directory)
     queue = directory / WAITING / cohort
     waiting = [member for member in waiting_in(queue) if member.device not in remove]
     _check_removed(before, [name for name in remove if not (queue / f"{name}.json").exists()])
-    operator.check_new(before.task, add)
-    fresh = {device: _Fresh.drawn(before.task, device, before.epoch + 1) for device in add}
+    have_keys = {member.device for member in waiting}
+    new = [device for device in add if device not in have_keys]
+    operator.check_new(before.task, new)
+    fresh = {device: _Fresh.drawn(before.task, device, before.epoch + 1) for device in new}
     staying = [
         _renewed(before, member, announced.get(member.device))
         for member in before.members
