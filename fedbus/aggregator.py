@@ -15,7 +15,7 @@ from aggregator.service import Service
 from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, load_npz
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.secagg.roster import open_roster
+from protocol.secagg.roster import Roster, open_roster
 from protocol.topics import check_id
 from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
 
@@ -75,11 +75,16 @@ def _masking(config: AggregatorConfig) -> str:
     if enrolment is None:
         return f"every update in sight, {signed}"
     num_params = config.task.trained().layout.size
+    newest: dict[str, Roster] = {}  # of each cohort; what came before may have had other settings
     for given in enrolment.rosters:
         try:
             roster = open_roster(given, enrolment.enrolment_key)
         except RemoteProtocolError as error:
             raise ConfigError(f"secure.rosters: {error.detail}") from None
+        newest[roster.cohort] = max(
+            roster, newest.get(roster.cohort, roster), key=lambda each: each.epoch
+        )
+    for roster in newest.values():
         config.secure.check_roster(config.task, roster.parameters, num_params)
     num_rosters = len(enrolment.rosters)
     rosters = f"{num_rosters} roster{'s' * (num_rosters != 1)}"
@@ -123,11 +128,17 @@ def check_files(config: AggregatorConfig) -> int:
     Raises ConfigError, which names the key and the file.
     """
     config.broker.check_files()
-    if not config.evaluation.file:
+    _check_rows(config, "robust.root_file", config.task.robust.root_file)
+    return _check_rows(config, "evaluation.file", config.evaluation.file)
+
+
+def _check_rows(config: AggregatorConfig, key: str, file: str) -> int:
+    """Return how many rows are in a file, which must fit the model; 0 without a file."""
+    if not file:
         return 0
-    x, y = load_npz(config.evaluation.file)
+    x, y = load_npz(file)
     try:
         Model(config.task.model_spec()).check_batch(x, y)
     except TrainingError as error:
-        raise ConfigError(f"evaluation.file {config.evaluation.file}: {error}") from None
+        raise ConfigError(f"{key} {file}: {error}") from None
     return len(x)

@@ -22,7 +22,14 @@ from fedbus.announcements import (
     parse_announced,
     read_announcement,
 )
-from fedbus.enrolment import Enrolled, enrol, enrol_next, newest_roster, read_roster
+from fedbus.enrolment import (
+    Enrolled,
+    enrol,
+    enrol_next,
+    enrol_waiting,
+    newest_roster,
+    read_roster,
+)
 from fedbus.key_files import read_key
 from fedbus.toml_text import fill
 from fedbus.workplace import sample
@@ -254,6 +261,32 @@ def test_devices_come_and_go_between_epochs(tmp_path: Path) -> None:
     index = second.roster.index("fan-1")
     assert index is not None
     assert keys.epoch_public(own.epochs[2]) == second.roster.members[index].epoch_key
+
+
+def test_a_device_that_waits_may_be_named_again(tmp_path: Path) -> None:
+    announced = announcements(made(tmp_path))
+    keys_file = enrol_waiting(tmp_path, ("fan-1",))["fan-1"]
+    before = keys_file.read_bytes()
+    second = enrol_next(tmp_path, sized, announced, add=("fan-1", "fan-2"))
+    assert {member.device for member in second.roster.members} == {*NAMES, "fan-1", "fan-2"}
+    assert set(second.keys_files) == {"fan-2"}
+    assert keys_file.read_bytes() == before
+
+
+def test_settings_of_the_roster_may_change_with_the_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "enrolment"
+    first = ["enrol", "new", str(folder), "--config", str(config_file(tmp_path))]
+    assert main([*first, *every_device()]) == 0
+    config = as_told(tmp_path, folder, bits=18)
+    assert main(["aggregator", "check", "--config", str(config)]) == 2
+    assert "bits = 16" in capsys.readouterr().err
+    checked = load_config(config)
+    size = checked.task.trained().layout.size
+    announced = announced_from(checked, newest_roster(folder), folder)
+    enrol_next(folder, lambda n: checked.secure.parameters(checked.task, n, size), announced)
+    assert main(["aggregator", "check", "--config", str(config)]) == 0
 
 
 def test_the_aggregators_key_may_have_left_the_folder(tmp_path: Path) -> None:
