@@ -1,5 +1,6 @@
 """Start a broker on generated files, and stop it again."""
 
+import errno
 import signal
 import socket
 import subprocess
@@ -221,7 +222,9 @@ def _check_free(host: str, port: int) -> None:
         try:
             trial.bind((host, port))
         except OSError as error:
-            raise _PortTakenError(f"{host}:{port}: {error.strerror}") from None
+            hint = ": end what listens there, an earlier broker perhaps, or take another port"
+            taken = error.errno == errno.EADDRINUSE
+            raise _PortTakenError(f"{host}:{port}: {error.strerror}{hint * taken}") from None
 
 
 def _launch(order: _Order) -> _Process:

@@ -60,7 +60,7 @@ def up(
     """
     secure = _secure_folder(federation)
     if secure is not None:
-        raise typer.Exit(serve_secure(secure, _say_secure))
+        raise _ended(serve_secure(secure, _say_secure))
     if not _is_loopback(host):
         raise ConfigError(
             f"--host {host}: nothing would be encrypted there; `fedbus init --host {host}` makes a"
@@ -78,7 +78,13 @@ def up(
     status = serve(
         directory, port, host, devices=device or [], engine=broker, prefix=prefix, on_start=say
     )
-    raise typer.Exit(status)
+    raise _ended(status)
+
+
+def _ended(status: int) -> typer.Exit:
+    if status:
+        typer.echo(f"the broker ended with status {status}: its log above may say why", err=True)
+    return typer.Exit(status)
 
 
 def _secure_folder(federation: Path | None) -> Path | None:

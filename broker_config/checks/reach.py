@@ -42,8 +42,8 @@ def check_connect(side: Side) -> Finding:
 
 
 _CHECK_ADDRESS: Final = (
-    "check broker.host and broker.port, that the broker runs, and that one side does not speak TLS "
-    "to a listener that does not, or the other way round"
+    "check that the broker runs (`fedbus broker up`), broker.host and broker.port, and that one "
+    "side does not speak TLS to a listener that does not, or the other way round"
 )
 
 
@@ -68,6 +68,8 @@ def _stranger(check: str, side: Side, how: str) -> Finding:
     with Visitors() as visitors:
         visitor = visitors.admit(visit(side))
     if visitor.accepted is None:
+        if not _listens(side):
+            return skip(check, "nobody listens there, so nobody was turned away")
         return ok(check, f"nobody gets in {how}")
     return fail(
         check,
@@ -75,6 +77,15 @@ def _stranger(check: str, side: Side, how: str) -> Finding:
         "mosquitto: allow_anonymous false with a password_file, or require_certificate true with "
         "use_identity_as_username true",
     )
+
+
+def _listens(side: Side) -> bool:
+    address = (side.settings.host, side.settings.port)
+    try:
+        with socket.create_connection(address, timeout=CONNECT_S):
+            return True
+    except OSError:
+        return False
 
 
 def check_tls(side: Side) -> list[Finding]:
@@ -86,6 +97,8 @@ def check_tls(side: Side) -> list[Finding]:
         version, certificate = _handshake(settings.host, settings.port, settings.tls)
     except ssl.SSLError as error:
         return [fail("tls", explain(error), _CHECK_TLS)]
+    except ConnectionRefusedError as error:
+        return [fail("tls", f"nobody listens there: {error}", _CHECK_ADDRESS)]
     except (OSError, ValueError) as error:
         return [fail("tls", f"no TLS connection: {error}", _CHECK_TLS)]
     findings = [

@@ -315,6 +315,10 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_not_there(tmp_path: Path
     assert (wrong.verdict, right.verdict, gone.verdict) == (Verdict.FAIL, Verdict.OK, Verdict.FAIL)
     assert "refuses us" in wrong.found
     assert "refuses us" not in gone.found
+    assert verdicts(reach.check_strangers(bench.device)) == {
+        "strangers": Verdict.SKIP,
+        "wrong-password": Verdict.SKIP,
+    }
     assert verdicts(strangers) == {"strangers": Verdict.OK, "wrong-password": Verdict.OK}
 
 
