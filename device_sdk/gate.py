@@ -2,7 +2,8 @@
 
 A device with keys believes the aggregator's signature and nobody else. Chunks of models need none:
 the hash in a signed lease covers them. What is retained can be brought again, but nothing older
-than what was heard: of plan and manifest that holds across reboots.
+than what was heard. Across reboots that holds from the last training on: a lease that was trained
+for is not trained for again, which would cost the update it had, and privacy.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from protocol.errors import RemoteProtocolError
 from protocol.messages import Envelope
 from protocol.topics import Kind, Topics
 
-#: In storage: the counter of the newest plan, and the newest version that a manifest named.
+#: In storage: the counter of the newest plan, the newest version that a manifest named, and the
+#: counter of what came last for this device alone.
 HEARD: Final = "heard"
 
 _UNSIGNED: Final = frozenset({Kind.MODEL, Kind.DIFFERENCE, Kind.SHARE})
@@ -32,10 +34,11 @@ class Gate:
         self._topics = topics
         self._aggregator = aggregator
         self._newest: dict[Kind, int] = {}
-        self._stored: tuple[int, int] = (-1, -1)
+        self._stored: tuple[int, int, int] = (-1, -1, -1)
         if aggregator and HEARD in stored:
-            self._stored = tuple(msgpack.unpackb(stored[HEARD]))
-        self._newest[Kind.PLAN], self._version = self._stored
+            plan, version, *told = msgpack.unpackb(stored[HEARD])
+            self._stored = (plan, version, told[0] if told else -1)
+        self._newest[Kind.PLAN], self._version, self._newest[Kind.IN] = self._stored
 
     def open(self, topic: str, kind: Kind, payload: bytes) -> Envelope:
         """Return the envelope of a message that may be acted on.
@@ -65,7 +68,7 @@ class Gate:
 
     def kept(self) -> list[Action]:
         """Return what must be stored so that nothing older is believed after a reboot."""
-        heard = (self._newest.get(Kind.PLAN, -1), self._version)
+        heard = (self._newest[Kind.PLAN], self._version, self._newest[Kind.IN])
         if not self._aggregator or heard == self._stored:
             return []
         self._stored = heard

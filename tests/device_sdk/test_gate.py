@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import msgpack
 import pytest
 
 from device_sdk.actions import Store
@@ -95,6 +96,23 @@ def test_after_a_reboot_nothing_older_is_believed_either() -> None:
     with pytest.raises(RemoteProtocolError, match="version 8, and 9"):
         again.check_version(8)
     again.check_version(9)
+
+
+def test_a_lease_that_was_trained_for_is_not_believed_after_a_reboot() -> None:
+    """What a session stores as training begins: else a broker has it train once more."""
+    own = gate()
+    own.open(INTO, Kind.IN, said(RECEIPT, 5))
+    (store,) = own.kept()
+    assert isinstance(store, Store)
+    again = gate({HEARD: store.data})
+    assert refused(again, INTO, Kind.IN, said(RECEIPT, 5)) == refusals.REPLAYED
+    again.open(INTO, Kind.IN, said(RECEIPT, 6))
+
+
+def test_what_an_older_program_stored_is_read() -> None:
+    again, topic = gate({HEARD: msgpack.packb((5, 9))}), TOPICS.plan()
+    assert refused(again, topic, Kind.PLAN, said(PLAN, 4, topic=topic)) == refusals.REPLAYED
+    again.open(INTO, Kind.IN, said(RECEIPT, 0))
 
 
 def test_chunks_need_no_signature_for_the_hash_in_a_lease_covers_them() -> None:
