@@ -203,9 +203,9 @@ class SecureConfig:
             if getattr(wanted, name) != getattr(parameters, name):
                 raise ConfigError(
                     f"the roster has {name} = {getattr(parameters, name)}, the configuration gives"
-                    f" {getattr(wanted, name)}: change it back, or make the next epoch's roster with"
-                    " the new settings (`fedbus enrol collect` while the devices are online, then"
-                    " `fedbus enrol next`)"
+                    f" {getattr(wanted, name)}: change it back, or make the next epoch's roster"
+                    " with the new settings (`fedbus enrol collect` while the devices are online,"
+                    " then `fedbus enrol next`)"
                 )
         if smallest_buffer(task) < parameters.fewest_updates:
             raise ConfigError(
