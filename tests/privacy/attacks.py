@@ -13,9 +13,10 @@ from typing import Final, Protocol
 
 import msgpack
 
+from aggregator.publication import Publication
 from device_sdk.identity import Keys
-from protocol.codec import encode
-from protocol.messages import AGGREGATOR, LEASE_ID_BYTES, Lease, Receipt
+from protocol.identity import Signer
+from protocol.messages import COUNTER_START_BITS, LEASE_ID_BYTES, Lease, Receipt
 from protocol.secagg import keys
 from protocol.secagg.field import Q31, Elements
 from protocol.secagg.messages import AnyMessage as Message
@@ -42,21 +43,21 @@ class Voice(Protocol):
 
 
 class Attacker(Reader):
-    """A reader in the aggregator's place."""
+    """A reader in the aggregator's place: it signs with its key, and counts as after a restart."""
 
     def __init__(self, log: ByteLog, topics: Topics, spoils: Spoils, voice: Voice) -> None:
         super().__init__(log, topics, spoils)
         self._voice = voice
-        self._counter = 1 << 60
+        num_starts = 1 + (log.counter >> COUNTER_START_BITS)
+        signer = Signer(spoils.aggregator, topics.prefix)
+        self._publication = Publication(topics, num_starts << COUNTER_START_BITS, signer)
 
     # --- what it says ------------------------------------------------------------------------
 
     def say(self, topic: str, message: Message, *, retain: bool = False) -> None:
         """Say something as the aggregator."""
-        self._counter += 1
-        task = self.topics.task
-        payload = encode(message, task=task, sender=AGGREGATOR, counter=self._counter)
-        self._voice.say(topic, payload, retain=retain)
+        publish = self._publication.message(topic, message, retain=retain)
+        self._voice.say(publish.topic, publish.payload, retain=publish.retain)
 
     def relay(self, sealed: Sealed) -> None:
         """Say again what a device has said."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgpack
 
-from protocol.codec import decode, unpack
+from protocol.codec import open_envelope, read, unpack
 from protocol.errors import RemoteProtocolError
 from protocol.messages import AGGREGATOR, CheckIn, Manifest, Plan, UpdateChunk
 from protocol.secagg.messages import AnyMessage as Message
@@ -53,6 +53,7 @@ class ByteLog:
 
     ``updates`` are (device, update) by lease id; ``answers`` and ``refusals`` are by request and
     device, as is how often one of them was said; the rest is by device, and the newest counts.
+    ``counter`` is the highest of what the aggregator said, -1 before it said anything.
     """
 
     def __init__(self, path: Path, topics: Topics) -> None:
@@ -70,6 +71,7 @@ class ByteLog:
         self.births: dict[str, Mapping[str, Any]] = {}
         self.manifest: Manifest | None = None
         self.plan: Plan | None = None
+        self.counter = -1
         self._chunks: dict[bytes, dict[int, bytes]] = {}
         self.read()
 
@@ -93,9 +95,12 @@ class ByteLog:
                 self.births[address.device] = json.loads(payload)
                 return
             sender = AGGREGATOR if address.kind in _FROM_AGGREGATOR else address.device
-            message = decode(payload, _ANY, task=self._topics.task, sender=sender)
+            envelope = open_envelope(payload)
+            message = read(envelope, _ANY, task=self._topics.task, sender=sender)
         except (RemoteProtocolError, ValueError):
             return
+        if sender == AGGREGATOR:
+            self.counter = max(self.counter, envelope.counter)
         self._note(address, topic, payload, message)
 
     def _note(self, address: Address, topic: str, payload: bytes, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Unpack
@@ -9,11 +10,12 @@ from typing import Any, Final, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from aggregator.publication import Publication
 from device_sdk.engine.model import Model
 from device_sdk.engine.spec import parse_spec
 from device_sdk.identity import Keys
-from protocol.codec import encode
-from protocol.messages import AGGREGATOR, Manifest, ModelChunk, Plan
+from protocol.identity import Signer
+from protocol.messages import Manifest, ModelChunk, Plan
 from protocol.secagg.messages import AnyMessage as Message
 from protocol.topics import Topics
 from tests.privacy.attacks import Attacker
@@ -60,7 +62,8 @@ class Table:
         self._draw = np.random.default_rng(1)
         self._retained: dict[str, bytes] = {}
         self._subscribed: dict[str, set[str]] = {name: set() for name in NAMES}
-        self._num_said = 0
+        signer = Signer(self._cohort.aggregator, self.topics.prefix)
+        self._publication = Publication(self.topics, 0, signer)
         self.handsets = [Handset(name=name, keys=self.keys(name)) for name in NAMES]
         self._tell_all()
 
@@ -88,6 +91,11 @@ class Table:
         assert len(aggregator.sum_of(masks)) == len(NAMES)
         for name in names:
             aggregator.settle(name)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all devices have counted."""
+        return sum((handset.session.counts for handset in self.handsets), Counter())
 
     # --- a voice -----------------------------------------------------------------------------
 
@@ -139,9 +147,8 @@ class Table:
         self.wait(lambda: True)
 
     def _tell(self, topic: str, message: Message) -> None:
-        self._num_said += 1
-        payload = encode(message, task="t", sender=AGGREGATOR, counter=self._num_said)
-        self.say(topic, payload, retain=True)
+        publish = self._publication.message(topic, message, retain=True)
+        self.say(publish.topic, publish.payload, retain=publish.retain)
 
 
 def _matches(topic_filter: str, topic: str) -> bool:

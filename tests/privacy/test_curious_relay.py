@@ -15,7 +15,7 @@ import pytest
 
 from device_sdk.identity import read_keys
 from fedbus.key_files import read_key
-from protocol.refusals import MASK_USED, WRONG_MEMBERS
+from protocol.refusals import BAD_SIGNATURE, MASK_USED, REPLAYED, UNKNOWN_KEY, WRONG_MEMBERS
 from tests.privacy import attacks, weakened
 from tests.privacy.attacks import Attacker, Guesses
 from tests.privacy.byte_log import ByteLog
@@ -31,16 +31,22 @@ from tests.support.secure_federation import SecureFederation
 CHANCE = 0.2
 FOUND = 0.99
 INSIDER = NAMES[-1]
+#: What a device counts that does not take a message for the aggregator's, or not for a new one.
+UNHEARD = {f"refused_{reason}" for reason in (BAD_SIGNATURE, UNKNOWN_KEY, REPLAYED)}
 #: So many versions are there before the attacker takes over.
 NUM_SUMS = 3
 
 
 class Case(NamedTuple):
-    """An attack, and the rule without which it succeeds, with parameters that allow it then."""
+    """An attack, and the rule without which it succeeds, with parameters that allow it then.
+
+    ``unproven`` is what devices count if what is inside an envelope lacks somebody's signature.
+    """
 
     attack: Callable[[Attacker], Guesses]
     without: weakened.Weaken
     weak: Overrides
+    unproven: frozenset[str] = frozenset()
 
 
 CASES = {
@@ -51,7 +57,12 @@ CASES = {
         weakened.too_little_noise,
         {"num_noise": 2, "num_answers": 3},
     ),
-    "d": Case(attacks.invent_members, weakened.roster_unchecked, {}),
+    "d": Case(
+        attacks.invent_members,
+        weakened.roster_unchecked,
+        {},
+        frozenset({f"refused_{BAD_SIGNATURE}"}),
+    ),
     "e": Case(attacks.ask_for_one, weakened.one_is_enough, {"min_contributors": 1}),
     "f": Case(attacks.replay_with_another_mask, weakened.request_known_by_its_members, {}),
     "g": Case(attacks.deal_used_shares_again, weakened.mask_ids_not_compared, {}),
@@ -81,6 +92,8 @@ def attacked(folder: Path, case: Case, overrides: Overrides) -> float:
     attacker = table.attacker(INSIDER)
     guesses = case.attack(attacker)
     found = best(guesses, attacker, table.trained)
+    unheard = UNHEARD.intersection(table.counts)
+    assert unheard <= case.unproven, "an envelope was refused: the attack was not tried"
     sys.stdout.write(f"{case.attack.__name__}: {len(guesses)} guesses, correlation {found:.4f}\n")
     return found
 

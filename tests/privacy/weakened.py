@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from device_sdk import session
-from device_sdk.answers import Answers, MaskName
-from device_sdk.holding import Conflict, Holder
+from device_sdk.answers import Answers
+from device_sdk.holding import Holder
 from device_sdk.plan import TrainingPlan, read_plan
 from protocol.messages import Plan
 from protocol.secagg import keys, roster, sealing, seedmask
 from protocol.secagg.field import Elements
 from protocol.secagg.parameters import Parameters
+from protocol.secagg.requests import Asked
 from protocol.secagg.ring import DEGREE
 
 Weaken = Callable[[pytest.MonkeyPatch], None]
@@ -59,18 +60,17 @@ def one_is_enough(patch: pytest.MonkeyPatch) -> None:
 
 def request_known_by_its_members(patch: pytest.MonkeyPatch) -> None:
     """A request from the same members is taken for the same one, and the answer made again."""
-    answered: dict[Holder, dict[MaskName, frozenset[int]]] = {}
+    check = Holder._check_unused
+    answered: dict[Holder, set[frozenset[int]]] = {}
 
-    def check(self: Holder, masks: tuple[MaskName, ...]) -> None:
-        mine = answered.setdefault(self, {})
-        members = frozenset(dealer for dealer, _ in masks)
-        if any(mine.get(mask, members) != members for mask in masks):
-            raise Conflict(None, "used for others")
-        mine.update(dict.fromkeys(masks, members))
+    def check_others(self: Holder, asked: Asked) -> None:
+        known, members = answered.setdefault(self, set()), frozenset(asked.buffer)
+        if members not in known:
+            check(self, asked)
+        known.add(members)
 
-    patch.setattr(Holder, "_check_unused", check)
+    patch.setattr(Holder, "_check_unused", check_others)
     patch.setattr(Holder, "_erase", lambda _self, _masks: [])
-    patch.setattr(Holder, "_check_unused", lambda _self, _asked: None)
 
 
 def mask_ids_not_compared(patch: pytest.MonkeyPatch) -> None:
