@@ -105,9 +105,10 @@ class Book:
     def decreed(self, standings: Iterable[StandingRecord]) -> list[StandingRecord]:
         """Take over what the store says now; return what an operator has changed.
 
-        A device that is admitted again begins with a clean sheet.
+        A device that is admitted again begins with a clean sheet. Whom the store does not know to
+        be judged yet (`verdicts`) stays so: nobody has released it.
         """
-        told = {record.device: record for record in standings}
+        told = {record.device: record for record in (*self._verdicts, *standings)}
         before = self._standings
         released = [device for device in before if device not in told]
         self._standings = told

@@ -38,6 +38,30 @@ def meter(**settings: float) -> Meter:
     return Meter(**{**plain, **settings}, max_devices=2)  # type: ignore[arg-type] # whole numbers too
 
 
+# --- standing ----------------------------------------------------------------------------------
+
+
+def test_who_was_judged_and_is_not_stored_yet_is_not_taken_for_released() -> None:
+    held = book()
+    for _ in range(2):
+        held.note("ada", GROUP_INFLUENCE)
+    assert held.decreed(()) == []
+    assert standing(held) is Standing.QUARANTINED
+    assert held.score("ada") == 10.0
+    stored = held.verdicts()
+    assert held.decreed(stored) == []
+    assert held.decreed(()) == [StandingRecord("ada", Standing.ADMITTED)]
+
+
+def test_a_revocation_counts_before_a_judgement_that_is_not_stored_yet() -> None:
+    held = book()
+    for _ in range(2):
+        held.note("ada", GROUP_INFLUENCE)
+    revoked = StandingRecord("ada", Standing.REVOKED, "stolen", is_cut=True)
+    assert held.decreed((revoked,)) == [revoked]
+    assert standing(held) is Standing.REVOKED
+
+
 # --- the budget --------------------------------------------------------------------------------
 
 
