@@ -33,7 +33,8 @@ _SLICE_S: Final = 0.5
 class Denials:
     """What is denied at the broker of a folder because an aggregator said so.
 
-    Whom an operator has denied otherwise (`broker_config.revoke`) is left alone.
+    Whom an operator has denied otherwise (`broker_config.revoke`) is left alone, also where an
+    aggregator names the device, too: a revocation must not end with the aggregator's word.
     """
 
     def __init__(self, broker: Path) -> None:
@@ -46,11 +47,12 @@ class Denials:
 
         Raises ConfigError for what cannot be a report, OSError where files cannot be written.
         """
-        wanted = _names(payload)
-        before = self._all()
+        before, denied = self._all(), denied_devices(self._broker)
+        wanted = _names(payload) - (denied - before)
+        self._of_task[topic] = wanted | self._of_task.get(topic, set())
+        self._write()  # else, after a crash on the way, those would seem to be an operator's
         self._of_task[topic] = wanted
         after = self._all()
-        denied = denied_devices(self._broker)
         changed = []
         for device in sorted(after - denied):
             deny_device(self._broker, device)

@@ -48,6 +48,18 @@ def test_what_an_operator_denied_is_left_alone(files: BrokerFiles) -> None:
     assert denied_devices(files.directory) == {"bob"}
 
 
+def test_what_an_operator_denied_stays_so_when_an_aggregator_takes_its_own_word_back(
+    files: BrokerFiles,
+) -> None:
+    """As one does that begins anew with an empty store."""
+    deny_device(files.directory, "bob")
+    denials = Denials(files.directory)
+    denials.said(TOPIC, b'{"devices": ["bob", "eve"]}')
+    denials.said(TOPIC, b"")
+    assert denied_devices(files.directory) == {"bob"}
+    assert "bob:" not in files.passwords.read_text()
+
+
 def test_a_device_that_two_tasks_deny_comes_back_when_both_release_it(files: BrokerFiles) -> None:
     denials = Denials(files.directory)
     other = TOPIC.replace("digits", "other")
