@@ -113,8 +113,10 @@ class Book:
         released = [device for device in before if device not in told]
         self._standings = told
         for device in released:
-            for entry in self._entries.get(device, {}).values():
+            for kind, entry in self._entries.get(device, {}).items():
                 entry.points = 0.0
+                # The store may have got points from us after the operator has cleared them there.
+                self._changed[device, kind] = None
         return [
             *[StandingRecord(device, Standing.ADMITTED) for device in released],
             *[record for device, record in told.items() if before.get(device) != record],

@@ -204,6 +204,19 @@ def test_a_release_wipes_the_sheet_and_keeps_the_counts() -> None:
     assert held.reasons("ada")[0].count == 4
 
 
+def test_a_release_is_stored_also_where_points_came_after_it() -> None:
+    """The operator clears the sheet in the store, while an aggregator may be writing to it."""
+    held = book()
+    for _ in range(3):
+        held.note("ada", refusals.NOT_FINITE)
+    held.verdicts()
+    [late] = held.changed()  # written behind the operator's back
+    held.decreed(())
+    [cleared] = held.changed()
+    assert late.points > 0
+    assert cleared == EvidenceRecord("ada", refusals.NOT_FINITE, 3, 0.0)
+
+
 def test_only_what_an_operator_changed_is_news() -> None:
     held = book()
     revoked = StandingRecord("bob", Standing.REVOKED, "lost", is_cut=True)
