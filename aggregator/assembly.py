@@ -118,7 +118,7 @@ class Partials:
             partial is not None
             and partial.checksum == chunk.checksum
             and partial.assembly.num_chunks == chunk.num_chunks
-            and not partial.assembly.contradicts(chunk.index, chunk.data)
+            and partial.assembly.fits(chunk.index, chunk.data)
         ):
             return partial
         self.drop(chunk.lease_id)  # cut anew for another broker, or trained anew

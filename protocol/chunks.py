@@ -61,9 +61,12 @@ class Assembly:
         """Return the indices that have not come, in order."""
         return [index for index in range(self.num_chunks) if index not in self._pieces]
 
-    def contradicts(self, index: int, data: bytes) -> bool:
-        """Whether another chunk is here under this index."""
-        return self._pieces.get(index, data) != data
+    def fits(self, index: int, data: bytes) -> bool:
+        """Whether a chunk can be of the same whole as those that are here."""
+        known = self._pieces.get(index)
+        if known is not None:
+            return known == data
+        return self.num_bytes + len(data) <= self._max_bytes
 
     def add(self, index: int, data: bytes) -> None:
         """Take a chunk; one that is here already changes nothing.

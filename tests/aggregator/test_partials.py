@@ -115,18 +115,19 @@ def test_an_update_cut_anew_replaces_the_half_that_came_before(make_desk: MakeDe
 
 
 @pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("sizes", [(1_000, 1_500), (1_500, 1_000)])
 def test_a_broker_with_another_packet_size_half_way_frames_nobody(
-    make_desk: MakeDesk, place: int
+    make_desk: MakeDesk, place: int, sizes: tuple[int, int]
 ) -> None:
     """As many chunks of the same update, cut elsewhere: what does not fit is sent again."""
     desk = wide(make_desk)
     lease = desk.lease("a")
     update = desk.update(lease, np.arange(402, dtype=np.float32))
-    before, after = (cut_at(update, lease, size) for size in (1_000, 1_500))
+    before, after = (cut_at(update, lease, size) for size in sizes)
     assert len(before) == len(after)
     for chunk in (before[0], after[place]):
         desk.send_chunk("a", chunk)
-    assert desk.refused(refusals.MALFORMED) == desk.coordinator.conduct.score("a") == 0
+    assert desk.coordinator.conduct.score("a") == 0
     for chunk in after:
         desk.send_chunk("a", chunk)
     assert desk.coordinator.version == 1
