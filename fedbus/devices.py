@@ -89,8 +89,10 @@ def quarantine(config: ConfigOption, device: DeviceArgument, *, reason: ReasonOp
     told = _by_operator(reason)
     with _decrees(checked) as decrees:
         _refuse_revoked(decrees, device)
+        is_known = decrees.sheet(device) is not None
         decrees.decree(StandingRecord(device, Standing.QUARANTINED, told))
     typer.echo(f"{device} is quarantined; {_when(checked)}")
+    _doubt(checked, device, is_known=is_known)
 
 
 @app.command()
@@ -124,8 +126,15 @@ def revoke_(
     """Take nothing of a device any more, here and at the broker. For good."""
     checked = load_config(config)
     with _decrees(checked) as decrees:
+        is_known = decrees.sheet(device) is not None
         decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
     typer.echo(f"{device} is revoked; {_when(checked)}")
+    _doubt(checked, device, is_known=is_known)
+    if checked.secure.enabled:
+        typer.echo(
+            "its cohort goes on without it from the next roster, and may wait for its answers until"
+            f" then: `fedbus enrol collect`, `fedbus enrol next --remove {device}`"
+        )
     if enrolment is not None:
         done = revoke(Authority.open(enrolment / CA), device, broker)
         typer.echo(f"certificates taken back: {done.certificates}")
@@ -135,6 +144,12 @@ def revoke_(
         typer.echo(_FOLLOWS)
     if enrolment is None:
         typer.echo("its certificate is valid until `fedbus devices revoke --enrolment DIR`")
+
+
+def _doubt(config: AggregatorConfig, device: str, *, is_known: bool) -> None:
+    """Say so if nobody of that name was ever there: it may be a slip of the pen."""
+    if not is_known:
+        typer.echo(f"note: {device} was never heard of in task {config.task.task}; right name?")
 
 
 @contextmanager

@@ -100,6 +100,16 @@ def test_who_is_revoked_stays_revoked(config: Path, capsys: Said) -> None:
     assert standings(config)["ada"] is Standing.REVOKED
 
 
+def test_a_name_that_was_never_heard_of_is_told_of(config: Path, capsys: Said) -> None:
+    assert devices(config, "quarantine", "nobody") == 0
+    assert devices(config, "revoke", "noone") == 0
+    assert devices(config, "quarantine", "ada") == 0
+    said = capsys.readouterr().out
+    assert "nobody was never heard of" in said
+    assert "noone was never heard of" in said
+    assert "ada was never heard of" not in said
+
+
 def test_a_name_that_no_device_can_have_is_refused(config: Path, capsys: Said) -> None:
     assert devices(config, "quarantine", "no/device") == 2
     assert "no/device" in capsys.readouterr().err
