@@ -232,7 +232,9 @@ class _Tenure:
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
             case Refused():
-                _log.error("the broker refuses the aggregator: %s", event.reason)
+                broker = self._config.broker
+                where = f"{broker.host}:{broker.port}"
+                _log.error("not let in at the broker %s: %s; see [broker]", where, event.reason)
             case PublishRefused():
                 _log.error("the broker refused a publish to %s: %s", event.topic, event.reason)
             case SubscribeRefused():

@@ -80,7 +80,8 @@ def _make_keys(
         made = enrolment.enrol_waiting(place.enrolment, names, cohort=cohort)
         return made, (
             f"they wait for epoch {known[cohort].epoch + 1} of cohort {cohort!r}: `fedbus enrol"
-            " collect`, then `fedbus enrol next`"
+            " collect -c fed.toml --out KEYS`, then `fedbus enrol next enrolment -c fed.toml --keys"
+            " KEYS`"
         )
     if len(names) < MIN_COHORT:
         raise ConfigError(
