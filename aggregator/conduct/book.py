@@ -16,8 +16,10 @@ from aggregator.conduct.evidence import (
     FLOOD,
     OVER_BUDGET,
     SATURATION,
+    SHOWN,
     TOO_QUICK,
     WEIGHTS,
+    Weight,
 )
 from aggregator.conduct.habits import Habits
 from aggregator.conduct.meter import Flow, Meter
@@ -80,6 +82,10 @@ class Book:
         for record in evidence:
             entry = _Entry(record.count, record.points, now)
             self._entries.setdefault(record.device, {})[record.kind] = entry
+        #: Nothing but what others can do in their names is known of these, the oldest first.
+        self._spotless = dict.fromkeys(
+            device for device, kinds in self._entries.items() if SHOWN.issuperset(kinds)
+        )
         self._changed: dict[tuple[str, str], None] = {}
         self._verdicts: list[StandingRecord] = []
         #: How many devices have been judged: whoever shows it need not wait when it changes.
@@ -172,8 +178,12 @@ class Book:
         ``amount`` (0 to 1) is how sure it is.
         """
         weight = WEIGHTS.get(kind)
-        if weight is None or not self._has_room(device):
+        if weight is None or not self._has_room(device, weight):
             return
+        if weight.points:
+            self._spotless.pop(device, None)
+        elif device not in self._entries:
+            self._spotless[device] = None
         entry = self._entries.setdefault(device, {}).setdefault(kind, _Entry(0, 0.0, self._now))
         entry.points = min(weight.most, self._left(entry) + amount * weight.points)
         entry.at = self._now
@@ -183,8 +193,17 @@ class Book:
         if weight.points and 0 < threshold <= (score := self.score(device)):
             self._judge(device, kind, is_cut=score >= CUT_OFF * threshold)
 
-    def _has_room(self, device: str) -> bool:
-        return device in self._entries or len(self._entries) < self._max_devices
+    def _has_room(self, device: str, weight: Weight) -> bool:
+        """Whether evidence can be noted; names that a broker made up give way to what weighs."""
+        if device in self._entries or len(self._entries) < self._max_devices:
+            return True
+        if not weight.points or not self._spotless:
+            return False
+        forgotten = next(iter(self._spotless))
+        del self._spotless[forgotten]
+        for kind in self._entries.pop(forgotten):
+            self._changed.pop((forgotten, kind), None)
+        return True
 
     def _judge(self, device: str, kind: str, *, is_cut: bool = False) -> None:
         """Quarantine a device that is admitted, or cut off one that floods on top."""

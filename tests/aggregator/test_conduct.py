@@ -14,6 +14,7 @@ from aggregator.conduct.evidence import (
     LATE,
     OVER_BUDGET,
     TOO_QUICK,
+    UNPROVEN,
     WEIGHTS,
 )
 from aggregator.conduct.habits import Habits
@@ -246,6 +247,21 @@ def test_however_many_names_turn_up_the_book_stays_small(notes: list[tuple[str, 
 
 
 # --- habits ------------------------------------------------------------------------------------
+
+
+def test_made_up_names_do_not_keep_evidence_out_of_the_book() -> None:
+    held = Book(CONFIG, max_devices=5, update_bytes=100)
+    for number in range(20):
+        held.note(f"nobody-{number}", UNPROVEN)
+    for _ in range(3):
+        held.note("ada", refusals.NOT_FINITE)
+    assert standing(held) is Standing.QUARANTINED
+    assert len(dict(held.scores())) == 5
+    assert len(held.changed()) == 5
+    for number in range(20):
+        held.note(f"somebody-{number}", refusals.NOT_FINITE)
+    assert held.score("ada") > 0
+    assert len(dict(held.scores())) == 5
 
 
 def test_an_update_that_nobody_could_have_trained_is_noticed() -> None:
