@@ -370,8 +370,20 @@ class Coordinator:
         signed = bool(heard.identity)
         if self.fleet.is_old(device, said.install_id, heard.counter, signed=signed):
             self.counts["duplicates"] += 1
-            return []
+            return self._count_on(device, said.install_id, heard.counter)
         return self._check_in(device, said, now)
+
+    def _count_on(self, device: str, install_id: bytes, counter: int) -> list[Action]:
+        """Answer who speaks from an earlier start: the copy of a medium, or one that was restored.
+
+        To a device that is not, because a broker only says again what it once said, it is no news.
+        """
+        newest = self.fleet.newest_start(device)
+        if counter >> COUNTER_START_BITS >= newest:
+            return []
+        reason = refusals.OLD_START
+        told = Refusal(b"", reason, refusals.MEANING[reason], 0, install_id, newest)
+        return [self._publication.to_device(device, told)]
 
     def timer(self, now: float) -> list[Action]:
         """Time passed: leases run out, chunks are asked for, buffers close."""

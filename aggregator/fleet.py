@@ -109,6 +109,10 @@ class Fleet:
             self._counters[device] = counter
         return False
 
+    def newest_start(self, device: str) -> int:
+        """Return how often a device had started when it was heard of last."""
+        return self._counters.get(device, 0) >> COUNTER_START_BITS
+
     def wait(self, device: str, check_in: CheckIn, now: float, *, ready: bool = True) -> None:
         """Queue a device for a lease; one that waits already keeps its place.
 

@@ -335,8 +335,6 @@ class Session:
         match answer:
             case Lease():
                 return self._leased(answer, now)
-            case Refusal(lease_id=b"", reason=refusals.UNKNOWN_KEY):
-                return []
             case Refusal(lease_id=b""):
                 return self._turned_away(answer, now)
         pending = self.pending
@@ -351,6 +349,14 @@ class Session:
                 return self._counted(pending, answer.version, now)
             case Refusal():
                 return self._refused(pending, answer.reason, now)
+
+    def _count_on(self, newest_start: int, now: float) -> list[Action]:
+        """A copy of this medium, or an older life of it, has counted further: nobody hears us."""
+        if newest_start < self._boots:
+            return []
+        self._boots = newest_start + 1
+        self._voice.count_from(self._boots)
+        return [Store(BOOTS, self._boots.to_bytes(8, "little")), *self._speak(now)]
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say again what has not been answered."""
@@ -432,6 +438,10 @@ class Session:
         return not reason
 
     def _turned_away(self, refusal: Refusal, now: float) -> list[Action]:
+        if refusal.reason == refusals.OLD_START:
+            return self._count_on(refusal.newest_start, now)
+        if refusal.reason == refusals.UNKNOWN_KEY:
+            return []
         if refusal.install_id != self.install_id or self.state is not State.IDLE:
             return []
         self._step("turned away")

@@ -25,6 +25,10 @@ class Voice:
         self._topics = topics
         self._signer = signer
         self._device = device
+        self.count_from(num_starts)
+
+    def count_from(self, num_starts: int) -> None:
+        """Count as after so many starts."""
         self._counter = num_starts << COUNTER_START_BITS
 
     def say(self, topic: str, message: "AnyMessage") -> Publish:

@@ -55,6 +55,7 @@ MaybeVersion = Annotated[int, Limit(-1, MAX_VERSION)]
 Count = Annotated[int, Limit(0, MAX_SAMPLES)]
 #: The upper bits count a sender's starts (``starts << COUNTER_START_BITS``).
 Counter = Annotated[int, Limit(0, (1 << 63) - 1)]
+Start = Annotated[int, Limit(0, 1 << 30)]
 Checksum = Annotated[int, Limit(0, (1 << 32) - 1)]
 ChunkCount = Annotated[int, Limit(1, MAX_CHUNKS)]
 ChunkIndex = Annotated[int, Limit(0, MAX_CHUNKS - 1)]
@@ -164,7 +165,8 @@ class Refusal:
     """The update (or, with an empty id, the check-in) will not be used, and why.
 
     ``reason`` is a word of `protocol.refusals`; ``retry_s`` says when asking again makes sense. An
-    ``install_id`` names the one installation it is meant for.
+    ``install_id`` names the one installation it is meant for. With ``old_start``, ``newest_start``
+    is how often the device had started when it was heard of last: it is to count on from there.
     """
 
     lease_id: MaybeLeaseId
@@ -172,6 +174,7 @@ class Refusal:
     detail: Text
     retry_s: Seconds = 0
     install_id: MaybeInstallId = b""
+    newest_start: Start = field(default=0, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)

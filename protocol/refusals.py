@@ -30,6 +30,7 @@ WRONG_ROSTER: Final = "wrong_roster"
 BAD_SIGNATURE: Final = "bad_signature"
 UNKNOWN_KEY: Final = "unknown_key"
 REPLAYED: Final = "replayed"
+OLD_START: Final = "old_start"
 MASK_USED: Final = "mask_used"
 STALE_SUPPORT: Final = "stale_support"
 SHARES_MISSING: Final = "shares_missing"
@@ -66,6 +67,7 @@ MEANING: Final[dict[str, str]] = {
     BAD_SIGNATURE: "the signature is not that of the key which the sender is known by",
     UNKNOWN_KEY: "no certificate is known for the key that signed this: send it along",
     REPLAYED: "said before: the sender has counted further since",
+    OLD_START: "the device has started more often, as far as is known: count on from there",
     MASK_USED: "this mask has been used already",
     STALE_SUPPORT: "the coordinates it was masked for are no longer the common ones",
     SHARES_MISSING: "shares of a mask that the request names are not held",

@@ -9,8 +9,10 @@ from aggregator.coordinator import Coordinator
 from aggregator.records import Standing, StandingRecord
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
-from protocol.codec import encode
-from protocol.messages import CheckIn, Lease, Refusal
+from protocol.actions import Publish
+from protocol.codec import decode, encode
+from protocol.identity import Signer
+from protocol.messages import AGGREGATOR, COUNTER_START_BITS, CheckIn, Lease, Refusal
 from simulator.enrolment import certify_all
 from simulator.memory_store import MemoryStore
 from tests.aggregator.conftest import MakeDesk
@@ -133,3 +135,33 @@ def test_sybils_take_no_more_room_than_devices_may(tmp_path: Path, num_devices: 
     assert desk.refused(refusals.BUSY) == num_devices - 10
     assert len(dict(desk.coordinator.conduct.scores())) <= 10
     desk.close()
+
+
+def test_who_speaks_from_an_earlier_start_is_told_to_count_on_from_the_newest() -> None:
+    """A copied medium, or one that was restored: unheard, it would wait for ever."""
+    trust, keys = certify_all("t", ["ada"], bytes(32))
+    coordinator = Coordinator(
+        task_config(max_devices=10), MemoryStore().snapshot(), bytes(32), 0.0, trust=trust
+    )
+    ada, topic = keys["ada"], coordinator.topics.out("ada")
+    signer = Signer(ada.identity, coordinator.topics.prefix)
+
+    def answers(counter: int) -> list[Refusal]:
+        check_in = CheckIn(install_id("ada"), -1, 10, CODECS, certificate=ada.certificate)
+        payload = encode(
+            check_in,
+            task="t",
+            sender="ada",
+            counter=counter,
+            sign=signer.on(topic),
+            key_id=signer.key_id,
+        )
+        said = coordinator.message(topic, payload, 0.0)
+        own = [each.payload for each in said if isinstance(each, Publish)]
+        heard = [decode(each, (Lease, Refusal), task="t", sender=AGGREGATOR) for each in own]
+        return [each for each in heard if isinstance(each, Refusal)]
+
+    assert answers(7 << COUNTER_START_BITS) == []
+    assert answers(7 << COUNTER_START_BITS) == [], "delivered again"
+    (told,) = answers((6 << COUNTER_START_BITS) + 99)
+    assert (told.reason, told.newest_start) == (refusals.OLD_START, 7)

@@ -1,6 +1,7 @@
 """The session: one device's side of the conversation."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +12,16 @@ from device_sdk.states import TRANSITIONS, State
 from device_sdk.trainer import Trained
 from protocol import refusals
 from protocol.actions import Publish, Subscribe
-from protocol.codec import decode_update
-from protocol.messages import CheckIn, ChunksMissing, Held, ModelChunk, Receipt, Refusal
+from protocol.codec import decode_update, open_envelope
+from protocol.messages import (
+    COUNTER_START_BITS,
+    CheckIn,
+    ChunksMissing,
+    Held,
+    ModelChunk,
+    Receipt,
+    Refusal,
+)
 from protocol.vectors import packing
 from protocol.vectors.layout import Layout, Tensor
 from protocol.vectors.packing import parse_codec
@@ -47,6 +56,33 @@ def test_it_checks_in_again_until_it_gets_a_lease() -> None:
         (message,) = device.said()
         assert isinstance(message, CheckIn)
         assert message.pending == b""
+
+
+def test_it_counts_on_from_where_a_copy_of_its_medium_has_got(
+    said_from: Callable[[Handset], int],
+) -> None:
+    device = Handset()
+    device.connect()
+    assert said_from(device) == 1
+    device.hear_in(Refusal(b"", refusals.OLD_START, "", 0, INSTALL, newest_start=9))
+    assert said_from(device) == 10, "it says so at once"
+    device.hear_in(Refusal(b"", refusals.OLD_START, "", 0, INSTALL, newest_start=9))
+    device.wait()
+    assert said_from(device) == 10, "a check-in of old that somebody repeats is no news"
+    device.reboot()
+    device.connect()
+    assert said_from(device) == 11
+
+
+@pytest.fixture
+def said_from() -> Callable[[Handset], int]:
+    """Which start of a device its newest message is from."""
+
+    def newest(device: Handset) -> int:
+        out = [each for each in device.published if each.topic == device.topics.out("a")]
+        return open_envelope(out[-1].payload).counter >> COUNTER_START_BITS
+
+    return newest
 
 
 def test_it_says_online_again_when_its_twin_s_will_says_offline() -> None:
