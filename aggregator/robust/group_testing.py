@@ -36,6 +36,10 @@ _LEAST: Final = 1e-9
 _RIDGE: Final = 0.03
 #: A device is suspected beyond so many standard deviations.
 _DEVIATIONS: Final = 2.0
+#: Nor if its updates alone would make the loss less than a fifth worse than the others' do (in
+#: logarithms): near the end of training even honest updates do a little harm, some device always
+#: most, and significantly once there are enough tests.
+_HARM: Final = 0.2
 #: A standard normal number deviates so many times its median deviation.
 _MAD: Final = 1.4826
 #: Where the parity checks of the binary BCH code (15, 7) have ones: 1 + x + x^3 + x^7, shifted.
@@ -147,15 +151,16 @@ def influence(groups: Membership, changes: Float64) -> Influence:
 
 
 def suspects(found: Influence) -> npt.NDArray[np.intp]:
-    """Return the devices that make the loss worse (k,): significantly, and unlike the others.
+    """Return the devices that make the loss worse (k,): significantly, unlike the others, and much.
 
-    With both limits at two standard deviations; docs/adr/0030 has what that finds and mistakes.
+    The first two limits are at two standard deviations; docs/adr/0030 has what that finds and
+    mistakes.
     """
     effects, errors = found
     above = effects - np.median(effects)
     usual = _MAD * float(np.median(np.abs(above)))
     harms = effects > _DEVIATIONS * errors
-    return np.flatnonzero(harms & (above > _DEVIATIONS * usual))
+    return np.flatnonzero(harms & (above > max(_DEVIATIONS * usual, _HARM)))
 
 
 def bch_groups() -> Membership:

@@ -114,6 +114,16 @@ def test_who_makes_the_loss_worse_is_suspected_and_nobody_else() -> None:
         assert found.tolist() == [2, 9]
 
 
+def test_little_harm_is_no_offence_however_sure_it_is() -> None:
+    """As honest updates do it when nothing is left to learn."""
+    effects = np.random.default_rng(0).normal(0.01, 0.005, 15)
+    effects[4] = 0.15
+    groups = drawn(15, 100, 3, 0)
+    found = influence(groups, changes(groups, effects, 0.001, 0))
+    assert found.effects[4] > 10 * found.errors[4]
+    assert suspects(found).size == 0
+
+
 def test_where_nobody_does_harm_nobody_is_suspected() -> None:
     """Somebody always helps least: that is no offence."""
     effects = np.full(15, -0.1)
