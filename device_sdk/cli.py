@@ -43,6 +43,8 @@ def _check(path: Path) -> int:
     config = load_config(path)
     own_keys(config)
     config.broker.check_files()
+    if config.data.file and not config.trainer and not Path(config.data.file).exists():
+        raise ConfigError(f"data.file {config.data.file}: there is no such file; put x and y there")
     board = Board()
     time.sleep(2 * LOAD_S)
     now = board.read()

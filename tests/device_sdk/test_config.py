@@ -91,6 +91,14 @@ def test_check_says_what_is_read_and_why_it_would_not_train(
     assert capsys.readouterr().out.endswith("would train now: yes\n")
 
 
+def test_check_says_that_there_is_no_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = configured(tmp_path, '[data]\nfile = "nowhere.npz"')
+    assert cli.main(["check", "--config", str(file)]) == 2
+    assert "data.file nowhere.npz: there is no such file" in capsys.readouterr().err
+
+
 def test_a_key_of_old_is_told_where_it_stands_now(tmp_path: Path) -> None:
     file = tmp_path / "device.toml"
     file.write_text('task = "t"\ndevice = "a"\nstate_dir = "s"\n[secure]\nkeys = "keys.json"\n')
