@@ -461,7 +461,7 @@ class Session:
         self._aggregator_start = started
         if self._member is not None:
             self._member.say_all_again(now)
-        if self.state in {State.IDLE, State.REPORTING}:
+        if self.state in {State.IDLE, State.REPORTING, State.AWAY}:  # why it was may be gone
             soon = now + START_SPREAD * self._check_in_s * self._draws.next()
             self._timer_at = min(self._timer_at, soon)
 

@@ -105,6 +105,19 @@ def test_it_checks_in_soon_after_the_aggregator_has_started() -> None:
     assert device.session.timer_at <= device.now + 6.0
 
 
+def test_who_was_turned_away_asks_again_when_the_aggregator_starts_with_other_settings() -> None:
+    device = Handset()
+    device.connect()
+    device.hear_plan(start=1)
+    device.hear_in(Refusal(b"", refusals.PRIVACY_SPENT, "", 3_600, INSTALL))
+    assert device.session.state is State.AWAY
+    device.said()
+    device.hear_plan(start=2)
+    assert device.session.timer_at <= device.now + 6.0
+    device.wait()
+    assert [type(each) for each in device.said()] == [CheckIn]
+
+
 # --- from lease to update ----------------------------------------------------------------------
 
 
