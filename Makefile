@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check static test everything tflite test-arm soak fuzz audit lock locked fix broker bench clean
+.PHONY: demo check static test tflite test-arm soak fuzz audit lock locked fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := protocol transport device_sdk aggregator simulator fedbus broker_config firmware_scripts \
@@ -29,12 +29,12 @@ static: .venv/dev ## format, lint, types, imports, known weaknesses
 check: static ## the same, and tests without a broker
 	$(BIN)/pytest -q -n 2 -m 'not broker and not slow'
 
-test: .venv/dev ## everything that is checked: all at once, since half of it waits
+test: .venv/dev ## everything that is checked
 	scripts/ensure-servers
-	$(MAKE) --jobs=3 --output-sync=target static everything tflite
-
-everything: .venv/dev
-	$(BIN)/pytest -q -n 4 --dist worksteal
+	$(MAKE) check
+	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
+	$(MAKE) tflite
+	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
 tflite: .venv/dev ## .tflite files by tflite-runtime, with NumPy 1.26
 	scripts/test-tflite

@@ -1,5 +1,6 @@
 """``kill -9`` of devices: what was stored is sent as it is, and counts once."""
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from device_sdk.pending import PENDING, Pending, unpack_pending
 from device_sdk.storage import Storage
 from protocol.codec import decode
+from protocol.identity import unseal
 from protocol.messages import UpdateChunk
 from tests.support.audit import audit
 from tests.support.bus_client import BusClient
@@ -48,8 +50,15 @@ def dies_holding_an_update_and_sends_it(federation: Federation, bus: BusClient, 
     assert pending.lease_id not in updates(bus)
     federation.start_device("ada")
     federation.until(lambda: pending.lease_id in updates(bus, 1), "never sent")
-    assert updates(bus)[pending.lease_id] == pending.update
+    sent = opened(federation, pending.lease_id, updates(bus)[pending.lease_id])
+    assert hashlib.sha256(sent).digest() == hashlib.sha256(pending.update).digest()
     federation.until(lambda: pending.lease_id in federation.record("ada").receipts, "no receipt")
+
+
+def opened(federation: Federation, lease_id: bytes, sealed: bytes) -> bytes:
+    """Return a sealed update as only the aggregator can read it."""
+    secret = bytes.fromhex((federation.folder / "aggregator.key").read_text().strip())
+    return unseal(sealed, secret, lease_id)
 
 
 def stored(federation: Federation, name: str) -> Pending:

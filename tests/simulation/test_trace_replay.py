@@ -13,7 +13,7 @@ import pytest
 import aggregator.service
 import device_sdk.device
 import simulator.device
-from aggregator.config import AggregatorConfig
+from aggregator.config import AggregatorConfig, IdentityConfig
 from aggregator.coordinator import Coordinator
 from aggregator.scheduling.buffered import Buffered
 from aggregator.secure_config import SecureConfig
@@ -114,6 +114,7 @@ def test_what_a_real_run_was_told_is_answered_with_the_same_bytes_in_a_simulatio
         task=CONFIG,
         broker=BrokerConfig(port=broker.port),
         secure=SecureConfig(scheme="none"),
+        identity=IdentityConfig(required=False),
     )
     with BusClient(broker.port, "watcher", "fedbus/1/real/#") as watcher:
         with in_a_thread(Service(config)):
