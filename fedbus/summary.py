@@ -19,7 +19,7 @@ _NEXT: Final = (
     ("fedbus demo --scheme none", "no masks: far fewer bytes, and no secrecy"),
     ("fedbus demo --alpha 0.05 --devices 16", "devices that see few labels each"),
     ("fedbus demo --data FILE.npz", "data of your own (x, y, client)"),
-    ("fedbus init", "sample configurations for real devices"),
+    ("fedbus init", "a federation of real devices, secure as it is"),
 )
 _IF_NOT: Final = (
     ("fedbus demo --timeout 180", "give it more time"),
