@@ -246,7 +246,7 @@ def _drive(case: Case, attached: Attached, publisher: Process) -> Pace:
         times[count], cpu_s[count] = at, _cpu_s(attached.pid)
         if count == case.num_updates:
             break
-        if allowed < case.num_updates:  # else the publisher may be through, and gone
+        if allowed < case.num_updates:
             allowed = min(case.num_updates, count + case.ahead * case.goal)
             tell(publisher, str(allowed))
     first, last = SKIPPED * case.goal, (case.versions - case.ahead) * case.goal
