@@ -12,6 +12,7 @@ from aggregator.records import Record
 from aggregator.secure_config import Enrolment
 from aggregator.store_errors import StoreError
 from aggregator.task_config import TaskConfig
+from device_sdk.engine.data import Block
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.secagg.messages import SignedRoster
 from protocol.stream import derive
@@ -31,7 +32,8 @@ WINDOW = 2_000
 class SimulatedServer:
     """One task's aggregator. ``turn_s``: what arrives within it is committed together.
 
-    The commit rule is the service's: decide everything, commit once, publish, acknowledge.
+    The commit rule is the service's: decide everything, commit once, publish, acknowledge. ``root``
+    are the data of ``robust.root_file``.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class SimulatedServer:
         turn_s: float = 0.02,
         enrolment: Enrolment | None = None,
         trust: Trust | None = None,
+        root: Block | None = None,
     ) -> None:
         self._enrolment = enrolment
         self._trust = trust
+        self._root = root
         self.config = config
         self.store = MemoryStore(config.keep_versions)
         self.coordinator: Coordinator | None = None
@@ -93,6 +97,7 @@ class SimulatedServer:
             self._queue.now,
             self._enrolment,
             trust=self._trust,
+            root=self._root,
         )
         settings = BrokerSettings(
             client_id=f"{self.config.task}-aggregator", receive_maximum=WINDOW

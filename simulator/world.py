@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aggregator.gate import Trust
 from aggregator.secure_config import Enrolment
 from aggregator.task_config import TaskConfig
+from device_sdk.engine.data import Block
 from device_sdk.identity import Keys
 from device_sdk.trainer import Assignment, Trainer
 from protocol.stream import derive
@@ -27,7 +28,7 @@ class World:
     and the devices' durations say how long things take. With an ``enrolment`` updates are masked,
     with ``trust`` devices need `keys` of `simulator.enrolment.certify_all`.
     The broker holds what its ``limits`` allow, everything without. ``train`` does the trainings of
-    all devices, in place of their own trainers.
+    all devices, in place of their own trainers. ``root`` are the data of ``robust.root_file``.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class World:
         trust: Trust | None = None,
         limits: BrokerLimits | None = None,
         train: TrainRemote | None = None,
+        root: Block | None = None,
     ) -> None:
         self.queue = EventQueue()
         self.broker = Broker(
@@ -57,6 +59,7 @@ class World:
             derive(seed, "aggregator"),
             enrolment=enrolment,
             trust=trust,
+            root=root,
         )
         self.server.start()
 
