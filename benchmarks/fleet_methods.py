@@ -229,7 +229,7 @@ def _watched(
     duration: Callable[[int], Callable[[Assignment], float]],
     trainers: Sequence[Trainer],
 ) -> _Watch:
-    world = World(config, seed.to_bytes(32, "little"))
+    world = World(config, seed.to_bytes(32, "little"), root=setup.root)
     watch = _Watch(world, setup)
     for index, trainer in enumerate(trainers):
         world.add(f"device-{index:02}", trainer, duration(index))

@@ -46,7 +46,8 @@ class Samples(NamedTuple):
 class Setup:
     """A task, and its devices: the data of each, and the range of its durations in seconds.
 
-    ``held_out`` is what everybody's accuracy is measured on, ``slow`` what the slow group's is.
+    ``held_out`` is what everybody's accuracy is measured on, ``slow`` what the slow group's is,
+    ``root`` what the operator has of its own.
     """
 
     model: Mapping[str, object]
@@ -57,6 +58,7 @@ class Setup:
     slow: Samples
     target: float
     goal: int = 10
+    root: Samples | None = None
 
     def duration(self, seed: int, index: int) -> Callable[[Assignment], float]:
         """Return how long the trainings of a device take, one after the other."""

@@ -2,6 +2,7 @@
 
 - identity: signatures and sealing, for each update.
 - robust: attackers among devices whose updates are seen one by one.
+- rules: the same under the other robust rules.
 - groups: attackers under masks, in groups; who they are, after FedGT.
 - privacy: accuracy under differential privacy, and whether members can be told from others.
 - audit: gradient inversion on what a configuration reveals.
@@ -14,7 +15,7 @@ from typing import Final
 from benchmarks.parts import measure_parts
 from benchmarks.report import Report
 
-PARTS: Final = ("identity", "robust", "groups", "privacy", "audit", "flood", "tls")
+PARTS: Final = ("identity", "robust", "rules", "groups", "privacy", "audit", "flood", "tls")
 
 
 def measure(*, quick: bool) -> Report:

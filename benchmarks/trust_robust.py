@@ -1,10 +1,6 @@
-"""``trust``, robust: what one fifth of attackers does to a plain task, rule by rule.
+"""``trust``, robust: what one fifth of attackers does to a plain task by default.
 
-- digits: 24 devices, Dirichlet(1) over labels; skewed: Dirichlet(0.3). wearables: a device for each
-  of 17 people, tested on 6 others. Asynchronous as by default: buffers of 10, stratified, the
-  default codec; trainings take U(1, 5) s. Every fifth device lies, rounded up, drawn by the seed.
-- paces: the set-up of `benchmarks.fleet_setups` in which slow devices hold other data, for what a
-  rule costs where honest minorities look like liars.
+Set-ups: `benchmarks.trust_setups`. Every fifth device lies, rounded up, drawn by the seed.
 
 ``under_attack``: sign flips of five times the length under the default rule and under the mean;
 ``away`` is the default rule without the attackers, whose data are then gone, too. ``cost``: no
@@ -12,39 +8,31 @@ attack. ``attacks``: the others, on digits; of the backdoor also how often its t
 
 Accuracy is the mean over the versions of the last fifth of the time; each figure is the mean of the
 seeds. Sessions, coordinator, engine and wire are the product's; only time is simulated.
+`benchmarks.trust_rules` has the rules that are neither the default nor the mean.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import fmean
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.robust.config import AUTO, MEAN, RULES, RobustConfig
-from benchmarks import async_time, fleet_setups
+from aggregator.robust.config import AUTO, FLTRUST, MEAN, RULES, RobustConfig
 from benchmarks.fleet_methods import Run, observed, task
 from benchmarks.fleet_setups import Float32, Samples, Setup
-from benchmarks.learning import wearables_folder
 from benchmarks.report import Report, figure, within
+from benchmarks.trust_setups import SETUPS, has_people
 from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer
-from examples import wearables
 from simulator.attackers import BACKDOOR_LABEL, backdoored, flipped, lie, stamped
 
-NUM_DEVICES: Final = 24
-#: Of the labels among devices: as in the cited table, and what is harder.
-ALPHA: Final = 1.0
-SKEWED: Final = 0.3
-MIN_SAMPLES: Final = 8
 PART: Final = 0.2
 SPAN_S: Final = 150.0
-TIMES_S: Final = (1.0, 5.0)
 SEEDS: Final = 3
 #: What is compared: the default, and what an attacker moves anywhere.
 BOTH: Final = (AUTO, MEAN)
@@ -83,8 +71,7 @@ class Job(NamedTuple):
 def measure(*, quick: bool) -> Report:
     """Run all. Quick: one seed, and a tenth of the time."""
     seeds = range(1 if quick else SEEDS)
-    has_people = _phones().exists()
-    attacked = ("digits", "skewed", *(("wearables",) if has_people else ()))
+    attacked = ("digits", "skewed", *(("wearables",) if has_people() else ()))
     others = tuple(ATTACKS)[1:]
     rows = [
         *(
@@ -103,7 +90,7 @@ def measure(*, quick: bool) -> Report:
         "under_attack": {setup: _under_attack(found, setup) for setup in attacked},
         "cost": {setup: _cost(found, setup) for setup in (*attacked, "paces")},
         "attacks": {
-            attack: {name: _told(found["digits", attack, rule]) for name, rule in NAMES}
+            attack: {name: told(found["digits", attack, rule]) for name, rule in NAMES}
             for attack in others
         },
     }
@@ -124,10 +111,10 @@ def ran(rows: Sequence[tuple[str, str, str]], seeds: Sequence[int], span_s: floa
 def _under_attack(found: Found, setup: str) -> Report:
     lost = _mean(found[setup, NO_ATTACK, MEAN]) - _mean(found[setup, FLIP, AUTO])
     return {
-        "no_attack": _told(found[setup, NO_ATTACK, MEAN]),
-        "default": _told(found[setup, FLIP, AUTO]),
-        "away": _told(found[setup, AWAY, AUTO]),
-        "mean": _told(found[setup, FLIP, MEAN]),
+        "no_attack": told(found[setup, NO_ATTACK, MEAN]),
+        "default": told(found[setup, FLIP, AUTO]),
+        "away": told(found[setup, AWAY, AUTO]),
+        "mean": told(found[setup, FLIP, MEAN]),
         "lost": within(figure(lost, 3), UNDER_ATTACK),
     }
 
@@ -135,13 +122,13 @@ def _under_attack(found: Found, setup: str) -> Report:
 def _cost(found: Found, setup: str) -> Report:
     default, plain = found[setup, NO_ATTACK, AUTO], found[setup, NO_ATTACK, MEAN]
     return {
-        "default": _told(default),
-        "mean": _told(plain),
+        "default": told(default),
+        "mean": told(plain),
         "lost": within(figure(_mean(plain) - _mean(default), 3), COST),
     }
 
 
-def _told(runs: Sequence[Run]) -> Report:
+def told(runs: Sequence[Run]) -> Report:
     """Return the accuracy, of each seed, too; and that of the slow or the triggered rows."""
     return {
         "accuracy": figure(_mean(runs)),
@@ -152,67 +139,6 @@ def _told(runs: Sequence[Run]) -> Report:
 
 def _mean(runs: Sequence[Run]) -> float:
     return fmean(run.accuracy for run in runs)
-
-
-# --- set-ups -------------------------------------------------------------------------------------
-
-
-def digits(seed: int, alpha: float = ALPHA) -> Setup:
-    """24 devices whose labels are skewed."""
-    x, y = async_time.digits()
-    train, rows = async_time.split(seed)
-    held_out = Samples(x[rows], y[rows])
-    shards = tuple(Samples(x[mine], y[mine]) for mine in _dealt(train, y[train], seed, alpha))
-    return _alike(async_time.MODEL, async_time.TRAINING, shards, held_out)
-
-
-def _dealt(
-    train: async_time.Labels, labels: async_time.Labels, seed: int, alpha: float
-) -> list[async_time.Labels]:
-    rng = np.random.default_rng([seed, 4])
-    while True:
-        places = np.empty(train.size, np.int64)
-        for label in range(10):
-            mine = np.flatnonzero(labels == label)
-            shares = rng.dirichlet(np.full(NUM_DEVICES, alpha))
-            places[mine] = rng.choice(NUM_DEVICES, mine.size, p=shares)
-        if np.bincount(places, minlength=NUM_DEVICES).min() >= MIN_SAMPLES:
-            return [train[places == device] for device in range(NUM_DEVICES)]
-
-
-def people(_seed: int) -> Setup:
-    """The phone of each person; windows that do not overlap."""
-    shards = tuple(_windows((person,)) for person in wearables.PEOPLE)
-    held_out = _windows(wearables.HELD_OUT)
-    return _alike(wearables.MODEL, wearables.TRAINING, shards, held_out)
-
-
-def _phones() -> Path:
-    return wearables_folder() / "har_phone.npz"
-
-
-def _windows(who: tuple[int, ...]) -> Samples:
-    found = wearables.recordings(_phones(), who)
-    return Samples(found.x[:: fleet_setups.OVERLAP], found.y[:: fleet_setups.OVERLAP])
-
-
-def _alike(
-    model: Mapping[str, object],
-    training: Mapping[str, object],
-    shards: tuple[Samples, ...],
-    held_out: Samples,
-) -> Setup:
-    """Return a set-up of devices that are all of the same pace."""
-    speeds = (TIMES_S,) * len(shards)
-    return Setup(model, training, shards, speeds, held_out, held_out, 1.0, goal=10)
-
-
-SETUPS: Final[Mapping[str, Callable[[int], Setup]]] = {
-    "digits": digits,
-    "skewed": lambda seed: digits(seed, SKEWED),
-    "wearables": people,
-    "paces": fleet_setups.digits,
-}
 
 
 # --- attackers -----------------------------------------------------------------------------------
@@ -270,7 +196,8 @@ def _spoilt(setup: Setup, attack: str, mine: Samples) -> tuple[Float32, npt.NDAr
 def run_job(job: Job) -> Run:
     """Let a set-up learn under an attack."""
     setup = SETUPS[job.setup](job.seed)
-    config = task(setup, {"robust": RobustConfig(rule=job.rule)})
+    root_file = "the set-up's own" if job.rule == FLTRUST else ""
+    config = task(setup, {"robust": RobustConfig(rule=job.rule, root_file=root_file)})
     found = trainers(setup, job.attack, job.seed)
     if job.attack == AWAY:
         honest = [at for at, each in enumerate(found) if not isinstance(each, Liar)]
@@ -302,7 +229,7 @@ def main() -> None:
         for rule in options.rules:
             row = (options.setup, NO_ATTACK if attack == "none" else attack, rule)
             found = ran([row], range(options.seeds), SPAN_S)
-            print(*row[:1], attack, rule, _told(found[row]), flush=True)
+            print(*row[:1], attack, rule, told(found[row]), flush=True)
 
 
 if __name__ == "__main__":
