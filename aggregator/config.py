@@ -16,7 +16,8 @@ from aggregator.task_config import TaskConfig
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.messages import SignedRoster
-from protocol.settings import build, refuse_moved
+from protocol.settings import beside, build, refuse_moved
+from transport.config import FILES as BROKER_FILES
 from transport.config import BrokerConfig
 from transport.secret_files import open_secret_file
 
@@ -66,7 +67,15 @@ class AggregatorConfig:
 #: Tables of the task that stand at the top of the file: they are about devices, not the model.
 FLEET_TABLES: Final = ("fairness", "bandwidth", "selection", "robust", "conduct", "privacy")
 
-
+#: Settings that name files: relative ones lie beside the settings' own.
+FILES: Final = (
+    "state_dir",
+    "evaluation.file",
+    "robust.root_file",
+    *("identity.key_file", "identity.passphrase_file"),
+    "secure.rosters",
+    *BROKER_FILES,
+)
 _MOVED: Final = {
     "secure.key_file": "[identity] key_file",
     "secure.enrolment_key": "[identity] enrolment_key",
@@ -74,7 +83,10 @@ _MOVED: Final = {
 
 
 def load_config(path: Path) -> AggregatorConfig:
-    """Read a TOML file. Raises ConfigError that names the file and the key."""
+    """Read a TOML file; what it names lies beside it, unless the name begins with ``/``.
+
+    Raises ConfigError that names the file and the key.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -83,7 +95,8 @@ def load_config(path: Path) -> AggregatorConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         refuse_moved(table, _MOVED)
-        config = build(AggregatorConfig, with_fleet(table))
+        placed = beside(table, path.parent, FILES)
+        config = build(AggregatorConfig, with_fleet(placed))
         config.task.check()
         config.secure.check(config.task)
     except ConfigError as error:

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         ("lock", "lock the keys file with a passphrase"),
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
-        sub.add_argument("--config", type=Path, required=True, help="the device's TOML file")
+        sub.add_argument("--config", "-c", type=Path, required=True, help="the device's TOML file")
         sub.add_argument("-v", "--verbose", action="store_true", help="say more")
     text = "make keys of one's own, and have them certified with a one-time token"
     sub = verbs.add_parser("redeem", help=text, description=text)

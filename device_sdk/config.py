@@ -11,8 +11,9 @@ from typing import Final
 from device_sdk.conditions import Conditions
 from protocol.errors import ConfigError
 from protocol.messages import AGGREGATOR, MAX_STOCK, MIN_SAMPLES
-from protocol.settings import build, refuse_moved
+from protocol.settings import beside, build, refuse_moved
 from protocol.topics import DEFAULT_PREFIX, check_id, check_prefix
+from transport.config import FILES as BROKER_FILES
 from transport.config import BrokerConfig
 
 
@@ -178,8 +179,19 @@ class DeviceConfig:
             )
 
 
+#: Settings that name files: relative ones lie beside the settings' own.
+FILES: Final = (
+    *("state_dir", "data.file", "training.engine_file", "inference.file"),
+    *("identity.keys", "identity.passphrase_file"),
+    *BROKER_FILES,
+)
+
+
 def load_config(path: Path) -> DeviceConfig:
-    """Read a TOML file. Raises ConfigError that names the file and the key."""
+    """Read a TOML file; what it names lies beside it, unless the name begins with ``/``.
+
+    Raises ConfigError that names the file and the key.
+    """
     import tomllib  # noqa: PLC0415 - importing the SDK must be quick, and this is needed once
 
     try:
@@ -190,6 +202,6 @@ def load_config(path: Path) -> DeviceConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         refuse_moved(table, {"secure.keys": "[identity] keys"})
-        return build(DeviceConfig, table)
+        return build(DeviceConfig, beside(table, path.parent, FILES))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

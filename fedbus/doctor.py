@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -33,7 +32,9 @@ def doctor(
     *,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="The aggregator's settings; without it, DIR's fed.toml."),
+        typer.Option(
+            "--config", "-c", help="The aggregator's settings; without it, DIR's fed.toml."
+        ),
     ] = None,
     device: Annotated[
         Path | None,
@@ -55,13 +56,12 @@ def doctor(
 
     Clock, TLS and certificates, accounts, access rules by loop-back, packet size, retained
     messages, last will, queues of those who are away, shared subscriptions. Probes have a task of
-    their own, so that a running one is not disturbed. Files that the settings name are looked for
-    from here, else beside them. Status 1 if a check failed.
+    their own, so that a running one is not disturbed. Status 1 if a check failed.
     """
     place = Workplace(directory)
     theirs, its = config or place.fed, device or _first_device(place)
     federation = load_config(theirs)
-    ours = _found(federation.broker, theirs.parent)
+    ours = federation.broker
     topics = Topics(federation.task.prefix, task or f"doctor-{nacl.utils.random(4).hex()}")
     aggregator = _side("aggregator", AGGREGATOR, ours)
     member = None if its is None else _device(its, ours, topics)
@@ -75,26 +75,10 @@ def _first_device(place: Workplace) -> Path | None:
     return min((place.enrolment / "carry").glob(f"*/{DEVICE}"), default=None)
 
 
-def _found(broker: BrokerConfig, folder: Path) -> BrokerConfig:
-    """Settings name files from where their service is started, which often is not here."""
-
-    def find(name: str) -> str:
-        beside = folder / name
-        return str(beside) if name and not Path(name).exists() and beside.exists() else name
-
-    return replace(
-        broker,
-        password_file=find(broker.password_file),
-        ca_file=find(broker.ca_file),
-        certificate_file=find(broker.certificate_file),
-        key_file=find(broker.key_file),
-    )
-
-
 def _device(path: Path, ours: BrokerConfig, topics: Topics) -> Side:
     """Raises ConfigError unless the device's settings are for the same broker and prefix."""
     member = load_device_config(path)
-    its = _found(member.broker, path.parent)
+    its = member.broker
     if (ours.host, ours.port) != (its.host, its.port):
         raise ConfigError(
             f"the aggregator's broker is {ours.host}:{ours.port}, the device's {its.host}:"

@@ -7,8 +7,9 @@ caller's.
 import dataclasses
 import sys
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
+from pathlib import PurePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from protocol.errors import ConfigError
@@ -52,6 +53,22 @@ def refuse_moved(table: Mapping[str, Any], moved: Mapping[str, str]) -> None:
         given = table.get(name)
         if isinstance(given, dict) and key in given:
             raise ConfigError(f"{old}: it stands in {new} now")
+
+
+def beside(table: Mapping[str, Any], folder: PurePath, keys: Iterable[str]) -> dict[str, Any]:
+    """Return ``table`` with the files that ``keys`` name looked for in ``folder``.
+
+    A key is ``"key"`` at the top or ``"table.key"``; ``folder`` is that of the settings' own file,
+    so that it does not matter from where a command is started. What is empty stays empty.
+    """
+    placed = dict(table)
+    for name in keys:
+        where, _, key = name.rpartition(".")
+        inner = placed.get(where) if where else placed
+        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
+            changed = {**inner, key: str(folder / inner[key])}
+            placed = {**placed, where: changed} if where else changed
+    return placed
 
 
 def _path(where: str, key: str) -> str:

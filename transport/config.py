@@ -19,6 +19,11 @@ from transport.settings import (
 from transport.tls import make_context
 
 NONE: Final = "none"
+#: The settings that name files, to be looked for beside the settings' own (`settings.beside`).
+FILES: Final = (
+    *("broker.password_file", "broker.ca_file"),
+    *("broker.certificate_file", "broker.key_file"),
+)
 #: With TLS a broker that everybody comes back to at once has much to do before it answers. Who
 #: gives up early has it do the same again.
 _TLS_TIMEOUT_S: Final = 20.0

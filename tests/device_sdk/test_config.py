@@ -96,7 +96,7 @@ def test_check_says_that_there_is_no_data(
 ) -> None:
     file = configured(tmp_path, '[data]\nfile = "nowhere.npz"')
     assert cli.main(["check", "--config", str(file)]) == 2
-    assert "data.file nowhere.npz: there is no such file" in capsys.readouterr().err
+    assert f"data.file {tmp_path}/nowhere.npz: there is no such file" in capsys.readouterr().err
 
 
 def test_a_key_of_old_is_told_where_it_stands_now(tmp_path: Path) -> None:

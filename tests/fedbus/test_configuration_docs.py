@@ -8,8 +8,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from aggregator.config import FLEET_TABLES, AggregatorConfig
+from aggregator.config import FILES, FLEET_TABLES, AggregatorConfig
 from aggregator.task_config import _STRATEGIES
+from device_sdk.config import FILES as DEVICES_FILES
 from device_sdk.config import DeviceConfig
 from device_sdk.engine.layers import LAYERS
 from device_sdk.engine.losses import LOSSES
@@ -20,13 +21,13 @@ REQUIRED = "required"
 DEVICES_OWN = "device: "
 
 
-def sections() -> dict[str, dict[str, str]]:
-    """Heading -> key -> default as written."""
+def sections(unit: str = "[^|]*") -> dict[str, dict[str, str]]:
+    """Heading -> key -> default as written; of the keys with a unit like ``unit``."""
     found: dict[str, dict[str, str]] = {}
     for part in re.split(r"^##+ ", PAGE, flags=re.MULTILINE)[1:]:
         heading = re.match(r"`\[?([a-z._]+)\]?`\n", part)
         if heading is not None:
-            rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|[^|]*\|[^|]+\|$", part, re.MULTILINE)
+            rows = re.findall(rf"^\| `(\w+)` \| ([^|]+) \| ?{unit} ?\|[^|]+\|$", part, re.MULTILINE)
             again = f"{DEVICES_OWN}{heading[1]}"  # a table of both files, with keys of its own
             found[again if heading[1] in found else heading[1]] = dict(rows)
     return found
@@ -69,6 +70,15 @@ def plain_fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
         if not dataclasses.is_dataclass(hints[field.name])
         and (field.name not in tables or hints[field.name] is str)
     }
+
+
+def test_every_path_is_looked_for_beside_its_file() -> None:
+    paths = {
+        f"{section}.{key}".removeprefix("fed.toml.").removeprefix("device.toml.")
+        for section, cells in sections("path").items()
+        for key in cells
+    }
+    assert {path.removeprefix(DEVICES_OWN) for path in paths} == {*FILES, *DEVICES_FILES}
 
 
 def test_every_section_is_documented_and_no_other() -> None:

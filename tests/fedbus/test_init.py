@@ -33,13 +33,12 @@ def uncommented(name: str) -> dict[str, object]:
 def test_what_init_writes_passes_every_check_and_needs_no_edit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["init", str(tmp_path / "new"), "--task", "heat"]) == 0
-    monkeypatch.chdir(tmp_path / "new")
-    assert main(["aggregator", "check", "--config", "fed.toml"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "new", "--task", "heat"]) == 0
+    assert main(["aggregator", "check", "--config", "new/fed.toml"]) == 0
     assert "masked by seedmask (1 roster)" in capsys.readouterr().out
     for name in ("device-1", "device-2", "device-3"):
-        monkeypatch.chdir(tmp_path / "new" / "enrolment" / "carry" / name)
-        config = load_device(Path("device.toml"))
+        config = load_device(Path("new/enrolment/carry") / name / "device.toml")
         assert (config.task, config.device) == ("heat", name)
         assert own_keys(config) is not None
         config.broker.settings("me", username=name, will=Will("w", b""), window=1, queue=1)
