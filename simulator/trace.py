@@ -3,12 +3,20 @@
 Session and coordinator do nothing that their calls do not tell them to. So a machine made from the
 same seed, and told the same at the same times, must publish the same bytes, whether a real broker
 or a simulated one was around it. `record` notes the calls of a running machine, `replay` repeats
-them. Plain tasks only: the secrets of secure ones are not written down.
+them.
+
+THE SECRETS OF A MACHINE ARE NEVER IN A RECORDING OF IT. Seeds and keys, from which alone the masks,
+signatures and sealed boxes of a replay can come, must be handed over another way: whoever replays
+makes the machine anew. Nothing outside of tests keeps them (tests/support/remade.py does, in
+memory). What a device trained is in its recording, though, as it was before it was masked or
+sealed. So a device with keys is recorded only where ``exposed`` says so; nothing in the product
+does, and nothing must.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +24,12 @@ import msgpack
 import numpy as np
 
 from aggregator.actions import Store as StoreRecord
+from aggregator.records import Standing, StandingRecord
 from device_sdk.trainer import Trained
 from protocol.actions import Publish
-from protocol.errors import ConfigError
+from protocol.codec import pack, unpack
+from protocol.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from protocol.secagg.messages import SignedRoster
 from simulator.memory_store import MemoryStore
 
 #: What shells call their machines for.
@@ -32,6 +43,8 @@ STIMULI: Final = (
     "failed",
     "asleep",
     "recalled",
+    "roster",
+    "decreed",
 )
 PUBLISH: Final = "publish"
 _HEAD: Final = ["fedbus trace", 1]
@@ -65,8 +78,16 @@ class Entry:
         return bytes(self.arguments.get("payload", b""))
 
 
-def record(machine: object, entries: list[Entry]) -> None:
-    """Append whatever this session or coordinator is told from now on, and what it publishes."""
+def record(machine: object, entries: list[Entry], *, exposed: bool = False) -> None:
+    """Append whatever this session or coordinator is told from now on, and what it publishes.
+
+    Raises LocalProtocolError for a device with keys, unless what it trains may be ``exposed``.
+    """
+    if getattr(machine, "_keys", None) is not None and not exposed:
+        raise LocalProtocolError(
+            "this device masks or seals what it trains, and its recording would have that in the"
+            " open: record no such device, or, in a test, say exposed=True"
+        )
     recorder = _Recorder(entries)
     for name in STIMULI:
         method = getattr(machine, name, None)
@@ -147,9 +168,12 @@ def _published(at: float, actions: Iterable[object]) -> list[Entry]:
 
 
 def write_recording(path: Path, entries: Iterable[Entry]) -> None:
-    """Write entries as one msgpack array."""
+    """Write entries as one msgpack array, to a file of mode 0600."""
     rows = [[entry.at, entry.what, dict(entry.arguments)] for entry in entries]
-    path.write_bytes(msgpack.packb([*_HEAD, rows], default=_plain))
+    data = msgpack.packb([*_HEAD, rows], default=_plain)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
 def read_recording(path: Path) -> list[Entry]:
@@ -159,23 +183,42 @@ def read_recording(path: Path) -> list[Entry]:
         if head != _HEAD:
             raise ConfigError(f"{path}: no recording, or of another version")
         return [_entry(at, what, arguments) for at, what, arguments in rows]
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException, RemoteProtocolError) as error:
         raise ConfigError(f"{path}: damaged: {error}") from None
 
 
-def _plain(value: object) -> Mapping[str, object]:
-    if isinstance(value, Trained):
-        metrics = dict(value.metrics)
-        params = value.params.astype("<f4").tobytes()
-        return {"params": params, "num_samples": value.num_samples, "metrics": metrics}
+def _plain(value: object) -> object:
+    """Return what msgpack can hold for what a shell hands over; `_whole` is its opposite."""
+    match value:
+        case Trained():
+            params = value.params.astype("<f4").tobytes()
+            return {
+                "params": params,
+                "num_samples": value.num_samples,
+                "metrics": dict(value.metrics),
+            }
+        case SignedRoster():
+            return pack(value)
+        case StandingRecord():
+            return astuple(value)
+        case Standing():
+            return value.value
     raise TypeError(f"a recording cannot hold a {type(value).__name__}")
 
 
 def _entry(at: float, what: str, arguments: dict[str, Any]) -> Entry:
+    """Return an entry with arguments as shells hand them over."""
     if what not in (*STIMULI, PUBLISH):
         raise ValueError(f"nobody can be told {what!r}")
-    trained = arguments.get("trained")
-    if trained is not None:
+    if "trained" in arguments:
+        trained = arguments["trained"]
         params = np.frombuffer(trained["params"], "<f4").astype(np.float32)
         arguments["trained"] = Trained(params, trained["num_samples"], trained["metrics"])
+    if "signed" in arguments:
+        arguments["signed"] = unpack(arguments["signed"], SignedRoster)
+    if "standings" in arguments:
+        arguments["standings"] = [
+            StandingRecord(device, Standing(standing), *rest)
+            for device, standing, *rest in arguments["standings"]
+        ]
     return Entry(at, what, arguments)
