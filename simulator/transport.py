@@ -19,6 +19,7 @@ from transport import (
     PacketTooLargeError,
     Refused,
 )
+from transport.subscriptions import Subscriptions
 
 
 class MemoryTransport:
@@ -35,11 +36,11 @@ class MemoryTransport:
         "_attempt",
         "_broker",
         "_events",
-        "_filters",
         "_is_trying",
         "_queue",
         "_retries",
         "_settings",
+        "_subscriptions",
         "_wake",
         "_wire",
         "connected",
@@ -70,7 +71,7 @@ class MemoryTransport:
             else LinkedWire(broker, queue, settings, link)
         )
         self._events: list[Event] = []
-        self._filters: dict[str, None] = {}
+        self._subscriptions = Subscriptions()
         self._attempt: Scheduled | None = None
         self._is_trying = False
 
@@ -109,21 +110,17 @@ class MemoryTransport:
         self.counters.published += 1
         self.counters.bytes_up += size
 
-    def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:  # noqa: ARG002 - always 1
+    def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:
         """Subscribe now or when connected."""
-        for topic_filter in filters:
-            self._filters[topic_filter] = None
-            if self.connected:
-                self._wire.subscribe(topic_filter)
+        self._subscriptions.want(filters, qos)
+        if self.connected:
+            self._ask(filters)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End subscriptions."""
-        for topic_filter in filters:
-            if topic_filter not in self._filters:
-                continue
-            del self._filters[topic_filter]
-            if self.connected:
-                self._wire.unsubscribe(topic_filter)
+        known = self._subscriptions.end(filters)
+        for topic_filter in known if self.connected else ():
+            self._wire.unsubscribe(topic_filter)
 
     def acknowledge(self, message: Message) -> None:
         """Let the broker forget a message of the present connection."""
@@ -140,6 +137,7 @@ class MemoryTransport:
         self._stop()
         if self.connected:
             self.connected = False
+            self._subscriptions.connection_lost(self._queue.now)
             self._wire.close()
 
     def vanish(self) -> None:
@@ -147,6 +145,7 @@ class MemoryTransport:
         self._stop()
         if self.connected:
             self.connected = False
+            self._subscriptions.connection_lost(self._queue.now)
             self._wire.vanish()
 
     # --- the broker's end ----------------------------------------------------------------------
@@ -167,6 +166,7 @@ class MemoryTransport:
         if not self.connected:
             return
         self.connected = False
+        self._subscriptions.connection_lost(self._queue.now)
         self._happened(Disconnected(reason, taken_over))
         self._try_after(self._retries.ended(self._queue.now, taken_over=taken_over))
 
@@ -179,8 +179,9 @@ class MemoryTransport:
         self.connected = True
         self.counters.connected += 1
         self._happened(Connected("5", session_present, self.max_packet_bytes))
-        for topic_filter in self._filters:
-            self._wire.subscribe(topic_filter)
+        now = self._queue.now
+        for _, filters in self._subscriptions.missing(now, session_present=session_present):
+            self._ask(filters)
 
     def rejected(self, reason: str) -> None:
         """It did not, or it did not answer; try again later."""
@@ -191,6 +192,12 @@ class MemoryTransport:
         self._try_after(self._retries.failed())
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _ask(self, filters: Sequence[str]) -> None:
+        """Subscribe; what gets lost on the way is too young to count as granted."""
+        for topic_filter in filters:
+            self._wire.subscribe(topic_filter)
+            self._subscriptions.granted(topic_filter, self._queue.now)
 
     def _try(self) -> None:
         self._is_trying = True

@@ -29,6 +29,7 @@ from transport.interface import (
 from transport.outbox import Outbox
 from transport.settings import MQTT_5, BrokerSettings
 from transport.stream import Stream
+from transport.subscriptions import Subscriptions
 from transport.uplink import Uplink
 
 MAX_FILTERS: Final = 8
@@ -42,12 +43,13 @@ _GARBAGE: Final = (struct.error, IndexError, KeyError, ValueError, MQTTException
 
 @dataclass(slots=True)
 class Flow:
-    """What outlives a connection: events to be taken, publishes to be sent, counts."""
+    """What outlives a connection: events to be taken, publishes to be sent, filters, counts."""
 
     events: deque[Event]
     outbox: Outbox
     counters: Counters
     uplink: Uplink = field(default_factory=Uplink)
+    subscriptions: Subscriptions = field(default_factory=Subscriptions)
 
 
 class Connection:
@@ -70,6 +72,7 @@ class Connection:
         self._heard = 0
         self.max_packet_bytes = settings.max_packet_bytes
         self.accepted = False
+        self.session_present = False
         self.refusal: ReasonCode | None = None
         self.ended: str | None = None
         self.unanswered = False
@@ -223,6 +226,7 @@ class Connection:
             self.refusal = reason
             return
         self.accepted = True
+        self.session_present = flags.session_present
         self.max_packet_bytes = _limit(properties, "MaximumPacketSize", self.max_packet_bytes)
         window = self._settings.send_window
         self._flow.outbox.window = min(window, _limit(properties, "ReceiveMaximum", window))
@@ -288,10 +292,14 @@ class Connection:
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        filters = self._asked.pop(packet_id, ())
-        for topic_filter, reason in zip(filters, reasons, strict=False):
+        flow = self._flow
+        for topic_filter, reason in zip(self._asked.pop(packet_id, ()), reasons, strict=False):
             if reason.is_failure:
-                self._flow.events.append(SubscribeRefused(topic_filter, str(reason)))
+                flow.subscriptions.refused(topic_filter)
+                flow.events.append(SubscribeRefused(topic_filter, str(reason)))
+            else:
+                # of an UNSUBACK too: what is wanted no longer is not granted
+                flow.subscriptions.granted(topic_filter, time.monotonic())
 
 
 def _groups(filters: Sequence[str]) -> Iterator[Sequence[str]]:

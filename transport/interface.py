@@ -40,7 +40,7 @@ class QueueFullError(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The broker accepted us. Subscriptions made earlier are being made again.
+    """The broker accepted us. Subscriptions that it may not have (any more) are being made again.
 
     ``protocol`` is ``"5"`` or ``"3.1.1"``; ``max_packet_bytes`` the largest whole packet that we
     may send on this connection.
@@ -165,7 +165,10 @@ class Transport(Protocol):
         """
 
     def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:
-        """Subscribe now, or as soon as connected, and again after every reconnection."""
+        """Subscribe now, or as soon as connected, and whenever the broker may have forgotten it.
+
+        Each call asks the broker, so that what is retained arrives once more.
+        """
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End subscriptions; filters never subscribed to are ignored."""

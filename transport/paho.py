@@ -54,7 +54,6 @@ class PahoTransport:
             stable_s=settings.stable_s,
             random=random,
         )
-        self._filters: dict[str, int] = {}
         self._changed: Callable[[Pollable], None] | None = None
         self._connection: Connection | None = None
         self._num_connections = 0
@@ -113,14 +112,14 @@ class PahoTransport:
         """Subscribe now or when connected; see `Transport.subscribe`."""
         for topic_filter in filters:
             check_filter(topic_filter)
-        self._filters |= dict.fromkeys(filters, qos)
+        self._flow.subscriptions.want(filters, qos)
         if self._connected and self._connection is not None:
             self._connection.subscribe(filters, qos)
             self._announce()
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End subscriptions; see `Transport.unsubscribe`."""
-        known = [each for each in filters if self._filters.pop(each, None) is not None]
+        known = self._flow.subscriptions.end(filters)
         if known and self._connected and self._connection is not None:
             self._connection.unsubscribe(known)
             self._announce()
@@ -146,6 +145,7 @@ class PahoTransport:
             if self._connected:
                 self._leave(connection, time.monotonic() + timeout_s)
             connection.abandon("closed")  # which may have ended while we took our leave
+            self._flow.subscriptions.connection_lost(time.monotonic())
         self._connection = None
         self._connected = False
         self._deadline = math.inf
@@ -264,14 +264,16 @@ class PahoTransport:
         for outgoing in self._flow.outbox.drop_larger(self._max_packet_bytes, mqtt_5=mqtt_5):
             self._flow.counters.refused_too_large += 1
             self._flow.events.append(PublishRefused(outgoing.topic, "larger than the broker takes"))
-        for qos in sorted(set(self._filters.values())):
-            connection.subscribe([each for each, its in self._filters.items() if its == qos], qos)
+        asked = self._flow.subscriptions.missing(now, session_present=connection.session_present)
+        for qos, filters in asked:
+            connection.subscribe(filters, qos)
 
     def _lost(self, connection: Connection, reason: str, now: float) -> float:
         """Return the delay before the next attempt."""
         self._connected = False
         self._flow.counters.dropped_offline += self._flow.outbox.connection_lost()
         self._flow.uplink.interrupted()
+        self._flow.subscriptions.connection_lost(now)
         taken_over = connection.taken_over
         if taken_over is None:
             taken_over = self._backoff.looks_taken_over(now)

@@ -7,6 +7,7 @@ Importing `broker` (or `mosquitto`) into a test module or a conftest makes it a 
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -101,6 +102,14 @@ class Mosquitto:
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(subprocess.Popen.kill)
+
+    def reload(self) -> None:
+        """Have it read its files again, and wait until it says that it has begun to."""
+        before = self.log.count("Reloading config")
+        os.kill(self.pid, signal.SIGHUP)
+        until = time.monotonic() + _STARTS_WITHIN_S
+        while self.log.count("Reloading config") == before and time.monotonic() < until:
+            time.sleep(0.01)  # it answers nobody while it reads
 
     def stop(self) -> None:
         """End it politely; it saves what persists."""

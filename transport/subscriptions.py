@@ -1,0 +1,71 @@
+"""What a client listens to, and what of it a broker that kept its session must be told again.
+
+A broker that says ``session present`` has our subscriptions, and asking again has a price: bytes,
+all retained messages once more, and in mosquitto 2.0 a little memory for good. But it may have come
+back from what it had written down before it died, or have dropped retained news from the queue that
+it kept for us. So what it has granted is asked for again after a while: docs/adr/0033.
+
+Times are monotonic seconds.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+#: A subscription this old is written down, wherever a broker is worth its name: mosquitto's state
+#: once a minute, and one and a half keep-alives until it is known that the broker is gone.
+SETTLED_S: Final = 150.0
+#: Who was away for longer may have missed something retained: a queue was full, so it was dropped.
+AWAY_S: Final = 60.0
+#: What a broker has forgotten although it says otherwise is asked for again after this long.
+RENEWED_S: Final = 3600.0
+
+
+class Subscriptions:
+    """The filters wanted, with their QoS, and since when the broker has granted them."""
+
+    __slots__ = ("_granted", "_lost_at", "_wanted")
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, int] = {}
+        self._granted: dict[str, float] = {}
+        self._lost_at = -math.inf
+
+    def want(self, filters: Sequence[str], qos: int) -> None:
+        """Want these too."""
+        self._wanted |= dict.fromkeys(filters, qos)
+
+    def end(self, filters: Sequence[str]) -> list[str]:
+        """Want these no longer; return those that were wanted."""
+        known = [each for each in filters if self._wanted.pop(each, None) is not None]
+        for each in known:
+            self._granted.pop(each, None)
+        return known
+
+    def granted(self, topic_filter: str, now: float) -> None:
+        """The broker said yes."""
+        if topic_filter in self._wanted:
+            self._granted.setdefault(topic_filter, now)
+
+    def refused(self, topic_filter: str) -> None:
+        """The broker said no."""
+        self._granted.pop(topic_filter, None)
+
+    def connection_lost(self, now: float) -> None:
+        """The connection is gone: a broker that died has forgotten what was granted just now."""
+        self._lost_at = now
+        self._keep_those_granted(-math.inf, now - SETTLED_S)
+
+    def missing(self, now: float, *, session_present: bool) -> list[tuple[int, list[str]]]:
+        """Return what to ask the broker for on a new connection: each QoS, and its filters."""
+        if not session_present or now - self._lost_at > AWAY_S:
+            self._granted.clear()
+        self._keep_those_granted(now - RENEWED_S, now)
+        asked: dict[int, list[str]] = {}
+        for topic_filter, qos in self._wanted.items():
+            if topic_filter not in self._granted:
+                asked.setdefault(qos, []).append(topic_filter)
+        return sorted(asked.items())
+
+    def _keep_those_granted(self, begin: float, end: float) -> None:
+        self._granted = {each: at for each, at in self._granted.items() if begin <= at <= end}
