@@ -41,6 +41,10 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+class RosterMismatchError(ConfigError):
+    """A roster was signed for other settings: the text has each, in the roster and in the file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecureConfig:
     """The table ``[secure]``. -1 and 0 mean the default that the cohort's size gives.
@@ -197,16 +201,16 @@ class SecureConfig:
         check_groups(robust, num_groups, task.trained().layout.size)
 
     def check_roster(self, task: TaskConfig, parameters: Parameters, num_params: int) -> None:
-        """Raise ConfigError if a roster was made for other settings than these."""
+        """Raise RosterMismatchError if a roster was made for other settings than these."""
         wanted = self.parameters(task, parameters.num_devices, num_params)
-        for name in Parameters.__slots__:
-            if getattr(wanted, name) != getattr(parameters, name):
-                raise ConfigError(
-                    f"the roster has {name} = {getattr(parameters, name)}, the configuration gives"
-                    f" {getattr(wanted, name)}: change it back, or make the next epoch's roster"
-                    " with the new settings (`fedbus enrol collect` while the devices are online,"
-                    " then `fedbus enrol next`)"
-                )
+        told = [
+            f"{_said_by(name, task)} = {getattr(parameters, name)} in the roster,"
+            f" {getattr(wanted, name)} by the settings"
+            for name in Parameters.__slots__
+            if getattr(wanted, name) != getattr(parameters, name)
+        ]
+        if told:
+            raise RosterMismatchError("; ".join(told))
         if smallest_buffer(task) < parameters.fewest_updates:
             raise ConfigError(
                 f"a buffer of {smallest_buffer(task)} updates could be closed, the roster asks for"
@@ -243,6 +247,26 @@ def smallest_buffer(task: TaskConfig) -> int:
     if isinstance(task.scheduling, Rounds):
         return task.scheduling.needed
     return task.buffered.min_contributors
+
+
+def _said_by(name: str, task: TaskConfig) -> str:
+    """Return the setting, as it stands in the file, that a roster's parameter comes from."""
+    goal_key = "task.rounds.size" if task.mode == "rounds" else "task.buffered.goal"
+    if name == "clip" and task.privacy.is_distributed:
+        return "privacy.clip"
+    return {
+        "num_malicious": "secure.malicious",
+        "num_noise": "secure.noise",
+        "num_answers": "secure.answers",
+        "min_contributors": "secure.min_contributors",
+        "max_contributors": goal_key,
+        "size": "the model's values to mask (task.model, task.training.trainable, secure.support)",
+        "samples_cap": "samples_cap (secure, task; 0: task.weigh_by_samples = false)",
+        "staleness": "task.staleness",
+        "group": "robust.group",
+        "multiplier_milli": "privacy: noise, thousandths of the clip,",
+        "budget_nano": "privacy: budget, billionths of rho,",
+    }.get(name, f"secure.{name}")
 
 
 def _smallest_key(task: TaskConfig) -> str:

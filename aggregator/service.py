@@ -22,6 +22,7 @@ from aggregator.evaluation import Evaluator
 from aggregator.monitor import status
 from aggregator.monitor.board import Board
 from aggregator.records import CounterRecord, Record
+from aggregator.secure_config import RosterMismatchError
 from aggregator.store import StoreError, no_fault, open_store
 from device_sdk.engine.data import load_npz
 from protocol.actions import Publish, Subscribe, Unsubscribe
@@ -127,6 +128,8 @@ class _Tenure:
         except BaseException:
             self._store.close()
             raise
+        if told := self._coordinator.privacy.given_up:
+            _log.warning("%s", told)
         self._evaluated = -1
         self._monitor_at = 0.0
         self._counts_at = 0.0
@@ -327,7 +330,10 @@ class _Tenure:
             try:
                 self._perform(self._coordinator.roster(signed, now))
             except (RemoteProtocolError, ConfigError) as error:
-                _log.error("roster %s: %s", name, error)
+                again = (
+                    isinstance(error, RosterMismatchError) * "; start again after a change there"
+                )
+                _log.error("roster %s: %s%s", name, error, again)
 
     def _facts(self) -> list[Record]:
         """Return the counters, and the evidence, that have changed since they were stored last."""

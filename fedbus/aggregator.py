@@ -11,9 +11,11 @@ import typer
 
 from aggregator.config import AggregatorConfig, load_config, load_enrolment, load_trust
 from aggregator.records import DeviceRecord
+from aggregator.secure_config import RosterMismatchError
 from aggregator.service import Service
 from aggregator.store import open_store
 from device_sdk.engine import Model, TrainingError, load_npz
+from fedbus.roster_steps import explained
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.roster import Roster, open_roster
 from protocol.topics import check_id
@@ -48,7 +50,10 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger(__name__).info("aggregator of task %s starts", checked.task.task)
-    service.run()
+    try:
+        service.run()
+    except RosterMismatchError as error:
+        raise explained(error, config) from None
 
 
 @app.command()
@@ -56,7 +61,10 @@ def check(config: ConfigOption) -> None:
     """Check a configuration and the files it names, and say what it would do."""
     checked = load_config(config)
     num_held_out = check_files(checked)
-    masked = _masking(checked)
+    try:
+        masked = _masking(checked)
+    except RosterMismatchError as error:
+        raise explained(error, config) from None
     task = checked.task
     trained = task.trained()
     some = "" if trained.layout is trained.whole else f" ({trained.layout.size} trained)"

@@ -41,6 +41,21 @@ class Budget:
         data = b"%d" % self.since if self._config.enabled else b""
         return [Store(DocumentRecord(SINCE, data))]
 
+    @property
+    def given_up(self) -> str:
+        """Return, for a person, what it means that ``[privacy]`` was taken out; empty: it was not.
+
+        The ledger stays, so that this is known at every start from then on.
+        """
+        if self._config.enabled or not self._ledger.most:
+            return ""
+        return (
+            "[privacy] was taken out of a task that had it: versions so far kept a device's data"
+            f" to epsilon {round_up(self.epsilon):g} (delta {self._config.delta:g}) at most, those"
+            " to come have no noise and promise nothing. What was spent is not forgotten: put"
+            " [privacy] back, and it counts on"
+        )
+
     def is_spent(self, device: str) -> bool:
         """Whether a device would go beyond its budget with another update."""
         config = self._config
@@ -81,10 +96,10 @@ class Budget:
         return self._config.enabled and 0 < num_devices <= self.num_spent
 
     def report(self) -> Mapping[str, Any]:
-        """Return what ``mon/metrics`` shows; nothing where nothing is promised."""
+        """Return what ``mon/metrics`` shows; nothing where nothing ever was promised."""
         config = self._config
         if not config.enabled:
-            return {}
+            return {"given_up": told} if (told := self.given_up) else {}
         clip = config.clip if self.central is None else self.central.clip
         return {
             "mechanism": config.mechanism,

@@ -368,13 +368,13 @@ def test_two_rosters_for_one_epoch_are_refused_at_the_start(make_secure: MakeSec
 def test_a_roster_made_for_other_settings_is_refused_at_the_start_with_the_reason(
     make_secure: MakeSecure,
 ) -> None:
-    with pytest.raises(ConfigError, match=r"the roster has bits = 18, the configuration gives 20"):
+    with pytest.raises(ConfigError, match=r"secure.bits = 18 in the roster, 20 by the settings"):
         make_secure(enrolled={"bits": 18})
-    with pytest.raises(ConfigError, match=r"min_contributors = 4, the configuration gives 3"):
+    with pytest.raises(ConfigError, match=r"min_contributors = 4 in the roster, 3 by"):
         make_secure(enrolled={"min_contributors": 4})
-    with pytest.raises(ConfigError, match=r"num_noise = 5, the configuration gives 4"):
+    with pytest.raises(ConfigError, match=r"secure.noise = 5 in the roster, 4 by"):
         make_secure(enrolled={"num_noise": 5})
-    with pytest.raises(ConfigError, match=r"size = 6, the configuration gives 7"):
+    with pytest.raises(ConfigError, match=r"the model.* = 6 in the roster, 7 by"):
         make_secure(enrolled={"size": 6})
 
 
@@ -386,7 +386,7 @@ def test_settings_may_change_with_the_next_roster(make_secure: MakeSecure) -> No
     old = desk.cohort
     desk.config = desk.desk.config = with_goal(desk, 5)
     give(desk, old)
-    with pytest.raises(ConfigError, match="max_contributors = 4, the configuration gives 5"):
+    with pytest.raises(ConfigError, match="buffered.goal = 4 in the roster, 5 by"):
         desk.restart()
     following = desk.next_roster()
     give(desk, old, following)

@@ -14,7 +14,7 @@ from aggregator.config import (
 )
 from aggregator.scheduling.buffered import Buffered
 from aggregator.scheduling.rounds import Rounds
-from aggregator.secure_config import Enrolment, SecureConfig
+from aggregator.secure_config import Enrolment, RosterMismatchError, SecureConfig
 from aggregator.task_config import StalenessConfig, StrategyConfig, TaskConfig
 from protocol.codec import pack
 from protocol.errors import ConfigError
@@ -85,7 +85,7 @@ def test_a_roster_for_another_staleness_rule_is_refused() -> None:
     secure = secure_settings()
     made = secure.parameters(secure_task(staleness=StalenessConfig(rule="polynomial")), 12, 100)
     with pytest.raises(
-        ConfigError, match=r"staleness = polynomial-0\.5, the configuration gives con"
+        RosterMismatchError, match=r"staleness = polynomial-0\.5 in the roster, constant by the"
     ):
         secure.check_roster(secure_task(), made, 100)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aggregator.actions import Action, Store
-from aggregator.privacy.budget import Budget
+from aggregator.privacy.budget import Budget, round_up
 from aggregator.privacy.config import PrivacyConfig
 from aggregator.privacy.ledger import SPENT, Ledger
 from aggregator.records import DocumentRecord
@@ -77,6 +77,15 @@ def test_two_updates_of_a_device_in_one_sum_cost_four_times_one() -> None:
     for _ in range(4):
         once.released(["a"])
     assert twice.epsilon == once.epsilon
+
+
+def test_a_task_whose_privacy_was_taken_out_is_told_of_for_good() -> None:
+    budget = Budget(PrivacyConfig(mechanism="central", noise_multiplier=1.0), {}, bytes(32))
+    assert not budget.given_up
+    stored = documents(budget.released(["a"]))
+    told = Budget(PrivacyConfig(), stored, bytes(32)).given_up
+    assert f"epsilon {round_up(budget.epsilon):g} (delta 1e-05) at most" in told
+    assert Budget(PrivacyConfig(), stored, bytes(32)).report() == {"given_up": told}
 
 
 def test_without_privacy_nothing_is_kept_or_told() -> None:
