@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_sdk.actions import Action
+from device_sdk.budget import Budget
 from device_sdk.evidence import Evidence
 from device_sdk.holding import Conflict
 from device_sdk.identity import Keys
@@ -91,6 +92,7 @@ class Member:
         self._counts = counts
         self._evidence = Evidence(stored, counts)
         self._spending = Spending(stored)
+        self._budget = Budget()
         self._membership = Membership(
             keys,
             stored=stored,
@@ -210,12 +212,15 @@ class Member:
         return actions
 
     def _hear_shares(self, address: Address, payload: bytes, now: float) -> list[Action]:
-        shares = decode(payload, (Shares,), task=self._topics.task, sender=address.device)
         seat = self._membership.seated()
         dealer = seat.roster.index(address.device)
         if dealer is None or address.to != self._keys.device or dealer == seat.index:
             raise RemoteProtocolError(refusals.WRONG_SENDER, f"shares from {address.device!r}")
-        return self._keep(seat, seat.boxes.open(shares, dealer), now)
+        self._budget.admit(dealer, now)
+        shares = decode(payload, (Shares,), task=self._topics.task, sender=address.device)
+        batch = seat.boxes.open(shares, dealer)
+        self._budget.charge(dealer, len(batch.batch.counters), now)
+        return self._keep(seat, batch, now)
 
     def _keep(self, seat: Seat, batch: Committed, now: float) -> list[Action]:
         masks, actions = seat.holder.keep(batch)

@@ -282,6 +282,8 @@ class Session:
             return []  # a retained topic was cleared
         if address.kind is Kind.STATE:
             return self._announce() if payload == b"offline" and self.online else []
+        if address.kind is Kind.SHARE and self._member is not None:
+            return self._heard(self._member, address, payload, now)  # who floods is not even read
         envelope = self._gate.open(topic, address.kind, payload)
         match address.kind:
             case Kind.IN:
