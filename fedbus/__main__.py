@@ -11,6 +11,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (``sys.argv`` without ``argv``); return its exit status."""
     try:
         from fedbus.app import run  # noqa: PLC0415 - its absence is what we answer for
+
+        return run(argv)  # imports what the command needs
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
@@ -19,7 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "for the command line: pip install 'fedbus[aggregator]' (devices run fedbus-device)\n"
         )
         return 2
-    return run(argv)
 
 
 if __name__ == "__main__":

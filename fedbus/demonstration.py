@@ -16,8 +16,9 @@ from fedbus.children import Child
 from fedbus.datasets import Dataset, Split
 from fedbus.federation import TASK, TELEMETRY_S, Federation, Recipe, protocol_of, running_federation
 from fedbus.listener import ACCOUNT, Listener
-from fedbus.screen import FRAME_LINES, accuracy_text, human_bytes, picture, refusals
+from fedbus.screen import FRAME_LINES, picture
 from fedbus.view import Report, TaskView, count
+from fedbus.wording import accuracy_text, human_bytes, refusals
 from protocol.topics import DEFAULT_PREFIX
 
 REFRESH_S: Final = 0.25

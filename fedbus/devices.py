@@ -10,8 +10,6 @@ import typer
 from aggregator.config import AggregatorConfig, load_config
 from aggregator.decrees import Decrees, Sheet, meaning, open_decrees
 from aggregator.records import Standing, StandingRecord
-from broker_config.authority import Authority
-from broker_config.revoke import allow_device, deny_device, revoke
 from protocol.errors import ConfigError
 from protocol.topics import check_id
 
@@ -107,6 +105,8 @@ def release(config: ConfigOption, device: DeviceArgument, *, broker: BrokerOptio
         _refuse_revoked(decrees, device)
         decrees.decree(StandingRecord(device, Standing.ADMITTED))
     if broker is not None:
+        from broker_config.revoke import allow_device  # noqa: PLC0415 - as below
+
         allow_device(broker, device)
     typer.echo(f"{device} is admitted; {_when(checked)}")
 
@@ -135,6 +135,10 @@ def revoke_(
             "its cohort goes on without it from the next roster, and may wait for its answers until"
             f" then: `fedbus enrol collect`, `fedbus enrol next --remove {device}`"
         )
+    # X.509 is for those who ask for it: who lists devices waits for none.
+    from broker_config.authority import Authority  # noqa: PLC0415
+    from broker_config.revoke import deny_device, revoke  # noqa: PLC0415
+
     if enrolment is not None:
         done = revoke(Authority.open(enrolment / CA), device, broker)
         typer.echo(f"certificates taken back: {done.certificates}")

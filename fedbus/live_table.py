@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedbus.screen import accuracy_text, human_bytes
+from fedbus.wording import accuracy_text, human_bytes
 from simulator.report import cells
 from simulator.report.measures import SCALE
 from simulator.report.runs import Report

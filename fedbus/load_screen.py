@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from fedbus.load_figures import Figures, Meter
-from fedbus.screen import human_bytes
+from fedbus.wording import human_bytes
 
 
 def picture(meter: Meter, now: float) -> RenderableType:

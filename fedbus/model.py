@@ -16,7 +16,7 @@ from device_sdk.engine.plan import MemoryPlan, layer_flops, plan_inference, plan
 from device_sdk.engine.settings import TrainingSettings
 from device_sdk.engine.spec import ModelSpec, parse_spec
 from device_sdk.engine.specs import named_spec, spec_names
-from fedbus.screen import human_bytes
+from fedbus.wording import human_bytes
 from protocol.errors import ConfigError
 from protocol.settings import build
 

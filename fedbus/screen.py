@@ -9,14 +9,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedbus.view import Member, Report, TaskView, count, number, printable, table, text
+from fedbus.view import Member, TaskView, count, number, table, text
+from fedbus.wording import accuracy_text, human_bytes, refusals
 
 #: Lines of the picture, and of the prompt below it, that are not devices.
 FRAME_LINES: Final = 15
 
 _BAR_WIDTH: Final = 40
 _STATE_STYLE: Final = {"online": "green", "sleeping": "yellow", "offline": "red"}
-_KILO: Final = 1000
 
 
 def picture(
@@ -35,27 +35,6 @@ def picture(
     parts: list[RenderableType] = [_task(view, target), _devices(view, max_rows, sizes)]
     parts += [Text(note, style="red") for note in notes]
     return Panel(Group(*parts), title=title, title_align="left", box=ROUNDED, padding=(0, 1))
-
-
-def human_bytes(num_bytes: float) -> str:
-    """Return a size with three digits or so: 812 B, 1.48 kB, 12.9 MB."""
-    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while round(size) >= _KILO and len(units) > 1:
-        size /= _KILO
-        units.pop(0)
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.3g} {units[0]}"
-
-
-def refusals(metrics: Report) -> Mapping[str, int]:
-    """Return how many updates and messages were refused, by reason, the most frequent first."""
-    refused = table(metrics, "refused")
-    counted = {printable(reason): count(refused, reason) for reason in refused}
-    return dict(sorted(counted.items(), key=lambda item: -item[1]))
-
-
-def accuracy_text(accuracy: float | None) -> str:
-    """Return an accuracy as a person reads it."""
-    return "not yet known" if accuracy is None else f"{accuracy:.3f}"
 
 
 def _task(view: TaskView, target: float | None) -> RenderableType:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Final
 
-from fedbus.screen import accuracy_text, refusals
 from fedbus.secure_status import secure_lines
 from fedbus.view import Report, TaskView, count, names, number, printable, table, text
+from fedbus.wording import accuracy_text, refusals
 from protocol.refusals import MEANING
 
 _MAX_NAMES: Final = 20

@@ -11,8 +11,8 @@ from rich.text import Text
 from fedbus.datasets import Dataset
 from fedbus.demonstration import Outcome
 from fedbus.federation import Recipe
-from fedbus.screen import accuracy_text, human_bytes, refusals
 from fedbus.view import count, number, text
+from fedbus.wording import accuracy_text, human_bytes, refusals
 
 _NEXT: Final = (
     ("fedbus demo --mode rounds", "wait for all devices at every step"),

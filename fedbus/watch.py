@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
-from aggregator.config import load_config
 from broker_config.accounts import MONITOR
 from fedbus.listener import Listener, Unreachable
-from fedbus.screen import FRAME_LINES, picture
 from fedbus.status import status_lines
 from fedbus.tls_options import CaOption, CertificateOption, KeyOption, tls_of
-from fedbus.workplace import CA_CERTIFICATE, Workplace
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX
 from transport.settings import Tls
 
-REFRESH_S: Final = 0.25
 #: A task that has just begun has not said everything yet: no need to wait for long.
 COMPLETE_S: Final = 2.0
 
@@ -66,7 +60,8 @@ def watch(
     deadline: DeadlineOption = 10.0,
 ) -> None:
     """Show a running task, live, until Ctrl-C."""
-    console = Console()
+    from fedbus.live_task import show  # noqa: PLC0415 - the status needs no pictures
+
     listener = _listener(
         federation,
         host=host,
@@ -80,9 +75,7 @@ def watch(
     )
     with suppress(KeyboardInterrupt), listener:
         _await(listener, deadline)
-        if not console.is_terminal:
-            _print_changes(listener)
-        _show(listener, console)
+        show(listener)
 
 
 def status(
@@ -133,6 +126,9 @@ def _listener(
 ) -> Listener:
     """Return a listener to what the options name, or to the federation of a folder."""
     if federation is not None:
+        from aggregator.config import load_config  # noqa: PLC0415 - takes longer than the rest
+        from fedbus.workplace import CA_CERTIFICATE, Workplace  # noqa: PLC0415
+
         place = Workplace(federation)
         config = load_config(place.fed)
         host, port, prefix = config.broker.host, config.broker.port, config.task.prefix
@@ -160,26 +156,3 @@ def _await(listener: Listener, deadline_s: float) -> None:
         sys.stderr.write(f"fedbus: {error}\n")
         raise typer.Exit(1) from None
     listener.listen_until(lambda: listener.view.complete, min(deadline_s, COMPLETE_S))
-
-
-def _show(listener: Listener, console: Console) -> None:
-    with Live(console=console, auto_refresh=False, screen=True) as live:
-        while True:
-            problem = [] if listener.connected else [f"no broker: {listener.problem}"]
-            title = f"task {listener.view.task} at {listener.address}"
-            max_rows = console.height - FRAME_LINES
-            live.update(
-                picture(listener.view, title=title, max_rows=max_rows, notes=problem), refresh=True
-            )
-            listener.listen(REFRESH_S)
-
-
-def _print_changes(listener: Listener) -> None:
-    """Where there is no terminal to draw on: the status again whenever it has changed."""
-    shown: list[str] = []
-    while True:
-        lines = status_lines(listener.view)
-        if lines != shown:
-            typer.echo("\n".join([*lines, ""]))
-        shown = lines
-        listener.listen(2.0)

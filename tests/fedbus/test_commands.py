@@ -1,14 +1,25 @@
 """The command line as a person meets it: help, and mistakes in one sentence with status 2."""
 
+import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from fedbus.__main__ import main
+from fedbus.commands import COMMANDS as COMMANDS_AT
+from fedbus.commands import Command
 from fedbus.workplace import sample
 
+#: What takes long to import.
+HEAVY = {
+    *("numpy", "sqlalchemy", "cryptography", "scipy", "dp_accounting", "sklearn", "asyncio"),
+    *("jinja2", "matplotlib", "rich", "paho"),
+}
+ROOT = Path(__file__).parents[2]
 COMMANDS: tuple[list[str], ...] = (
     [],
     ["demo"],
@@ -38,6 +49,33 @@ def test_every_command_explains_itself(
 ) -> None:
     assert main([*command, flag]) == 0
     assert "Usage: fedbus" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS_AT, ids=lambda command: command.name)
+def test_the_line_about_a_command_is_its_own_first_one(command: Command) -> None:
+    made = getattr(import_module(command.module), command.attribute)
+    own = made.info.help if isinstance(made, typer.Typer) else made.__doc__
+    assert (own or "").partition("\n")[0] == command.text
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("fedbus.app", set[str]()),
+        ("fedbus.watch", {"paho"}),
+        ("fedbus.ca", {"cryptography"}),
+        ("fedbus.devices", {"numpy", "sqlalchemy", "asyncio"}),  # SQLAlchemy imports asyncio
+        ("device_sdk.cli", set[str]()),
+    ],
+)
+def test_a_command_waits_for_no_library_that_it_does_not_need(
+    module: str, needed: set[str]
+) -> None:
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert HEAVY & set(done.stdout.split()) <= needed
 
 
 def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedbus.screen import human_bytes, picture
+from fedbus.screen import picture
 from fedbus.status import status_lines
 from fedbus.view import MAX_REPORT_BYTES, TaskView
+from fedbus.wording import human_bytes
 from protocol.refusals import MEANING
 from protocol.topics import Topics
 
