@@ -7,16 +7,16 @@ A device engineer writes one class, or none::
     Device.from_config("device.toml", Vibration()).run()
 """
 
-from typing import TYPE_CHECKING
-
-from device_sdk.config import DeviceConfig
-from device_sdk.device import SDK_VERSION, Device
-from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from device_sdk.config import DeviceConfig
+    from device_sdk.device import Device
     from device_sdk.features import FeatureTrainer
     from device_sdk.inference import NoModelError
     from device_sdk.samples import SampleStore, sample_key
+    from device_sdk.trainer import Assignment, NumpyTrainer, Trained, Trainer, TrainingError
 
 __all__ = [
     "SDK_VERSION",
@@ -33,18 +33,26 @@ __all__ = [
     "sample_key",
 ]
 
-_LATER = {
+SDK_VERSION: Final = "0.1.0"
+
+#: Where each name is: a device loads only what it asks for, and an aggregator no MQTT client of it.
+_MODULES: Final = {
+    "Assignment": "trainer",
+    "Device": "device",
+    "DeviceConfig": "config",
     "FeatureTrainer": "features",
     "NoModelError": "inference",
+    "NumpyTrainer": "trainer",
     "SampleStore": "samples",
+    "Trained": "trainer",
+    "Trainer": "trainer",
+    "TrainingError": "trainer",
     "sample_key": "samples",
 }
 
 
 def __getattr__(name: str) -> object:
-    """Load what not every device needs when it is asked for."""
-    if name not in _LATER:
+    """Load a name's module when the name is asked for."""
+    if name not in _MODULES:
         raise AttributeError(name)
-    from importlib import import_module  # noqa: PLC0415 - as late as the rest
-
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,7 @@
-"""``fedbus-device``: what runs on the device. Standard library only beside the SDK."""
+"""``fedbus-device``: what runs on the device. Standard library only beside the SDK.
+
+A verb imports what it needs, so that help and mistakes come at once on a slow board, too.
+"""
 
 import argparse
 import logging
@@ -8,11 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from device_sdk import SDK_VERSION
 from device_sdk.conditions import MEANING, describe
 from device_sdk.config import load_config
-from device_sdk.device import SDK_VERSION, Device, own_keys
 from device_sdk.power import LOAD_S, Board
-from device_sdk.redeem import redeem
 from device_sdk.storage import StorageError
 from protocol.errors import ConfigError
 from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(path: Path) -> int:
+    from device_sdk.device import own_keys  # noqa: PLC0415 - see above
+
     config = load_config(path)
     own_keys(config)
     config.broker.check_files()
@@ -60,12 +64,16 @@ def _check(path: Path) -> int:
 
 
 def _redeem(token: Path, folder: Path, deadline_s: float) -> int:
+    from device_sdk.redeem import redeem  # noqa: PLC0415 - see above
+
     settings = redeem(token, folder, deadline_s)
     sys.stdout.write(f"redeemed; from now on: fedbus-device run --config {settings}\n")
     return 0
 
 
 def _lock(path: Path) -> int:
+    from device_sdk.device import own_keys  # noqa: PLC0415 - see above
+
     config = load_config(path)
     own_keys(config)
     file, passphrase_file = Path(config.identity.keys), config.identity.passphrase_file
@@ -81,6 +89,8 @@ def _lock(path: Path) -> int:
 
 
 def _run(path: Path) -> int:
+    from device_sdk.device import Device  # noqa: PLC0415 - see above
+
     device = Device.from_config(path)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: device.stop())

@@ -19,6 +19,7 @@ import nacl.utils
 import numpy as np
 import numpy.typing as npt
 
+from device_sdk import SDK_VERSION
 from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Delete, Keep, Store, Train
 from device_sdk.adapters.choice import trainer_for
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SDK_VERSION: Final = "0.1.0"
 INSTALL_ID: Final = "install-id"
 #: The loop looks at its timers at least this often.
 TICK_S: Final = 1.0
