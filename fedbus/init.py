@@ -17,8 +17,9 @@ from broker_config.files import write_secure_broker
 from broker_config.mosquitto import Ports
 from fedbus import enrolment
 from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, ROSTERS
+from fedbus.first_settings import First, Wishes, first_settings
 from fedbus.key_files import read_key
-from fedbus.toml_text import Values, fill
+from fedbus.toml_text import Values, fill, with_lines
 from fedbus.workplace import (
     DEVICE,
     FED,
@@ -29,13 +30,11 @@ from fedbus.workplace import (
     write_services,
 )
 from protocol.errors import ConfigError
-from protocol.secagg.parameters import MIN_COHORT, defaults
-from protocol.topics import check_id
+from protocol.secagg.parameters import MIN_COHORT, Parameters
+from protocol.topics import DEFAULT_PREFIX, check_id
 
 DEFAULT_DEVICES: Final = ("device-1", "device-2", "device-3")
 LOOPBACK: Final = "127.0.0.1"
-#: What the sample waits for before a version, where there are as many devices.
-_GOAL: Final = 10
 
 
 def init(
@@ -45,7 +44,9 @@ def init(
         list[str] | None,
         typer.Option(help="A device; repeat for more. Default: device-1 to device-3."),
     ] = None,
-    task: Annotated[str, typer.Option(help="The task's id.")] = "digits",
+    task: Annotated[
+        str, typer.Option(help="The task's id. Default: digits.", show_default=False)
+    ] = "",
     host: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,29 +64,89 @@ def init(
         int, typer.Option(min=0, max=65_535, help="The same over websockets; 0: nowhere.")
     ] = 0,
     scheme: Annotated[
-        Literal["seedmask", "lightsecagg", "none"],
-        typer.Option(help="How updates are masked; none: the aggregator sees them."),
-    ] = "seedmask",
+        Literal["seedmask", "lightsecagg", "none", ""],
+        typer.Option(
+            metavar="[seedmask|lightsecagg|none]",
+            help="How updates are masked; none: the aggregator sees them. Default: seedmask.",
+            show_default=False,
+        ),
+    ] = "",
+    group: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Sum masked updates in groups of so many, which a robust rule compares; needs"
+            " three times as many devices, and robust.attackers becomes what such groups can bear."
+            " 0: one sum, which one attacker can spoil.",
+        ),
+    ] = 0,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Differential privacy: the most that may be learned of one device's data; 8 is"
+            " weak, below 1 strong. With --updates. 0: none.",
+        ),
+    ] = 0.0,
+    updates: Annotated[
+        int,
+        typer.Option(min=0, help="From how many updates of a device in all, before it stops."),
+    ] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other setting of fed.toml, like robust.attackers=0.1; repeat for more.",
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Begin with the settings of this fed.toml (model, training, ...) instead of the"
+            " sample's. Files it names stay where they are.",
+        ),
+    ] = None,
 ) -> None:
     """Make a federation: settings, keys, certificates and a broker, for one task and its devices.
 
     What it writes is secure as it is: TLS with a certificate for everybody, updates signed and
     masked. It overwrites nothing.
+
+    Model, groups, privacy and buffers are signed for the devices: say them now, by options or
+    --from. Later a change needs a new roster, and the aggregator says how.
     """
     place, names = Workplace(directory), tuple(device or DEFAULT_DEVICES)
-    _check(place, names, task, scheme)
+    wishes = Wishes(
+        task=task,
+        scheme=scheme,
+        source=source,
+        settings=setting or (),
+        group=group,
+        epsilon=epsilon,
+        updates=updates,
+    )
+    first = first_settings(wishes, len(names))
+    _check(place, names, first)
     hosts = list(dict.fromkeys([*(host or []), LOOPBACK, "localhost"]))
     listen = "" if host else LOOPBACK
     ports = Ports(port, password_port, websocket_port)
     with _whole_or_nothing(place):
         directory.mkdir(parents=True, exist_ok=True)
-        _write_settings(place, names, task=task, host=hosts[0], port=port, scheme=scheme)
+        _write_settings(place, names[0], first, host=hosts[0], port=port)
         place.enrolment.mkdir(mode=0o700)
-        authority = Authority.create(place.ca, f"fedbus {task}")
-        write_secure_broker(place.broker, authority, hosts, ports=ports, listen=listen)
+        authority = Authority.create(place.ca, f"fedbus {first.task}")
+        write_secure_broker(
+            place.broker, authority, hosts, ports=ports, listen=listen, prefix=first.prefix
+        )
         write_services(place, authority)
-        _enrol(place, authority, names, scheme)
+        signed = _enrol(place, authority, names)
     _say(place, names, hosts[0], port)
+    if signed:
+        typer.echo(f"\n{signed}")
 
 
 @contextmanager
@@ -103,31 +164,22 @@ def _whole_or_nothing(place: Workplace) -> Iterator[None]:
         raise
 
 
-def _check(place: Workplace, names: tuple[str, ...], task: str, scheme: str) -> None:
+def _check(place: Workplace, names: tuple[str, ...], first: First) -> None:
     place.check_new()
-    check_id(task, "task")
+    check_id(first.task, "task")
     account_names(names)
     if len(set(names)) != len(names):
         raise ConfigError("a device is named twice")
-    if scheme != NONE and len(names) < MIN_COHORT:
+    if first.scheme != NONE and len(names) < MIN_COHORT:
         raise ConfigError(
             f"{len(names)} devices: a sum hides nobody among fewer than {MIN_COHORT}; name more"
             " with --device, or take --scheme none"
         )
 
 
-def _write_settings(
-    place: Workplace, names: tuple[str, ...], *, task: str, host: str, port: int, scheme: str
-) -> None:
-    malicious, _, _ = defaults(max(len(names), MIN_COHORT))
-    least = 1 if scheme == NONE else malicious + 2
+def _write_settings(place: Workplace, name: str, first: First, *, host: str, port: int) -> None:
     fed: Values = {
         "": {"state_dir": "aggregator/state"},
-        "task": {"task": task},
-        "task.buffered": {
-            "goal": max(least, min(_GOAL, len(names))),
-            "min_contributors": least,
-        },
         "broker": {
             "host": host,
             "port": port,
@@ -135,11 +187,16 @@ def _write_settings(
             "certificate_file": "aggregator/tls.crt",
             "key_file": "aggregator/tls.key",
         },
-        "secure": {"scheme": scheme, "rosters": "aggregator/rosters"},
+        "secure": {"rosters": "aggregator/rosters"},
         "identity": {"key_file": "aggregator/aggregator.key"},
     }
     device: Values = {
-        "": {"task": task, "device": names[0], "state_dir": "state"},
+        "": {
+            "task": first.task,
+            "device": name,
+            "state_dir": "state",
+            **({} if first.prefix == DEFAULT_PREFIX else {"prefix": first.prefix}),
+        },
         "data": {"file": "data.npz"},
         "broker": {
             "host": host,
@@ -150,14 +207,17 @@ def _write_settings(
         },
         "identity": {"keys": "keys.json"},
     }
-    place.fed.write_text(fill(sample(FED), fed), encoding="utf-8")
+    place.fed.write_text(fill(with_lines(first.text, fed), fed), encoding="utf-8")
     place.device.write_text(fill(sample(DEVICE), device), encoding="utf-8")
 
 
-def _enrol(place: Workplace, authority: Authority, names: tuple[str, ...], scheme: str) -> None:
-    """Give everybody keys, and the aggregator the public half of those that sign for devices."""
-    config = load_config(place.fed)
-    if scheme == NONE:
+def _enrol(place: Workplace, authority: Authority, names: tuple[str, ...]) -> str:
+    """Give everybody keys, and the aggregator the public half of those that sign for devices.
+
+    Return what was signed for all devices.
+    """
+    config, signed = load_config(place.fed), ""
+    if not config.secure.enabled:
         keys_files = enrolment.enrol_plain(place.enrolment, config.task.task, names)
     else:
         size = config.task.trained().layout.size
@@ -165,13 +225,28 @@ def _enrol(place: Workplace, authority: Authority, names: tuple[str, ...], schem
         made = enrolment.enrol(
             place.enrolment, parameters, config.task.task, names, valid_s=config.secure.epoch_s
         )
-        keys_files = made.keys_files
+        keys_files, signed = made.keys_files, _signed(parameters)
     for name in names:
         carry(place, name, authority.issue_client(name), keys_files[name], as_file=False)
     fill_aggregator(place, place.enrolment / AGGREGATOR_KEY, place.enrolment / ROSTERS)
     public = read_key(place.enrolment / ENROLMENT_PUBLIC).hex()
+    own: Values = {"identity": {"enrolment_key": public}}
     text = place.fed.read_text(encoding="utf-8")
-    place.fed.write_text(fill(text, {"identity": {"enrolment_key": public}}), encoding="utf-8")
+    place.fed.write_text(fill(with_lines(text, own), own), encoding="utf-8")
+    return signed
+
+
+def _signed(given: Parameters) -> str:
+    """Say what a change needs a new roster for."""
+    groups = f"groups of {given.group}" if given.group else "no groups"
+    noise = given.multiplier_milli / 1000
+    private = f"noise of {noise:g} times the clip" if given.is_private else "no added noise"
+    return (
+        f"signed for all devices: a model of {given.size - 1} values to mask, sums of"
+        f" {given.fewest_updates} to {given.max_contributors} updates, {groups}, {private}"
+        " (`fedbus enrol show`); to change it, edit fed.toml, and `fedbus aggregator check` says"
+        " what else"
+    )
 
 
 def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None:

@@ -25,13 +25,12 @@ def explained(error: RosterMismatchError, config: Path) -> ConfigError:
     carried = "it lies in secure.rosters then" if is_here else "then its roster to secure.rosters"
     lines = (
         f"{config}: {error}.",
-        "What is signed for all devices changes with a new roster only. Change the settings back,"
-        " or have a new roster:",
+        "What is signed for all devices changes by a new roster only. Change it back, or:",
         f"  1. fedbus enrol collect -c {config} --out {_KEYS}",
         f"  2. fedbus enrol next {folder} -c {config} --keys {_KEYS}   ({carried})",
         f"  3. fedbus aggregator run -c {config}",
-        "If 1 says that keys are missing: change the settings back, run the aggregator until all"
-        " devices have been online (`fedbus status`), stop it, and begin at 1 with the new ones.",
+        "If keys are missing at 1: change it back, run the aggregator until all devices have been",
+        "online (`fedbus status`), stop it, make the change again, and begin at 1.",
         f"If no device was ever started: fedbus init NEW --from {config} begins anew.",
     )
     return ConfigError("\n".join(lines))

@@ -386,7 +386,7 @@ def test_settings_may_change_with_the_next_roster(make_secure: MakeSecure) -> No
     old = desk.cohort
     desk.config = desk.desk.config = with_goal(desk, 5)
     give(desk, old)
-    with pytest.raises(ConfigError, match="buffered.goal = 4 in the roster, 5 by"):
+    with pytest.raises(ConfigError, match=r"buffered.goal = 4 in the roster, 5 by"):
         desk.restart()
     following = desk.next_roster()
     give(desk, old, following)

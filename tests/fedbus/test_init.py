@@ -5,6 +5,7 @@ import stat
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography import x509
 
@@ -42,6 +43,67 @@ def test_what_init_writes_passes_every_check_and_needs_no_edit(
         assert (config.task, config.device) == ("heat", name)
         assert own_keys(config) is not None
         config.broker.settings("me", username=name, will=Will("w", b""), window=1, queue=1)
+
+
+NINE = [word for n in range(9) for word in ("--device", f"d-{n}")]
+
+
+def test_groups_come_with_all_that_they_need(tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path / "new"), *NINE, "--group", "3"]) == 0
+    task = load_aggregator(tmp_path / "new" / "fed.toml").task
+    assert (task.robust.group, task.robust.attackers) == (3, 0.112)
+    assert (task.buffered.goal, task.buffered.min_contributors) == (9, 9)
+    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 0
+
+
+@pytest.mark.parametrize("scheme", ["seedmask", "none"])
+def test_privacy_comes_with_all_that_it_needs(scheme: str, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "fed.toml"
+    asked = ["--scheme", scheme, "--epsilon", "4", "--updates", "50"]
+    assert main(["init", str(tmp_path / "new"), *asked, "--set", "privacy.clip=0.5"]) == 0
+    privacy = load_aggregator(file).task.privacy
+    assert (privacy.epsilon, privacy.most_updates, privacy.clip) == (4.0, 50, 0.5)
+    assert privacy.is_central == (scheme == "none")
+    assert main(["aggregator", "check", "--config", str(file)]) == 0
+
+
+def test_settings_signed_for_devices_change_by_a_new_roster_or_a_new_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, file = tmp_path / "old", tmp_path / "old" / "fed.toml"
+    assert main(["init", str(old), *NINE]) == 0
+    np.savez(old / "held_out.npz", x=np.zeros((8, 64), np.float32), y=np.zeros(8, np.int64))
+    text = file.read_text().replace("units = 32", "units = 16").replace("# group = 0", "group=3")
+    text = text.replace("min_contributors = 3 ", "min_contributors = 9 ")
+    text = text.replace("# attackers = 0.2 ", "attackers = 0.1 ").replace('# file = ""', 'file = "')
+    file.write_text(text.replace('file = "  ', 'file = "held_out.npz"  '))
+    assert main(["aggregator", "check", "--config", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert "= 2411 in the roster, 1211 by the settings; robust.group = 0 in the roster, 3" in told
+    commands = [line.split()[1:4] for line in told.splitlines() if line.startswith("  ")]
+    assert [" ".join(each) for each in commands] == [
+        *("fedbus enrol collect", "fedbus enrol next", "fedbus aggregator run"),
+    ]
+    assert f"fedbus enrol next {old / 'enrolment'} -c {file} --keys" in told
+    assert main(["init", str(tmp_path / "new"), *NINE, "--from", str(file), "--task", "heat"]) == 0
+    assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 0
+    assert "task heat" in capsys.readouterr().out
+    made = load_aggregator(tmp_path / "new" / "fed.toml")
+    assert (made.task.robust.group, made.task.robust.attackers) == (3, 0.1)
+    assert made.evaluation.file == str(old / "held_out.npz")
+
+
+def test_settings_that_lack_a_line_get_one(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[task]\ntask = "own"\nprefix = "a/b"\n[task.model]\ninput = [4]\nloss = "mean_squared_error"\n'
+        'layers = [{ type = "dense", units = 1 }]\n'
+    )
+    assert main(["init", str(tmp_path / "new"), "--from", str(file)]) == 0
+    made = load_aggregator(tmp_path / "new" / "fed.toml")
+    assert (made.task.task, made.secure.scheme, made.task.buffered.goal) == ("own", "seedmask", 3)
+    assert "a/b/+/plan" in (tmp_path / "new" / "broker" / "acl").read_text()
+    assert load_device(tmp_path / "new" / "device.toml").prefix == "a/b"
 
 
 def test_a_secret_is_in_one_place_and_its_owners_alone(
@@ -93,6 +155,14 @@ def test_hosts_decide_where_the_broker_listens_and_what_it_is_certified_for(
         (["--device", "monitor"], "service"),
         (["--task", "Two words"], "a-z"),
         (["--host", "ü"], "ASCII"),
+        (["--group", "3"], "9 devices at least; there are 3"),
+        (["--epsilon", "8"], "--epsilon and --updates go together"),
+        (["--set", "broker.host=x"], "see --host"),
+        (["--set", "robust.group"], "say KEY=VALUE"),
+        (["--set", "robust.grop=3"], "did you mean 'group'"),
+        (["--set", "task.model.layers=[]"], "several lines"),
+        (["--set", "selection.sites={}"], "stand in a file"),
+        (["--from", "nowhere.toml"], "--from nowhere.toml: No such file"),
         ([word for n in range(129) for word in ("--device", f"d-{n}")], "3 to 128"),
     ],
 )
