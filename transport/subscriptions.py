@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-#: A subscription this old is written down, wherever a broker is worth its name: mosquitto's state
-#: once a minute, and one and a half keep-alives until it is known that the broker is gone.
-SETTLED_S: Final = 150.0
+#: A subscription this old is written down, wherever a broker saves its state once a minute: it
+#: takes up to two keep-alives, of a minute each, until we know that it is gone.
+SETTLED_S: Final = 240.0
 #: Who was away for longer may have missed something retained: a queue was full, so it was dropped.
 AWAY_S: Final = 60.0
 #: What a broker has forgotten although it says otherwise is asked for again after this long.
