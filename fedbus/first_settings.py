@@ -25,6 +25,7 @@ from protocol.topics import DEFAULT_PREFIX
 
 #: What the sample waits for before a version, where there are as many devices.
 _GOAL: Final = 10
+_TASK: Final = "digits"
 _MILLI: Final = 1_000
 
 #: Where things are is decided by `fedbus init` itself.
@@ -77,16 +78,16 @@ def first_settings(wishes: Wishes, num_devices: int) -> First:
     if wishes.group:
         said.setdefault("robust", {})["group"] = wishes.group
     asked = _Asked(said, table if wishes.source else {})
-    scheme = asked.text("secure.scheme", SEEDMASK)
+    scheme, task = asked.text("secure.scheme", SEEDMASK), asked.text("task.task", _TASK)
     values = _merged(
-        _sizes(asked, scheme, num_devices), _private(wishes, scheme), _moved(table, wishes), said
+        {"secure": {"scheme": scheme}, "task": {"task": task}},
+        _sizes(asked, scheme, num_devices),
+        _private(wishes, scheme),
+        _moved(table, wishes),
+        said,
     )
-    return First(
-        fill(with_lines(text, values), values),
-        asked.text("task.task", "digits"),
-        asked.text("task.prefix", DEFAULT_PREFIX),
-        scheme,
-    )
+    filled = fill(with_lines(text, values), values)
+    return First(filled, task, asked.text("task.prefix", DEFAULT_PREFIX), scheme)
 
 
 @dataclass(frozen=True, slots=True)

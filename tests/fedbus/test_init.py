@@ -96,7 +96,8 @@ def test_settings_signed_for_devices_change_by_a_new_roster_or_a_new_beginning(
 def test_settings_that_lack_a_line_get_one(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(
-        '[task]\ntask = "own"\nprefix = "a/b"\n[task.model]\ninput = [4]\nloss = "mean_squared_error"\n'
+        '[task]\ntask = "own"\nprefix = "a/b"\n'
+        '[task.model]\ninput = [4]\nloss = "mean_squared_error"\n'
         'layers = [{ type = "dense", units = 1 }]\n'
     )
     assert main(["init", str(tmp_path / "new"), "--from", str(file)]) == 0
