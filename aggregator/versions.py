@@ -1,6 +1,7 @@
 """The line of model versions: the current params, and the step from a mean delta to the next."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -9,6 +10,11 @@ from aggregator.statistics import Statistics
 from aggregator.strategy import Counted, Float32, Float64, State, Strategy
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.vectors.layout import Subset, params_from_bytes
+
+
+def wanted(newest: int, running: Iterable[int], keep_versions: int) -> set[int]:
+    """Return the versions that somebody may still fetch: the newest ones, and those of leases."""
+    return {*running, *range(newest - keep_versions + 1, newest + 1)}
 
 
 class Versions:

@@ -19,7 +19,7 @@ def make_desk(tmp_path: Path) -> Iterator[MakeDesk]:
     desks: list[Desk] = []
 
     def make(**settings: Any) -> Desk:
-        config = task_config(keep_versions=50, **settings)
+        config = task_config(**{"keep_versions": 50, **settings})
         desks.append(Desk(tmp_path / str(len(desks)), config))
         return desks[-1]
 

@@ -245,8 +245,7 @@ def test_a_stale_update_weighs_less_by_the_convention_named(
     desk = make_desk(buffered=goal(1), normalise=normalise, strategy=fedbuff)
     slow = desk.lease("slow")
     desk.send("a", desk.lease("a"), [0.0] * 6)
-    desk.coordinator.config = desk.config
-    desk.coordinator._scheduling = goal(2)
+    desk.coordinator._progress.scheduling = goal(2)
     desk.send("slow", slow, ONE)
     desk.send("b", desk.lease("b"), TWO)
     weight = 0.5**0.5
@@ -440,10 +439,7 @@ def test_asking_after_a_refused_update_is_refused_for_the_same_reason(make_desk:
 
 
 def test_old_versions_are_cleared_but_not_one_that_a_lease_names(make_desk: MakeDesk) -> None:
-    desk = make_desk(buffered=goal(1))
-    desk.coordinator.config = desk.config = type(desk.config)(
-        task="t", model=desk.config.model, codec="dense/float32", keep_versions=2
-    )
+    desk = make_desk(buffered=goal(1), keep_versions=2)
     desk.lease("slow")
     for _ in range(5):
         desk.send("a", desk.lease("a"), ONE)

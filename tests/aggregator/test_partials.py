@@ -91,7 +91,7 @@ def test_a_restart_forgets_half_an_update_and_says_so_when_asked(make_desk: Make
 
 def test_a_thousand_updates_that_never_complete_stay_within_memory(make_desk: MakeDesk) -> None:
     desk = wide(make_desk, max_assembly_bytes=1 << 16, chunk_patience_s=5.0)
-    desk.coordinator._scheduling = Buffered(goal=1, concurrency=2_000)
+    desk.coordinator._progress.scheduling = Buffered(goal=1, concurrency=2_000)
     for number in range(1_000):
         device = f"d{number}"
         desk.send_chunk(device, chunks(desk, desk.lease(device))[0])
