@@ -3,7 +3,8 @@
 - identity: signatures and sealing, for each update.
 - robust: attackers among devices whose updates are seen one by one.
 - rules: the same under the other robust rules.
-- groups: attackers under masks, in groups; who they are, after FedGT.
+- groups: attackers under masks, in groups.
+- naming: who they are, after FedGT.
 - privacy: accuracy under differential privacy, and whether members can be told from others.
 - audit: gradient inversion on what a configuration reveals.
 - flood: one device that publishes as fast as it can.
@@ -15,5 +16,15 @@ from typing import Final
 #: The name of a part -> its module.
 PARTS: Final = {
     name: f"benchmarks.trust_{name}"
-    for name in ("identity", "robust", "rules", "groups", "privacy", "audit", "flood", "tls")
+    for name in (
+        "identity",
+        "robust",
+        "rules",
+        "groups",
+        "naming",
+        "privacy",
+        "audit",
+        "flood",
+        "tls",
+    )
 }
