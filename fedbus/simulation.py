@@ -184,8 +184,8 @@ class _Watcher:
         before = self._open.get(run)
         if before is None or now <= self._told_at[run]:
             return 0.0
-        num_events = progress.num_events - before.progress.num_events
-        return num_events / (now - self._told_at[run]) if num_events else before.events_per_s
+        num_events = progress.num_events - before.progress.num_events  # fewer: it began anew
+        return num_events / (now - self._told_at[run]) if num_events > 0 else before.events_per_s
 
     def _show(self) -> None:
         if self._live is not None:

@@ -42,8 +42,9 @@ def sweep(
 
     ``workers`` is how many runs go on at once. ``shards`` (Ray only): among how many actors the
     devices of each run are dealt, to train there; 1: none. ``finished`` is told of each run as it
-    ends, in any order. After ``stop`` no other run begins; those under way are reported as far as
-    they came, but for Ray's, which are left out. ``progress`` is told of all runs but Ray's.
+    ends, in any order, ``progress`` of all that are under way. After ``stop`` no other run begins;
+    those under way are reported as far as they came, but for Ray's that do not end within
+    `simulator.ray_engine.STOPS_WITHIN_S`, which are left out.
 
     A run that cannot go on is a result that ``failed``, and all others go on; one whose process is
     killed begins anew before. Raises ConfigError for an engine that is none or not installed.
@@ -54,7 +55,7 @@ def sweep(
     if engine == RAY:
         from simulator.ray_engine import run_jobs  # noqa: PLC0415 - Ray is an extra
 
-        return run_jobs(jobs, shards=shards, finished=finished, stop=stop)
+        return run_jobs(jobs, shards=shards, progress=progress, finished=finished, stop=stop)
     if workers > 1 and len(jobs) > 1:
         workers = min(workers, len(jobs))
         return processes.run_jobs(

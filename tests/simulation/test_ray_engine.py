@@ -13,7 +13,7 @@ import pytest
 from device_sdk.trainer import Assignment
 from protocol.errors import ConfigError
 from simulator.result import FAILED
-from simulator.run import Job, run
+from simulator.run import Job, Progress, run
 from simulator.scenario import Scenario
 from simulator.sweep import sweep
 from simulator.trainers import Trainers
@@ -50,17 +50,36 @@ def small(tmp_path: Path) -> Scenario:
 
 def test_runs_and_shards_of_devices_give_the_same_bytes(small: Scenario) -> None:
     here = [same(each) for each in sweep([small], [0, 1])]
-    assert [same(each) for each in sweep([small], [0, 1], "ray")] == here
+    told: list[Progress] = []
+    there = sweep([small], [0, 1], "ray", progress=told.append)
+    assert [same(each) for each in there] == here
+    assert {(each.scenario, each.seed) for each in told} <= {("small", 0), ("small", 1)}
     assert [same(each) for each in sweep([small], [0], "ray", shards=2)] == here[:1]
 
 
+def test_a_run_tells_how_far_it_is_and_stops_when_it_is_asked_to(small: Scenario) -> None:
+    told: list[Progress] = []
+    endless = replace(small, duration_s=1e6)
+    (result,) = sweep([endless], [0], "ray", progress=told.append, stop=lambda: len(told) > 2)
+    assert result.ended == "interrupted"
+    times = [each.at_s for each in told]
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] <= result.virtual_s
+    assert len(result.points) > 1
+
+
 def test_a_run_whose_process_is_killed_is_run_again(small: Scenario) -> None:
+    """And so is the board, which costs some progress and nothing else."""
     killed: list[int] = []
-    watching = threading.Thread(target=lambda: killed.append(_kill("ray::_run_job")), daemon=True)
+
+    def kill() -> None:
+        killed.extend(_kill(each) for each in ("ray::_Board", "ray::_run_job"))
+
+    watching = threading.Thread(target=kill, daemon=True)
     watching.start()
     (result,) = sweep([small], [3], "ray")
     watching.join(PATIENCE_S)
-    assert killed
+    assert len(killed) == 2
     assert same(result) == same(run(small, 3))
 
 
