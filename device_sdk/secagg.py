@@ -102,7 +102,7 @@ class Member:
             counts=counts,
         )
         self._online = False
-        self._heard_roster = False
+        self._heard_roster = self._is_subscribed = False
         self._room_bytes = CHUNK_BYTES
         self._support: Support | None = None
         self._num_saturated = 0
@@ -136,7 +136,10 @@ class Member:
         self._online, self._heard_roster = True, False
         self._room_bytes = room_bytes
         self.say_all_again(now)
-        return [self._subscribe()]
+        if not self._is_subscribed:
+            self._is_subscribed = True
+            return [self._subscribe()]
+        return [Subscribe((self._topics.roster(self._keys.cohort),))]  # to be heard anew
 
     def disconnected(self) -> None:
         """The bus is gone."""

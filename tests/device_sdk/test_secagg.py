@@ -11,7 +11,7 @@ from device_sdk.holding import SHARE
 from device_sdk.pending import PENDING
 from device_sdk.states import State
 from protocol import refusals
-from protocol.actions import Publish
+from protocol.actions import Publish, Subscribe
 from protocol.codec import decode, encode, unpack
 from protocol.messages import MAX_STOCK, CheckIn, Receipt, Refusal, UpdateChunk
 from protocol.secagg.common import coordinates, num_named
@@ -522,6 +522,21 @@ def test_a_device_without_keys_has_no_ear_for_secure_messages() -> None:
 
 
 # --- waiting for a mask --------------------------------------------------------------------------
+
+
+def test_after_its_first_connection_a_member_asks_for_the_roster_alone() -> None:
+    handset = Circle()["a"]
+    asked = []
+    for _ in range(3):
+        begun = len(handset.log)
+        handset.connect()
+        told = [act for act in handset.log[begun:] if isinstance(act, Subscribe)]
+        asked.append({topic for act in told for topic in act.filters})
+        handset.session.disconnected()
+    roster = {topic for topic in asked[0] if "/roster/" in topic}
+    assert len(roster) == 1
+    assert len(asked[0]) == 7
+    assert asked[1] == asked[2] == roster
 
 
 def test_what_was_trained_offline_waits_for_the_first_mask() -> None:
