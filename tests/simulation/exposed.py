@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from tests.support.elimination import rank
+from tests.support.elimination import echelon, rank
 
 #: The dealer's index and the mask's counter.
 Mask = tuple[int, int]
@@ -55,18 +55,18 @@ def fewest_devices(sums: Collection[Sum]) -> int:
     masks = sorted(frozenset[Mask]().union(*sums))
     if not masks:
         return 1 << 30
-    matrix = np.array([[int(mask in each) for mask in masks] for each in sums], dtype=np.int64)
-    height = rank(matrix, _MODULUS)
-    columns = {tuple(column) for column in matrix.T.tolist()}
-    shown = []
-    for zeros in combinations(sorted(columns), height - 1):
-        flat = np.array(zeros, dtype=np.int64).reshape(height - 1, len(sums)).T
-        if zeros and rank(flat, _MODULUS) < height - 1:
-            continue
-        left = [
-            dealer
-            for (dealer, _), column in zip(masks, matrix.T, strict=True)
-            if rank(np.column_stack([flat, column]), _MODULUS) == height
-        ]
-        shown.append(len(set(left)))
-    return min(shown)
+    # A device's masks in the same sums have the same column.
+    shown: dict[tuple[int, ...], set[int]] = {}
+    for dealer, counter in masks:
+        column = tuple(int((dealer, counter) in each) for each in sums)
+        shown.setdefault(column, set()).add(dealer)
+    columns, dealers = np.array(list(shown), dtype=np.int64), list(shown.values())
+    height = rank(columns, _MODULUS)
+    fewest = len(masks)
+    for zeros in combinations(range(len(columns)), height - 1):
+        order = [*zeros, *(each for each in range(len(columns)) if each not in zeros)]
+        reduced, found = echelon(columns[order].T, _MODULUS, height - 1)
+        if found == height - 1:
+            left = [dealers[order[at]] for at in np.flatnonzero(reduced[found:].any(axis=0))]
+            fewest = min(fewest, len(set[int]().union(*left)))
+    return fewest
