@@ -126,7 +126,13 @@ class Coordinator:
     def start(self, now: float) -> list[Action]:
         """Return what must be stored before anything else, and a step that is already due."""
         first, self._first = self._first, []
-        return [*first, *self._progress.advance(now)]
+        return [*first, self._listen(), *self._progress.advance(now)]
+
+    def _listen(self) -> Subscribe:
+        """Subscribe, once: the transport does it again where a broker may have forgotten it."""
+        hears = self.granting.hears_telemetry or self.secure is not None
+        told = (self.topics.telemetry_filter(),) if hears else ()
+        return Subscribe((*self.topics.aggregator_filters(), *told))
 
     def connected(self, max_packet_bytes: int, now: float) -> list[Action]:
         """The bus is there (again): brokers forget, so all that is retained is said again.
@@ -135,13 +141,10 @@ class Coordinator:
         that a crash or another packet limit left behind.
         """
         self._publication.chunk_bytes = payload_bytes(min(max_packet_bytes, MAX_PACKET_BYTES))
-        hears = self.granting.hears_telemetry or self.secure is not None
-        told = (self.topics.telemetry_filter(),) if hears else ()
-        always = self.topics.aggregator_filters()
         model, training = self.config.documents()
         plan = Plan(model, training, self.config.codec, self.config.check_in_s)
         return [
-            Subscribe((*always, *told, *self._sweep.begin(now))),
+            Subscribe(self._sweep.begin(now)),
             *([] if self.secure is None else self.secure.connected()),
             *self._publication.everything(plan, self._stepping.manifest()),
         ]

@@ -1,12 +1,14 @@
 """What devices tell of their links, and what becomes of it."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggregator.actions import Action
 from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig
 from aggregator.telemetry import MAX_BYTES, uplink_speed
@@ -55,9 +57,20 @@ def test_telemetry_is_read_only_where_links_decide(
     make_desk: MakeDesk, rule: str, *, hears: bool
 ) -> None:
     coordinator = desk_with(make_desk, rule).coordinator
-    asked = coordinator.connected(60_000, now=0.0)
-    filters = [each for one in asked if isinstance(one, Subscribe) for each in one.filters]
+    filters = asked_for(coordinator.start(0.0))
     assert (coordinator.topics.telemetry_filter() in filters) is hears
+
+
+def test_what_is_always_listened_to_is_asked_for_at_the_start_alone(make_desk: MakeDesk) -> None:
+    coordinator = desk_with(make_desk, "hungarian").coordinator
+    assert set(coordinator.topics.aggregator_filters()) < asked_for(coordinator.start(0.0))
+    for _ in range(2):
+        again = asked_for(coordinator.connected(60_000, now=0.0))
+        assert again == set(coordinator.topics.own_model_filters())
+
+
+def asked_for(actions: Sequence[Action]) -> set[str]:
+    return {each for one in actions if isinstance(one, Subscribe) for each in one.filters}
 
 
 @pytest.mark.parametrize(
