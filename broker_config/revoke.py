@@ -18,6 +18,7 @@ from broker_config.authority import Authority
 from broker_config.files import BrokerFiles, read_entries, write_entries
 from broker_config.private_files import PUBLIC, replace
 from protocol.errors import ConfigError
+from protocol.joining import NEWCOMER
 from protocol.topics import check_id
 
 _PROGRAM: Final = "mosquitto"
@@ -25,10 +26,14 @@ _PROGRAM: Final = "mosquitto"
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What `revoke` did: so many certificates; whether a broker runs here, and was told."""
+    """What `revoke` did: so many certificates; whether a broker runs here, and was told.
+
+    ``removed``: the files of passwords that are gone.
+    """
 
     certificates: int
     reloaded: bool
+    removed: tuple[Path, ...] = ()
 
 
 def revoke(authority: Authority, device: str, broker: Path | None = None) -> Revoked:
@@ -42,7 +47,8 @@ def revoke(authority: Authority, device: str, broker: Path | None = None) -> Rev
     if broker is None:
         return Revoked(certificates, reloaded=False)
     replace(BrokerFiles(broker).revocations, authority.list_pem, PUBLIC)
-    return Revoked(certificates, deny_device(broker, device))
+    removed = forget_passwords(broker, device)
+    return Revoked(certificates, deny_device(broker, device), removed)
 
 
 def deny_device(broker: Path, device: str) -> bool:
@@ -57,6 +63,26 @@ def deny_device(broker: Path, device: str) -> bool:
         write_entries(files.passwords, entries)
     _write_rules(files, mosquitto.deny(_rules(files), device))
     return reload_broker(broker)
+
+
+def forget_passwords(broker: Path, device: str) -> tuple[Path, ...]:
+    """Delete a device's password, and that of its one-time token; return the files that are gone.
+
+    A broker that runs is not told. Raises ConfigError as `revoke`.
+    """
+    _check_device(device)
+    files, accounts = BrokerFiles(broker), (device, f"{NEWCOMER}{device}")
+    entries = read_entries(files.passwords)
+    left = {name: entry for name, entry in entries.items() if name not in accounts}
+    gone = [path for path in map(files.secret, accounts) if path.exists()]
+    try:
+        if left != entries:
+            write_entries(files.passwords, left)
+        for path in gone:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    return tuple(gone)
 
 
 def allow_device(broker: Path, device: str) -> bool:

@@ -10,6 +10,7 @@ import typer
 from aggregator.config import AggregatorConfig, load_config
 from aggregator.decrees import Decrees, Sheet, meaning, open_decrees
 from aggregator.records import Standing, StandingRecord
+from fedbus.key_files import parse_key
 from protocol.errors import ConfigError
 from protocol.topics import check_id
 
@@ -22,13 +23,23 @@ DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The devic
 ReasonOption = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
 BrokerOption = Annotated[
     Path | None,
-    typer.Option("--broker", help="The folder of the broker, if it runs on this machine."),
+    typer.Option(
+        "--broker",
+        help="The folder of the broker, if it runs on this machine; without it, the one beside the"
+        " TOML file.",
+        show_default=False,
+    ),
 ]
 
 #: Where an enrolment keeps its authority.
 CA: Final = "ca"
+#: The broker's folder of `fedbus init`, and what is in it.
+_BROKER: Final = ("broker", "acl")
 #: What a broker elsewhere is told.
-_FOLLOWS: Final = "a broker run by `fedbus broker up` follows mon/denied by itself"
+_FOLLOWS: Final = (
+    "a broker run by `fedbus broker up` elsewhere follows mon/denied by itself; delete secrets/{0}"
+    " in its folder, if it has one"
+)
 
 
 @app.command("list")
@@ -104,10 +115,11 @@ def release(config: ConfigOption, device: DeviceArgument, *, broker: BrokerOptio
             return
         _refuse_revoked(decrees, device)
         decrees.decree(StandingRecord(device, Standing.ADMITTED))
-    if broker is not None:
+    folder = broker or _beside(config, *_BROKER)
+    if folder is not None:
         from broker_config.revoke import allow_device  # noqa: PLC0415 - as below
 
-        allow_device(broker, device)
+        allow_device(folder, device)
     typer.echo(f"{device} is admitted; {_when(checked)}")
 
 
@@ -119,7 +131,11 @@ def revoke_(
     reason: ReasonOption = "",
     enrolment: Annotated[
         Path | None,
-        typer.Option(help="The enrolment's folder, if it is here: takes the certificate back."),
+        typer.Option(
+            help="The enrolment's folder; without it, the one beside the TOML file. Takes the"
+            " device's certificates back, and deletes its keys, tokens and what was to be carried.",
+            show_default=False,
+        ),
     ] = None,
     broker: BrokerOption = None,
 ) -> None:
@@ -130,24 +146,61 @@ def revoke_(
         decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
     typer.echo(f"{device} is revoked; {_when(checked)}")
     _doubt(checked, device, is_known=is_known)
-    if checked.secure.enabled:
+    enrolment = enrolment or _beside(config, "enrolment", CA)
+    for line in _shut_out(device, enrolment, broker or _beside(config, *_BROKER)):
+        typer.echo(line)
+    if cohort := _cohort_of(checked, device):
         typer.echo(
-            "its cohort goes on without it from the next roster, and may wait for its answers until"
-            f" then: `fedbus enrol collect`, `fedbus enrol next --remove {device}`"
+            f"cohort {cohort!r} goes on without it from the next roster, and may wait for its"
+            f" answers until then:\n  fedbus enrol collect -c {config} --out next-keys.json"
+            f" --cohort {cohort}\n  fedbus enrol next {enrolment or 'DIR'} -c {config}"
+            f" --keys next-keys.json --cohort {cohort} --remove {device}"
         )
+
+
+def _shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Iterator[str]:
+    """Take the device's ways in, where their folders are here; say what was and is to be done."""
     # X.509 is for those who ask for it: who lists devices waits for none.
     from broker_config.authority import Authority  # noqa: PLC0415
-    from broker_config.revoke import deny_device, revoke  # noqa: PLC0415
+    from broker_config.revoke import deny_device, forget_passwords, revoke  # noqa: PLC0415
+    from fedbus.forget import forget  # noqa: PLC0415
 
+    removed: list[Path] = []
     if enrolment is not None:
         done = revoke(Authority.open(enrolment / CA), device, broker)
-        typer.echo(f"certificates taken back: {done.certificates}")
+        yield f"certificates taken back: {done.certificates}"
+        removed = [*done.removed, *forget(enrolment, device)]
     elif broker is not None:
+        removed = [*forget_passwords(broker, device)]
         deny_device(broker, device)
+    yield from (f"deleted {path}" for path in removed)
     if broker is None:
-        typer.echo(_FOLLOWS)
+        yield _FOLLOWS.format(device)
+        if enrolment is not None:
+            yield f"{enrolment / CA / 'crl.pem'}: to the broker's folder; then kill -HUP the broker"
     if enrolment is None:
-        typer.echo("its certificate is valid until `fedbus devices revoke --enrolment DIR`")
+        yield (
+            "its certificate is valid, and its keys lie there still, until `fedbus devices revoke"
+            f" {device} --enrolment DIR` where the enrolment is"
+        )
+
+
+def _cohort_of(config: AggregatorConfig, device: str) -> str:
+    """Return the cohort whose newest roster has a device; empty if there is none."""
+    if not (config.secure.enabled and config.secure.rosters and config.identity.enrolment_key):
+        return ""
+    from fedbus.enrolment import newest_rosters  # noqa: PLC0415 - as above
+
+    key = parse_key(config.identity.enrolment_key)
+    rosters = newest_rosters(Path(config.secure.rosters), key).values()
+    found = (each.cohort for each in rosters if each.index(device) is not None)
+    return next(found, "")
+
+
+def _beside(config: Path, folder: str, has: str) -> Path | None:
+    """Return a folder of `fedbus init` beside the settings, if it is here too."""
+    found = config.parent / folder
+    return found if (found / has).exists() else None
 
 
 def _doubt(config: AggregatorConfig, device: str, *, is_known: bool) -> None:

@@ -30,6 +30,8 @@ FED: Final = "fed.toml"
 DEVICE: Final = "device.toml"
 SAMPLES: Final = (FED, DEVICE)
 CA_CERTIFICATE: Final = "ca.crt"
+#: What of an enrolment goes to devices, a folder each.
+CARRY: Final = "carry"
 #: What lies in a folder to carry, beside `CA_CERTIFICATE` and `DEVICE`.
 KEYS: Final = "keys.json"
 DEVICE_CERTIFICATE: Final = "device.crt"
@@ -74,7 +76,7 @@ class Workplace:
 
     def carried(self, device: str) -> Path:
         """The folder to carry to a device."""
-        return self.enrolment / "carry" / device
+        return self.enrolment / CARRY / device
 
     def service(self, name: str) -> tuple[Path, Path]:
         """A service's certificate and its key."""

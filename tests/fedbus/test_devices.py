@@ -8,6 +8,8 @@ import pytest
 
 from aggregator.records import DeviceRecord, EvidenceRecord, Standing, StandingRecord
 from aggregator.store import open_store
+from broker_config.files import read_entries, write_accounts
+from broker_config.revoke import denied_devices
 from fedbus.__main__ import main
 from protocol import refusals
 from tests.support.federation import Federation
@@ -122,6 +124,40 @@ def test_without_a_store_it_says_who_makes_one(tmp_path: Path, capsys: Said) -> 
     assert "the aggregator makes it" in capsys.readouterr().err
 
 
+def test_who_is_revoked_leaves_nothing_to_act_as_it(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm = tmp_path / "farm"
+    assert main(["init", str(farm)]) == 0
+    monkeypatch.chdir(farm)
+    assert main(["enrol", "late", "later"]) == 0  # both wait for the next roster
+    assert main(["enrol", "token", "newcomer"]) == 0
+    write_accounts(farm / "broker", ["late", "later"])
+    open_store(farm / "aggregator" / "state", "digits").close()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    for device in ("late", "newcomer"):
+        assert devices(farm / "fed.toml", "revoke", device) == 0
+    said = capsys.readouterr().out
+    gone = {line.removeprefix("deleted ") for line in said.splitlines() if line[:7] == "deleted"}
+    own = farm / "enrolment"
+    assert gone == {
+        str(farm / "broker" / "secrets" / "late"),
+        str(own / "carry" / "late"),
+        str(own / "waiting" / "all" / "late.json"),
+        str(own / "carry" / "newcomer.token"),
+        str(own / "tokens" / "newcomer.json"),
+    }
+    assert not [path for path in gone if Path(path).exists()]
+    assert set(read_entries(farm / "broker" / "passwords")) == {"aggregator", "monitor", "later"}
+    assert denied_devices(farm / "broker") == {"late", "newcomer"}
+    assert (own / "carry" / "later" / "keys.json").exists()
+    assert "next roster" not in said  # neither is in one
+    assert devices(farm / "fed.toml", "revoke", "device-1") == 0
+    asked = "--keys next-keys.json --cohort all --remove device-1"
+    assert f"fedbus enrol next {own} -c {farm / 'fed.toml'} {asked}" in capsys.readouterr().out
+
+
 @pytest.mark.broker
 def test_what_an_operator_says_holds_in_a_running_aggregator_within_seconds(
     tmp_path: Path,
@@ -130,7 +166,9 @@ def test_what_an_operator_says_holds_in_a_running_aggregator_within_seconds(
     with Federation(tmp_path, ("ada", "bob"), task={"buffered": {"goal": 1}}) as federation:
         federation.start()
         federation.grows(2)
-        file = federation.config_path("aggregator")
+        (tmp_path / "away").mkdir()  # from the broker's folder, which would be told at once
+        file = tmp_path / "away" / "fed.toml"
+        file.write_text(federation.config_path("aggregator").read_text())
 
         def standing(device: str, word: str) -> bool:
             return device in federation.monitor.report("devices").get(word, [])
