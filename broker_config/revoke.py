@@ -100,7 +100,7 @@ def denied_devices(broker: Path) -> set[str]:
 
 def reload_broker(broker: Path) -> bool:
     """Have the mosquitto of a folder read its files again; return whether one runs."""
-    pid = _pid(BrokerFiles(broker).pid)
+    pid = running_pid(BrokerFiles(broker).pid)
     if pid is None:
         return False
     with suppress(ProcessLookupError):
@@ -129,8 +129,8 @@ def _write_rules(files: BrokerFiles, rules: str) -> None:
         raise ConfigError(f"{files.acl}: {error.strerror}") from None
 
 
-def _pid(path: Path) -> int | None:
-    """Return the broker's process id; None if it has ended, be it by a power cut."""
+def running_pid(path: Path) -> int | None:
+    """Return a mosquitto's process id by its file; None if it has ended, be it by a power cut."""
     try:
         pid = int(path.read_text(encoding="ascii"))
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()

@@ -14,9 +14,11 @@ from typing import Final
 
 from broker_config.accounts import MONITOR
 from broker_config.files import BrokerFiles, write_broker
+from broker_config.leash import leashed
 from broker_config.mosquitto import listening
 from broker_config.probe import accepts, speaks_tls
 from broker_config.programs import BrokerError, Engine, Program, find_program
+from broker_config.revoke import running_pid
 from protocol.topics import DEFAULT_PREFIX
 
 START_DEADLINE_S: Final = 15.0
@@ -197,7 +199,7 @@ def _start_anywhere(
 
 
 def _start(order: _Order) -> tuple[Broker, _Process]:
-    _check_free(order.host, order.port)
+    _check_free(order)
     process = _launch(order)
     try:
         _await(process, order)
@@ -215,23 +217,36 @@ def _start(order: _Order) -> tuple[Broker, _Process]:
     return broker, process
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(order: _Order) -> None:
     """Without this, the broker that has the port already might answer in place of ours."""
+    host, port = order.host, order.port
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except OSError as error:
-            hint = ": end what listens there, an earlier broker perhaps, or take another port"
             taken = error.errno == errno.EADDRINUSE
-            raise _PortTakenError(f"{host}:{port}: {error.strerror}{hint * taken}") from None
+            hint = _holder(order.files) if taken else ""
+            raise _PortTakenError(f"{host}:{port}: {error.strerror}{hint}") from None
+
+
+def _holder(files: BrokerFiles) -> str:
+    """Say who has the port, if it is a broker of this folder, and what to do."""
+    pid = running_pid(files.pid)
+    if pid is None:
+        return ": end what listens there, an earlier broker perhaps, or take another port"
+    return f": the broker of this folder runs already, its pid is {pid}; end it by kill {pid}"
 
 
 def _launch(order: _Order) -> _Process:
     out = order.log.open("wb") if order.log else None
     with out or nullcontext():
         return subprocess.Popen(  # noqa: S603 - our own command
-            order.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=order.within
+            leashed(order.command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=order.within,
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from broker_config.leash import leashed
+
 STOP_DEADLINE_S: Final = 5.0
 _POLL_S: Final = 0.02
 _TAIL_LINES: Final = 8
@@ -46,10 +48,13 @@ class Child:
 
 
 def start(name: str, module: Sequence[str], log: Path, variables: Mapping[str, str]) -> Child:
-    """Start ``python -m <module>`` away from the terminal's Ctrl-C: whoever started it ends it."""
+    """Start ``python -m <module>`` away from the terminal's Ctrl-C: whoever started it ends it.
+
+    It ends with us in any case, on Linux (`broker_config.leash`).
+    """
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own modules
-            [sys.executable, "-m", *module],
+            leashed([sys.executable, "-m", *module]),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

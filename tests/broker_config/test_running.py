@@ -51,6 +51,14 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and whoever adopted it has not looked yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def lets_in(files: BrokerFiles, port: int) -> bool:
     return accepts("127.0.0.1", port, MONITOR, files.secret(MONITOR).read_text().strip())
 
@@ -142,6 +150,34 @@ def test_serving_ends_with_the_signal_and_leaves_no_broker(
         serving.send_signal(number)
         assert serving.wait(DEADLINE_S) == 0
     assert not is_running(int(said[2]))
+
+
+@pytest.mark.broker
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children of their parent's end")
+@ENGINES
+def test_a_broker_ends_with_who_serves_it_also_by_kill_9(tmp_path: Path, engine: Engine) -> None:
+    if engine == "mosquitto":
+        require_mosquitto()
+    command = [sys.executable, "-c", SERVE, str(tmp_path), str(free_port()), engine]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as serving:
+        assert serving.stdout is not None
+        pid = int(serving.stdout.readline().split()[2])
+        serving.kill()
+        until = time.monotonic() + DEADLINE_S
+        while is_running(pid) and not is_zombie(pid):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+@pytest.mark.broker
+def test_a_port_that_the_folders_own_broker_has_is_said_with_its_pid(tmp_path: Path) -> None:
+    require_mosquitto()
+    with (
+        running_broker(tmp_path, engine="mosquitto") as broker,
+        pytest.raises(BrokerError, match=f"runs already, its pid is {broker.pid};"),
+        running_broker(tmp_path, engine="mosquitto", port=broker.port),
+    ):
+        raise AssertionError
 
 
 @pytest.mark.broker
