@@ -95,7 +95,7 @@ def load_config(path: Path) -> AggregatorConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         refuse_moved(table, _MOVED)
-        placed = beside(table, path.parent, FILES)
+        placed = beside(table, FILES, lambda name: str(path.parent / name))
         config = build(AggregatorConfig, with_fleet(placed))
         config.task.check()
         config.secure.check(config.task)

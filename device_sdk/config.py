@@ -202,6 +202,7 @@ def load_config(path: Path) -> DeviceConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         refuse_moved(table, {"secure.keys": "[identity] keys"})
-        return build(DeviceConfig, beside(table, path.parent, FILES))
+        placed = beside(table, FILES, lambda name: str(path.parent / name))
+        return build(DeviceConfig, placed)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -7,9 +7,8 @@ caller's.
 import dataclasses
 import sys
 import types
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
-from pathlib import PurePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from protocol.errors import ConfigError
@@ -23,7 +22,7 @@ def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
     ``where`` is the table's own name in messages. Raises ConfigError for an unknown key, a missing
     one, a value of another type, or whatever ``cls`` itself refuses.
     """
-    hints = _hints(cls)  # type: ignore[arg-type] # classes are hashable, which typing cannot say
+    hints = hints_of(cls)  # type: ignore[arg-type] # classes are hashable, which typing cannot say
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # S is a dataclass, which typing cannot say
     for key in table:
         if key not in known:
@@ -41,7 +40,7 @@ def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
 
 
 @cache
-def _hints(cls: Hashable) -> Mapping[str, Any]:
+def hints_of(cls: Hashable) -> Mapping[str, Any]:
     """Return the types of a class's fields: reading annotations takes longer than all the rest."""
     return get_type_hints(cls)
 
@@ -55,10 +54,12 @@ def refuse_moved(table: Mapping[str, Any], moved: Mapping[str, str]) -> None:
             raise ConfigError(f"{old}: it stands in {new} now")
 
 
-def beside(table: Mapping[str, Any], folder: PurePath, keys: Iterable[str]) -> dict[str, Any]:
-    """Return ``table`` with the files that ``keys`` name looked for in ``folder``.
+def beside(
+    table: Mapping[str, Any], keys: Iterable[str], found_at: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return ``table`` with the files that ``keys`` name where ``found_at`` says they are.
 
-    A key is ``"key"`` at the top or ``"table.key"``; ``folder`` is that of the settings' own file,
+    A key is ``"key"`` at the top or ``"table.key"``. Files are looked for beside the settings' own,
     so that it does not matter from where a command is started. What is empty stays empty.
     """
     placed = dict(table)
@@ -66,7 +67,7 @@ def beside(table: Mapping[str, Any], folder: PurePath, keys: Iterable[str]) -> d
         where, _, key = name.rpartition(".")
         inner = placed.get(where) if where else placed
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
-            changed = {**inner, key: str(folder / inner[key])}
+            changed = {**inner, key: found_at(inner[key])}
             placed = {**placed, where: changed} if where else changed
     return placed
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -73,15 +72,13 @@ def test_a_wrong_table_names_the_key_and_the_mend(table: dict[str, Any], message
 def test_files_are_looked_for_beside_the_settings() -> None:
     table = {"dir": "state", "inner": {"file": "a/b", "none": "", "root": "/c"}, "other": "d"}
     keys = ["dir", "inner.file", "inner.none", "inner.root", "inner.missing", "nowhere.file"]
-    placed = beside(table, PurePosixPath("farm"), keys)
-    assert placed == {
+    assert beside(table, keys, lambda name: f"farm/{name}") == {
         "dir": "farm/state",
-        "inner": {"file": "farm/a/b", "none": "", "root": "/c"},
+        "inner": {"file": "farm/a/b", "none": "", "root": "farm//c"},
         "other": "d",
     }
-    assert beside(table, PurePosixPath(), keys) == table
 
 
 def test_what_is_no_text_stays_for_the_check_to_refuse() -> None:
     table = {"name": 3, "inner": 4}
-    assert beside(table, PurePosixPath("farm"), ["name", "inner.file"]) == table
+    assert beside(table, ["name", "inner.file"], str.upper) == table
