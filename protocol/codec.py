@@ -160,7 +160,7 @@ def pack(value: object) -> bytes:
     layout = _layout(type(value))
     raw = [list(v) if type(v) is tuple else v for v in (getattr(value, n) for n in layout.names)]
     try:
-        layout.read(raw)
+        layout.check(raw)
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"a message outside its limits: {error.detail}") from None
     packed: bytes = msgpack.packb(layout.shortened(raw) if layout.defaults else raw)
@@ -198,7 +198,7 @@ def seal(envelope: Envelope) -> bytes:
     """Return the bytes of an envelope. Raises LocalProtocolError outside its limits."""
     values = [getattr(envelope, name) for name in _ENVELOPE.names]
     try:
-        _ENVELOPE.read(values)
+        _ENVELOPE.check(values)
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"an envelope outside its limits: {error.detail}") from None
     packed: bytes = msgpack.packb([WIRE_VERSION, *values])

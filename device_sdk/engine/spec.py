@@ -12,13 +12,13 @@ fails when it is read.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
 from device_sdk.engine.arrays import Shape
 from device_sdk.engine.layers import LAYERS, Layer
 from device_sdk.engine.losses import LOSSES, Loss
 from protocol.errors import ConfigError
-from protocol.settings import build
+from protocol.settings import build, hints_of
 from protocol.vectors.layout import MAX_PARAMS, Layout, Tensor
 
 #: Axes of a sample; NumPy's arrays have 32 at most before its version 2.
@@ -127,7 +127,7 @@ def _name(layer: Mapping[str, object], index: int) -> str:
 def _layer(table: Mapping[str, object], place: str) -> Layer:
     """Build one layer; a number where sides are meant is for all of them."""
     cls = LAYERS[str(table["type"])]
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     keys: dict[str, Any] = {}
     for key, value in table.items():
         if key not in ("type", "name"):

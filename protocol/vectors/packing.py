@@ -144,6 +144,7 @@ def _num_kept(fraction: float, size: int) -> int:
     return max(1, math.ceil(Fraction(repr(float(fraction))) * size))
 
 
+@lru_cache(maxsize=64)
 def parse_codec(text: str) -> CodecSpec:
     """The codec that ``text`` spells, like ``topk-0.01/int8``. Raises ConfigError."""
     spelled = _SPELLING.fullmatch(text) if len(text) <= _MAX_SPELLING else None
