@@ -35,3 +35,14 @@ def after(state: State, event: str) -> State:
         return TRANSITIONS[state, event]
     except KeyError:
         raise LocalProtocolError(f"{event} while {state.value}") from None
+
+
+class Machine:
+    """The state that one device is in."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def step(self, event: str) -> None:
+        """Go where an event leads. Raises LocalProtocolError if that is nowhere."""
+        self.state = after(self.state, event)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from device_sdk.trainer import Assignment, Trained
 from protocol.errors import LocalProtocolError
 from protocol.messages import Lease
 
+#: Without a plan yet, how often to say that one is here.
+DEFAULT_CHECK_IN_S: Final = 10.0
+
 Float32 = npt.NDArray[np.float32]
 
 
@@ -23,7 +27,7 @@ class Work:
 
     It is also taken from what is ``stored``. ``plan`` is None until one is heard, ``fetch`` while
     no model is on its way; ``ends_at`` is when the lease has run out, and ``upload_at`` when its
-    update may be sent.
+    update may be sent. ``newest_version`` is the newest there is, as far as it was heard of.
     """
 
     def __init__(self, stored: Mapping[str, bytes]) -> None:
@@ -31,6 +35,7 @@ class Work:
         self.fetch: Fetch | None = None
         self.ends_at = math.inf
         self.upload_at = -math.inf
+        self.newest_version = 0
         self._lease: Lease | None = None
         self._assigned: TrainingPlan | None = None
         self._unfit: TrainingPlan | None = None
@@ -44,6 +49,11 @@ class Work:
         if self._lease is None:
             raise LocalProtocolError("no lease yet")
         return self._lease
+
+    @property
+    def check_in_s(self) -> float:
+        """How often the plan has devices check in."""
+        return DEFAULT_CHECK_IN_S if self.plan is None else self.plan.check_in_s
 
     @property
     def held_version(self) -> int:

@@ -23,6 +23,8 @@ from tests.support.handset import SIZE
 
 DELTA = [0.5, -0.25, 0.125, 0.0, 1.0, -1.0]
 ROOM = 60_000
+#: Where the session's seed is passed on to.
+SESSION_PARTS = frozenset({"device_sdk.asking", "device_sdk.delivery", "device_sdk.preparing"})
 
 
 def joined() -> Circle:
@@ -93,13 +95,15 @@ def test_a_used_mask_leaves_nothing_in_memory() -> None:
     assert not [held for held in remaining_seeds(circle, "a") if held in (seed, given)]
 
 
-def remaining_seeds(circle: Circle, name: str) -> list[bytes]:
-    """Every 32 bytes that session, member and dealer still have."""
+def remaining_seeds(circle: Circle, name: str) -> set[bytes]:
+    """Every 32 bytes that session, member and dealer still have, and the session's parts."""
     session = circle[name].session
     assert session._member is not None
     owners = (session, session._member, session._member._membership, seat(circle, name).dealer)
-    values = [value for owner in owners for value in vars(owner).values()]
-    found = [value for value in values if isinstance(value, bytes) and len(value) == 32]
+    parts = [part for part in vars(session).values() if type(part).__module__ in SESSION_PARTS]
+    assert len(parts) == len(SESSION_PARTS)
+    values = [value for owner in (*owners, *parts) for value in vars(owner).values()]
+    found = {value for value in values if isinstance(value, bytes) and len(value) == 32}
     assert len(found) == 4  # the session's, the membership's, the dealer's and its identity
     return found
 
