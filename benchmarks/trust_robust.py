@@ -23,8 +23,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.robust.config import AUTO, FLTRUST, MEAN, RULES, RobustConfig
-from benchmarks.fleet_methods import Run, observed, task
+from aggregator.robust.config import AUTO, FLTRUST, MEAN, MEDIAN, RULES, TRIMMED_MEAN, RobustConfig
+from benchmarks.fleet_methods import DENSE, Run, observed, task
 from benchmarks.fleet_setups import Float32, Samples, Setup
 from benchmarks.report import Report, figure, within
 from benchmarks.trust_setups import SETUPS, has_people
@@ -37,6 +37,8 @@ SEEDS: Final = 3
 #: What is compared: the default, and what an attacker moves anywhere.
 BOTH: Final = (AUTO, MEAN)
 NAMES: Final = (("default", AUTO), ("mean", MEAN))
+#: Most sparse updates say nothing of a coordinate, so that its median is 0: these get dense ones.
+BY_COORDINATE: Final = frozenset({MEDIAN, TRIMMED_MEAN})
 FLIP: Final = "sign_flip"
 #: Off the accuracy that there is without attack.
 UNDER_ATTACK: Final = 0.03
@@ -197,7 +199,9 @@ def run_job(job: Job) -> Run:
     """Let a set-up learn under an attack."""
     setup = SETUPS[job.setup](job.seed)
     root_file = "the set-up's own" if job.rule == FLTRUST else ""
-    config = task(setup, {"robust": RobustConfig(rule=job.rule, root_file=root_file)})
+    codec = {"codec": DENSE} if job.rule in BY_COORDINATE else {}
+    robust = RobustConfig(rule=job.rule, root_file=root_file)
+    config = task(setup, {"robust": robust, **codec})
     found = trainers(setup, job.attack, job.seed)
     if job.attack == AWAY:
         honest = [at for at, each in enumerate(found) if not isinstance(each, Liar)]

@@ -1,7 +1,8 @@
 """``trust``, rules: the robust rules that one may choose, under the attacks of `trust_robust`.
 
 ``digits``: each rule but the default and the mean, which `benchmarks.trust_robust` has, without
-attack and under every attack; the fifth of attackers is what they are told to expect.
+attack and under every attack; a fifth of attackers is what they are told to expect. Median and
+trimmed mean get dense updates, as docs/configuration.md says.
 ``fltrust``: in the other set-ups, with their root sets. As there in everything else.
 """
 
