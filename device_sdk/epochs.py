@@ -15,6 +15,8 @@ from protocol.secagg import keys as signing
 
 #: Where the keys that the device has made are stored.
 EPOCH_KEYS: Final = "epoch-keys"
+#: Where a round of `pairwise` is stored, which is over with its epoch.
+ROUND: Final = "round"
 
 
 class EpochKeys:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from device_sdk.actions import Action, Delete, Store
 from device_sdk.answers import ANSWER, USED
 from device_sdk.dealing import Dealer, Mask
-from device_sdk.epochs import EpochKeys
+from device_sdk.epochs import ROUND, EpochKeys
 from device_sdk.evidence import Evidence
 from device_sdk.holding import SHARE, Holder
 from device_sdk.identity import Keys
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Where the roster is stored.
 ROSTER: Final = "roster"
-#: Where a round of `pairwise` is stored.
-ROUND: Final = "round"
 _OF_AN_EPOCH: Final = (SHARE, ANSWER, USED, ROUND)
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgpack
 
 from device_sdk.actions import Action, Store
-from device_sdk.membership import ROUND
+from device_sdk.epochs import ROUND
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import SIGNATURE_BYTES

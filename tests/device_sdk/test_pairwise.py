@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device_sdk.membership import ROUND
+from device_sdk.epochs import ROUND
 from device_sdk.pairwise import MAX_BEGUN
 from protocol import refusals
 from protocol.errors import RemoteProtocolError

@@ -9,8 +9,8 @@ import pytest
 from aggregator.cohorts import Cohort, Offer
 from aggregator.pairwise_round import PairwiseRound
 from device_sdk.actions import Store
+from device_sdk.epochs import ROUND
 from device_sdk.identity import parse_keys
-from device_sdk.membership import ROUND
 from device_sdk.pending import PENDING
 from device_sdk.states import State
 from protocol import refusals

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aggregator.store import open_store
-from device_sdk.membership import ROUND
+from device_sdk.epochs import ROUND
 from device_sdk.storage import Storage
 from tests.support.federation import TASK
 from tests.support.run_device import Vector
