@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from fedbus.view import Report, TaskView, count, names, reports, table, text
+from fedbus.view import Report, TaskView, count, names, printable, reports, table, text
+from protocol.errors import ConfigError
+from protocol.topics import check_id
 
 _MAX_NAMES = 20
 #: What devices have done in a round of `pairwise`, in order.
@@ -24,6 +26,8 @@ def secure_lines(view: TaskView) -> Iterator[str]:
             f"  cohort {cohort}: epoch {count(epoch, 'epoch')} of {count(epoch, 'devices')} devices"
             f" ends in {human_time(count(epoch, 'ends_in_s'))}"
         )
+    for cohort in sorted(stalls := table(rounds, "stalls")):
+        yield from _stall(cohort, table(stalls, cohort))
     for buffer in reports(rounds, "buffers"):
         yield _buffer(buffer)
     if "round" in rounds:
@@ -31,6 +35,36 @@ def secure_lines(view: TaskView) -> Iterator[str]:
     waiting = count(rounds, "updates_without_shares")
     if waiting:
         yield f"  {waiting} updates wait until enough holders have shares of their masks"
+
+
+def _stall(cohort: str, stall: Report) -> Iterator[str]:
+    """Why a cohort can make no sum any more, and what the operator runs."""
+    kept_out = names(stall, "kept_out")
+    yield (
+        f"  cohort {printable(cohort)} STALLS until its next roster: {count(stall, 'left')} of its"
+        f" devices may {text(stall, 'what')}, {count(stall, 'needed')} must; kept out:"
+        f" {', '.join(kept_out[:_MAX_NAMES])}"
+    )
+    if not all(map(_is_id, [cohort, *kept_out])):
+        return  # made up by a broker, and no words for a command
+    yield "    a device that is only quarantined: fedbus devices release DEVICE -c fed.toml"
+    if missing := count(stall, "to_enrol"):
+        yield f"    the next roster needs {missing} more devices first: fedbus enrol DEVICE..."
+    yield "    the next roster, where the enrolment is:"
+    yield f"      fedbus enrol collect -c fed.toml --cohort {cohort} --out next-keys.json"
+    removed = "".join(f" --remove {name}" for name in kept_out)
+    yield (
+        f"      fedbus enrol next enrolment -c fed.toml --cohort {cohort} --keys next-keys.json"
+        f"{removed}"
+    )
+
+
+def _is_id(name: str) -> bool:
+    try:
+        check_id(name, "id")
+    except ConfigError:
+        return False
+    return True
 
 
 def _buffer(buffer: Report) -> str:

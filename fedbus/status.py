@@ -109,6 +109,9 @@ def _privacy(view: TaskView) -> Iterator[str]:
     told = table(view.report("metrics"), "privacy")
     if not told:
         return
+    if given_up := text(told, "given_up"):
+        yield f"privacy: NONE any more; {given_up}"
+        return
     yield (
         f"privacy ({text(told, 'mechanism')}): epsilon {number(told, 'epsilon') or 0:.3f} of"
         f" {number(told, 'epsilon_budget') or 0:g} at delta {number(told, 'delta') or 0:g}, noise"

@@ -6,15 +6,18 @@ Pure: a coordinator and the time in, one small JSON object a topic out. Lists of
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from aggregator.coordinator import Coordinator
 from aggregator.leases import Lease
 from aggregator.masked_buffer import MaskedBuffer
+from aggregator.monitor.stalls import Stall, stall_of
 from aggregator.pairwise import PairwiseBuffers
 from aggregator.records import Standing
 from aggregator.recovery import Recovery
 from aggregator.secagg import SecureBuffers
+from aggregator.secure_config import smallest_buffer
 
 MAX_NAMES: Final = 100
 #: How many names fit a packet of the smallest limit that the aggregator takes.
@@ -40,18 +43,40 @@ def rounds_report(coordinator: Coordinator, now: float) -> Report:
     """What the next version waits for."""
     view = coordinator.view(now)
     open_s = 0.0 if view.opened_at is None else now - view.opened_at
+    stalls = _stalls(coordinator)
     return {
         "mode": coordinator.config.mode,
         "version": coordinator.version,
         "updates_in_buffer": view.num_buffered,
         "open_for_s": round(open_s),
-        "waiting_for": coordinator.waiting_for(now),
+        "waiting_for": _whole_stall(coordinator, stalls) or coordinator.waiting_for(now),
         "devices_training": view.num_active,
         "devices_waiting": view.num_waiting,
         "updates_incomplete": len(coordinator.partials),
         "leases": coordinator.granting.report(coordinator.partials.num_bytes, now),
         **({} if coordinator.secure is None else secure_report(coordinator.secure, now)),
+        **({"stalls": {name: asdict(each) for name, each in stalls.items()}} if stalls else {}),
     }
+
+
+def _stalls(coordinator: Coordinator) -> Mapping[str, Stall]:
+    """Why cohorts can make no sum until their next roster, by cohort."""
+    if coordinator.secure is None:
+        return {}
+    standings = {each.device: each.standing for each in coordinator.conduct.standings}
+    smallest = smallest_buffer(coordinator.config)
+    found = {
+        cohort.roster.cohort: stall_of(cohort, standings, smallest)
+        for cohort in coordinator.secure.cohorts
+    }
+    return {name: stall for name, stall in found.items() if stall is not None}
+
+
+def _whole_stall(coordinator: Coordinator, stalls: Mapping[str, Stall]) -> str:
+    """What the task waits for if none of its cohorts can go on; empty: another can, or all do."""
+    if coordinator.secure is None or len(stalls) < len(list(coordinator.secure.cohorts)):
+        return ""
+    return "; ".join(stall.waits_for(name) for name, stall in sorted(stalls.items()))
 
 
 def secure_report(secure: SecureBuffers | PairwiseBuffers, now: float) -> Report:

@@ -1,0 +1,58 @@
+"""A cohort that has lost too many devices says so, and what ends it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from aggregator.monitor.status import encode, rounds_report
+from aggregator.records import Standing, StandingRecord
+from fedbus.status import status_lines
+from fedbus.view import TaskView
+from tests.aggregator.conftest import MakeSecure
+from tests.support.secure_desk import SecureDesk
+
+
+def kept_out(desk: SecureDesk, devices: Sequence[str], standing: Standing) -> dict[str, Any]:
+    """What ``mon/rounds`` says when these devices have this standing."""
+    desk.coordinator.decreed([StandingRecord(name, standing) for name in devices])
+    found: dict[str, Any] = json.loads(encode(rounds_report(desk.coordinator, desk.desk.now)))
+    return found
+
+
+def said(desk: SecureDesk, report: dict[str, Any]) -> str:
+    view = TaskView(desk.coordinator.topics)
+    view.see(desk.coordinator.topics.monitor("rounds"), json.dumps(report).encode())
+    return "\n".join(status_lines(view))
+
+
+def test_a_cohort_with_too_few_left_to_answer_says_what_to_run(make_secure: MakeSecure) -> None:
+    desk = make_secure()
+    members = [member.device for member in desk.cohort.roster.members]
+    needed = desk.cohort.roster.parameters.num_answers
+    bearable, gone = members[needed:], members[needed - 1 :]
+    assert "stalls" not in kept_out(desk, bearable, Standing.REVOKED)
+    report = kept_out(desk, gone, Standing.REVOKED)
+    told = f"{needed - 1} of its devices may answer, {needed} must"
+    assert report["waiting_for"] == f"the next roster of cohort all: {told}"
+    shown = said(desk, report)
+    assert f"cohort all STALLS until its next roster: {told}; kept out: {', '.join(gone)}" in shown
+    assert "fedbus enrol collect -c fed.toml --cohort all --out next-keys.json" in shown
+    assert shown.count(" --remove ") == len(gone)
+    assert "more devices first" not in shown
+
+
+def test_who_is_quarantined_may_answer_but_not_contribute(make_secure: MakeSecure) -> None:
+    desk = make_secure()
+    members = [member.device for member in desk.cohort.roster.members]
+    report = kept_out(desk, members[2:], Standing.QUARANTINED)
+    assert report["waiting_for"].endswith("2 of its devices may contribute, 3 must")
+    assert "the next roster needs 1 more devices first" in said(desk, report)
+
+
+def test_no_command_is_made_of_what_a_broker_made_up(make_secure: MakeSecure) -> None:
+    desk = make_secure()
+    members = [member.device for member in desk.cohort.roster.members]
+    report = kept_out(desk, members[2:], Standing.REVOKED)
+    report["stalls"]["all"]["kept_out"] = ["x; reboot"]
+    assert "STALLS" in said(desk, report)
+    assert "--remove" not in said(desk, report)
