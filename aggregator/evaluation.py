@@ -1,12 +1,12 @@
 """Evaluation on the operator's held-out data, in a thread of its own, newest version only."""
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from aggregator.robust.group_testing import harm
 from aggregator.robust.group_watch import Candidates, Trial
 from aggregator.strategy import Float32
 from device_sdk.engine.data import as_blocks, load_npz
@@ -30,6 +30,7 @@ class Evaluator:
         self._done = done
         self._wanted: tuple[int, Float32] | None = None
         self._candidates: Candidates | None = None
+        self._untrained: float | None = None  # the loss that there is something to learn from
         self._trials: deque[list[Trial]] = deque()
         self._report: Mapping[str, Any] = {}
         self._stopping = False
@@ -91,8 +92,10 @@ class Evaluator:
 
     def _tried(self, candidates: Candidates) -> list[Trial]:
         before = self._loss(candidates.params)
+        if self._untrained is None:
+            self._untrained = self._loss(self._model.init(bytes(32)))
         return [
-            Trial(devices, math.log(self._loss(params) / before))
+            Trial(devices, harm(self._loss(params), before, self._untrained))
             for devices, params in candidates.groups
         ]
 

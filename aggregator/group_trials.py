@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from aggregator.buffers import Outcome
 from aggregator.conduct.book import Book
 from aggregator.conduct.evidence import GROUP_INFLUENCE, WEIGHTS
+from aggregator.records import Standing
 from aggregator.refusing import Refusing
 from aggregator.robust.group_watch import Candidates, GroupWatch, Trial
 from aggregator.versions import Versions
@@ -41,6 +42,8 @@ class GroupTrials:
 
     def tried(self, trials: Sequence[Trial]) -> None:
         """So good the groups of a step were; after many, it is known who does harm."""
-        for device in self._watch.seen(trials):
-            self._conduct.note(device, GROUP_INFLUENCE)
-            self._refusing.show(device, GROUP_INFLUENCE, WEIGHTS[GROUP_INFLUENCE].meaning)
+        for device, sure in self._watch.seen(trials).items():
+            if self._conduct.hold(device, GROUP_INFLUENCE, sure):
+                self._refusing.show(device, GROUP_INFLUENCE, WEIGHTS[GROUP_INFLUENCE].meaning)
+            if self._conduct.standing(device) is not Standing.ADMITTED:
+                self._watch.forget(device)  # should it be released, what it did is forgotten

@@ -22,7 +22,7 @@ import numpy as np
 from aggregator.evaluation import LEAST_LOSS
 from aggregator.robust import Float64
 from aggregator.robust.config import RobustConfig
-from aggregator.robust.group_testing import Noise, bch_groups, posterior, stand_out
+from aggregator.robust.group_testing import Noise, bch_groups, harm, posterior, stand_out
 from aggregator.robust.group_watch import GroupWatch, Trial
 from aggregator.robust.groups import GroupMean, combine_groups
 from aggregator.strategy import Float32
@@ -80,6 +80,7 @@ class Federation:
         self._seed = derive(bytes(SEED_BYTES), "federation", seed)
         self._rng = np.random.default_rng(seed)
         self._round = 0
+        self._untrained = self.loss(0.0)
 
     def deltas(self) -> tuple[Float64, Float64]:
         """Let everybody train once; return deltas (N, d) and numbers of samples (N,)."""
@@ -109,6 +110,14 @@ class Federation:
         """Return the loss on the operator's rows with a mean added."""
         params = (self.params + mean).astype(np.float32)
         return max(self.model.evaluate(params, self.rows.x, self.rows.y).loss, LEAST_LOSS)
+
+    def trials(self, groups: Sequence[GroupMean]) -> list[Trial]:
+        """Return by how much each group alone would make the model worse."""
+        before = self.loss(0.0)
+        return [
+            Trial(each.devices, harm(self.loss(each.mean), before, self._untrained))
+            for each in groups
+        ]
 
     def step(self, robust: RobustConfig, groups: Sequence[GroupMean]) -> None:
         """Make the next version."""
@@ -170,11 +179,8 @@ def named(seed: int, alpha: float, count: int) -> Named:
     for number in range(1, ROUNDS + 1):
         deltas, weights = federation.deltas()
         groups = federation.groups(deltas, weights, GROUP)
-        before = federation.loss(0.0)
-        trials = [
-            Trial(each.devices, np.log(federation.loss(each.mean) / before)) for each in groups
-        ]
-        found |= {int(name) for name in watch.seen(trials)}
+        judged = watch.seen(federation.trials(groups))
+        found |= {int(name) for name, sure in judged.items() if sure > 0}
         if number == FEDGT_ROUND:
             fedgt = _fedgt(federation, deltas, weights)
         federation.step(GROUPS, groups)

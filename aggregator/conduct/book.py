@@ -172,20 +172,44 @@ class Book:
         if boasts:
             self.note(device, BOASTS)
 
-    def note(self, device: str, kind: str, amount: float = 1.0) -> None:
-        """Count evidence against a device; what `WEIGHTS` does not name is not held against it.
-
-        ``amount`` (0 to 1) is how sure it is.
-        """
+    def note(self, device: str, kind: str) -> None:
+        """Count evidence against a device; what `WEIGHTS` does not name is not held against it."""
         weight = WEIGHTS.get(kind)
-        if weight is None or not self._has_room(device, weight):
-            return
+        if weight is not None and self._has_room(device, weight):
+            entry = self._entry(device, kind, weight)
+            self._enter(device, kind, self._left(entry) + weight.points)
+
+    def hold(self, device: str, kind: str, amount: float) -> bool:
+        """Hold so much of a kind (times its points) against a device, instead of what was held.
+
+        0 takes it back. For evidence that is judged as a whole, again and again. Return whether
+        it is new that any is held.
+        """
+        weight = WEIGHTS[kind]
+        known = self._entries.get(device, {}).get(kind)
+        was_held = known is not None and known.points > 0
+        if not amount > 0:
+            if known is not None and was_held:
+                known.points = 0.0
+                self._changed[device, kind] = None
+            return False
+        if not self._has_room(device, weight):
+            return False
+        self._entry(device, kind, weight)
+        self._enter(device, kind, amount * weight.points)
+        return not was_held
+
+    def _entry(self, device: str, kind: str, weight: Weight) -> _Entry:
         if weight.points:
             self._spotless.pop(device, None)
         elif device not in self._entries:
             self._spotless[device] = None
-        entry = self._entries.setdefault(device, {}).setdefault(kind, _Entry(0, 0.0, self._now))
-        entry.points = min(weight.most, self._left(entry) + amount * weight.points)
+        return self._entries.setdefault(device, {}).setdefault(kind, _Entry(0, 0.0, self._now))
+
+    def _enter(self, device: str, kind: str, points: float) -> None:
+        """Enter what a kind makes up from now on, and judge."""
+        entry, weight = self._entries[device][kind], WEIGHTS[kind]
+        entry.points = min(weight.most, points)
         entry.at = self._now
         entry.count += 1
         self._changed[device, kind] = None

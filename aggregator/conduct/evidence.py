@@ -32,7 +32,8 @@ BOASTS: Final = "boasts"
 OUTLIER: Final = "outlier"
 #: Values were cut before masking, more than a device's that trains as the others do.
 SATURATION: Final = "saturation"
-#: Groups it was in were worse than others (`aggregator.robust`); the amount is the probability.
+#: Groups it was in were worse than others (`aggregator.robust.group_testing`); the amount is how
+#: sure that is now, in standard errors beyond the limit.
 GROUP_INFLUENCE: Final = "group_influence"
 #: Something unreadable came in its name, and nothing proves that it came from it.
 UNPROVEN: Final = "unproven"
@@ -70,7 +71,7 @@ WEIGHTS: Final[dict[str, Weight]] = dict(
             )
         ),
         (FLOOD, Weight(10, "sent on and on beyond its budget of messages")),
-        (GROUP_INFLUENCE, Weight(5, "groups with its updates made the model worse")),
+        (GROUP_INFLUENCE, Weight(2, "groups with its updates made the model worse", 12)),
         # hints
         (OUTLIER, Weight(0.5, "updates far from the others'", 3)),
         (BOASTS, Weight(0.25, "says to have many times more samples than the others", 1)),

@@ -9,10 +9,11 @@ a code (`bch_groups`), calls a group positive if its model is bad, and decodes w
 
 Positive or not is little to know of a group when there are few in a buffer. To the first order a
 group's mean changes the loss by the mean of what its members' updates would. So `influence` takes
-by how much each group did, and finds that of the devices by least squares; `suspects` are those
-whose is worse than the others' beyond doubt.
+by how much each group did (`harm`), and finds that of the devices by least squares; `suspicion`
+says whose is worse than the others', and how sure that is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -32,14 +33,19 @@ _ROUNDS: Final = 50
 _KEPT: Final = 0.5
 #: No probability is nearer to 0 or 1 than this.
 _LEAST: Final = 1e-9
-#: Ridge, as a part of how often a device is tested on average.
-_RIDGE: Final = 0.03
+#: Ridge, as a part of how often a device is tested on average: only so much that devices which were
+#: never tested apart have errors, large ones, instead of none.
+_RIDGE: Final = 1e-3
 #: A device is suspected beyond so many standard deviations.
 _DEVIATIONS: Final = 2.0
-#: Nor if its updates alone would make the loss less than a fifth worse than the others' do (in
-#: logarithms): near the end of training even honest updates do a little harm, some device always
-#: most, and significantly once there are enough tests.
-_HARM: Final = 0.2
+#: Nor if its updates alone would do less than a tenth more `harm` than the others': near the end
+#: of training even honest updates do a little, some device always most, and significantly once
+#: there are enough tests.
+_HARM: Final = 0.1
+#: No group does more than this, or it would hide in its own noise what others do (in logarithms).
+_MOST_HARM: Final = 1.0
+#: What is added to losses before they are compared, as a part of an untrained model's.
+_FLOOR: Final = 1 / 3
 #: A standard normal number deviates so many times its median deviation.
 _MAD: Final = 1.4826
 #: Where the parity checks of the binary BCH code (15, 7) have ones: 1 + x + x^3 + x^7, shifted.
@@ -125,6 +131,18 @@ def stand_out(badness: Sequence[float], times: float) -> Outcomes:
     return np.asarray(above > max(times * usual, 1e-12))
 
 
+def harm(loss: float, before: float, untrained: float) -> float:
+    """Return how much worse a loss is than the one before: a logarithm, below 0 if it is better.
+
+    Both are counted with a third of the loss of an ``untrained`` model on top. Without that, the
+    last hundredth to be learned would weigh as the first half, and at the end of training honest
+    updates look like attacks. From -1 to 1.
+    """
+    floor = _FLOOR * untrained
+    change = math.log((loss + floor) / (before + floor))
+    return min(max(change, -_MOST_HARM), _MOST_HARM)
+
+
 class Influence(NamedTuple):
     """By how much the loss grows with each device's updates (N,), and the standard errors (N,)."""
 
@@ -135,8 +153,9 @@ class Influence(NamedTuple):
 def influence(groups: Membership, changes: Float64) -> Influence:
     """Return the devices' part in what happened to the loss.
 
-    ``groups`` (T, N) has who was in each group, ``changes`` (T,) the logarithm of the loss with
-    the group's mean over that without: below 0 is better. Ridge regression towards the mean change.
+    ``groups`` (T, N) has who was in each group, ``changes`` (T,) the `harm` that its mean does.
+    Ridge regression towards the mean change. Devices that were always together share what they did,
+    and their errors are so large that nothing is sure of either.
     """
     num_tests, num_devices = groups.shape
     shares = groups / groups.sum(axis=1, keepdims=True)
@@ -150,17 +169,17 @@ def influence(groups: Membership, changes: Float64) -> Influence:
     return Influence(effects, np.sqrt(np.diag(inverse) * variance))
 
 
-def suspects(found: Influence) -> npt.NDArray[np.intp]:
-    """Return the devices that make the loss worse (k,): significantly, unlike the others, and much.
+def suspicion(found: Influence) -> Float64:
+    """Return how sure it is that a device does harm, (N,): standard errors beyond the limit, or 0.
 
-    The first two limits are at two standard deviations; docs/adr/0030 has what that finds and
-    mistakes.
+    Above 0 are devices that make the loss worse significantly, unlike the others, and much: the
+    first two limits are at two standard deviations. docs/adr/0030 has what that finds and mistakes.
     """
     effects, errors = found
     above = effects - np.median(effects)
     usual = _MAD * float(np.median(np.abs(above)))
-    harms = effects > _DEVIATIONS * errors
-    return np.flatnonzero(harms & (above > max(_DEVIATIONS * usual, _HARM)))
+    harms = (effects > _DEVIATIONS * errors) & (above > max(_DEVIATIONS * usual, _HARM))
+    return np.where(harms, (above - _HARM) / np.maximum(errors, _LEAST), 0.0)
 
 
 def bch_groups() -> Membership:

@@ -45,7 +45,7 @@ def meter(**settings: float) -> Meter:
 def test_who_was_judged_and_is_not_stored_yet_is_not_taken_for_released() -> None:
     held = book()
     for _ in range(2):
-        held.note("ada", GROUP_INFLUENCE)
+        held.note("ada", refusals.EXCLUDED)
     assert held.decreed(()) == []
     assert standing(held) is Standing.QUARANTINED
     assert held.score("ada") == 10.0
@@ -57,7 +57,7 @@ def test_who_was_judged_and_is_not_stored_yet_is_not_taken_for_released() -> Non
 def test_a_revocation_counts_before_a_judgement_that_is_not_stored_yet() -> None:
     held = book()
     for _ in range(2):
-        held.note("ada", GROUP_INFLUENCE)
+        held.note("ada", refusals.EXCLUDED)
     revoked = StandingRecord("ada", Standing.REVOKED, "stolen", is_cut=True)
     assert held.decreed((revoked,)) == [revoked]
     assert standing(held) is Standing.REVOKED
@@ -152,8 +152,39 @@ def test_a_score_halves_with_time_and_old_faults_do_not_add_up_for_ever() -> Non
 
 def test_how_sure_group_testing_is_weighs() -> None:
     held = book()
-    held.note("ada", GROUP_INFLUENCE, 0.9)
-    assert held.score("ada") == pytest.approx(4.5)
+    assert held.hold("ada", GROUP_INFLUENCE, 2.5)
+    assert held.score("ada") == pytest.approx(5.0)
+    held.hold("ada", GROUP_INFLUENCE, 5.0)
+    assert standing(held) is Standing.QUARANTINED
+
+
+def test_what_is_judged_as_a_whole_is_set_and_never_adds_up() -> None:
+    held = book()
+    news = [held.hold("ada", GROUP_INFLUENCE, 4.0) for _ in range(500)]
+    assert news == [True] + [False] * 499
+    assert held.score("ada") == pytest.approx(8.0)
+    assert standing(held) is Standing.ADMITTED
+
+
+def test_a_judgement_that_clears_a_device_takes_the_evidence_back_and_is_stored() -> None:
+    held = book()
+    held.hold("ada", GROUP_INFLUENCE, 4.0)
+    held.changed()
+    assert not held.hold("ada", GROUP_INFLUENCE, 0.0)
+    assert held.score("ada") == 0
+    assert held.changed() == [EvidenceRecord("ada", GROUP_INFLUENCE, 1, 0.0)]
+    assert not held.hold("ada", GROUP_INFLUENCE, 0.0)
+    assert not held.hold("bob", GROUP_INFLUENCE, 0.0)
+    assert held.changed() == []
+    assert held.hold("ada", GROUP_INFLUENCE, 1.0)
+
+
+@given(st.lists(st.floats(-1.0, 4.9), max_size=60))
+def test_evidence_that_is_held_depends_on_the_last_judgement_alone(sure: list[float]) -> None:
+    held = book()
+    for amount in sure:
+        held.hold("ada", GROUP_INFLUENCE, amount)
+    assert held.score("ada") == pytest.approx(max(0.0, 2 * sure[-1]) if sure else 0.0)
 
 
 def test_a_threshold_of_0_quarantines_nobody() -> None:
