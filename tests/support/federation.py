@@ -20,6 +20,7 @@ from broker_config.files import write_broker
 from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, enrol_plain
 from fedbus.key_files import read_key
 from protocol.topics import Topics
+from tests.support.forked import Forked, forker
 from tests.support.mosquitto import Mosquitto, free_port
 from tests.support.run_device import DeviceRecord
 
@@ -42,7 +43,7 @@ PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.02
 _STOPS_WITHIN_S: Final = 10.0
 
-Process = subprocess.Popen[bytes]
+Process = subprocess.Popen[bytes] | Forked
 Settings = Mapping[str, object]
 
 
@@ -179,16 +180,26 @@ class Federation:
     def start_aggregator(self, *options: str) -> None:
         """Start it; options are those of `tests.support.run_aggregator`."""
         module = "tests.support.run_aggregator"
-        self._start("aggregator", module, str(self.config_path("aggregator")), *options)
+        self._fork("aggregator", module, str(self.config_path("aggregator")), *options)
 
     def start_device(self, name: str, *options: str) -> None:
         """Start a device; options are those of `tests.support.run_device`."""
         files = [str(self.config_path(name)), str(self.folder / f"{name}.record")]
-        self._start(name, "tests.support.run_device", *files, *options)
+        self._fork(name, "tests.support.run_device", *files, *options)
 
     def start_own_engine(self, name: str) -> None:
         """Start a device as its users do, with the SDK's own engine on the data it names."""
-        self._start(name, "device_sdk", "run", "--config", str(self.config_path(name)))
+        assert not self.is_running(name), f"{name} runs already"
+        command = [sys.executable, "-m", "device_sdk", "run", "--config"]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [*command, str(self.config_path(name))],
+                cwd=ROOT,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def limit_files(self, name: str, num_bytes: int | None) -> None:
         """Let no file of a running process grow beyond ``num_bytes``; None: lift the limit."""
@@ -375,17 +386,10 @@ class Federation:
         lines = [f"{key} = {_toml(value)}\n" for key, value in table.items()]
         self.config_path(name).write_text("".join(lines))
 
-    def _start(self, name: str, *module: str) -> None:
+    def _fork(self, name: str, module: str, *arguments: str) -> None:
         assert not self.is_running(name), f"{name} runs already"
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *module],
-                cwd=ROOT,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        log = self.folder / f"{name}.log"
+        self._processes[name] = forker().start(module, arguments, log)
 
 
 def _wait(process: Process) -> None:
