@@ -79,6 +79,21 @@ def listening(config: str) -> tuple[str, int]:
     raise ConfigError("the broker's configuration has no listener")
 
 
+def password_listener(config: str) -> tuple[int, bool] | None:
+    """Return the port of a listener for passwords, and whether it speaks TLS; None: none does."""
+    listeners: list[tuple[int, set[str]]] = []
+    for line in config.splitlines():
+        match line.split():
+            case ["listener", port, *_] if port.isdigit():
+                listeners.append((int(port), set()))
+            case [word, *rest] if listeners:
+                listeners[-1][1].update((word, *rest))
+    for number, words in listeners:
+        if "require_certificate" not in words and "websockets" not in words:
+            return number, "certfile" in words
+    return None
+
+
 def render_config(template: str, values: Mapping[str, str]) -> str:
     """Return a mosquitto configuration: ``template`` with the values of some directives replaced.
 
@@ -111,10 +126,15 @@ def render_acl(prefix: str = DEFAULT_PREFIX, task: str = "+") -> str:
         f"pattern {grant.access} {grant.filter.format(device='%u')}"
         for grant in grants(Role.DEVICE, prefix, task)
     ]
-    return "\n\n".join([_HEADER, *blocks, "\n".join(["# every device", *patterns])]) + "\n"
+    return "\n\n".join([_HEADER, *blocks, "\n".join([_DEVICES, *patterns])]) + "\n"
 
 
 _HEADER: Final = "# Made from protocol/topics.py: change the rules there, not here."
+
+#: Without a pattern such a rule would have to name every device.
+_DEVICES: Final = (
+    "# Every device. Of those without %u mosquitto warns at each start: they are meant."
+)
 
 
 def _service_block(name: str, prefix: str, task: str) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from broker_config.accounts import MONITOR
 from broker_config.files import BrokerFiles, write_broker
 from broker_config.leash import leashed
-from broker_config.mosquitto import listening
+from broker_config.mosquitto import listening, password_listener
 from broker_config.probe import accepts, speaks_tls
 from broker_config.programs import BrokerError, Engine, Program, find_program
 from broker_config.revoke import running_pid
@@ -179,12 +179,16 @@ def _plain(
 
 def _secure(directory: Path, log: Path | None) -> _Order:
     program, files = find_program("mosquitto"), BrokerFiles(directory)
-    host, port = listening(files.config.read_text(encoding="utf-8"))
+    config = files.config.read_text(encoding="utf-8")
+    host, port = listening(config)
     here = host or "127.0.0.1"
+    # A visitor without a certificate is an error in the log where one is asked for.
+    asks_none = password_listener(config)
+    door = asks_none[0] if asks_none and asks_none[1] else port
     command = program.command(BrokerFiles(Path()), here, port, "")
 
     def lets_in() -> bool:
-        return speaks_tls(here, port, files.authority)
+        return speaks_tls(here, door, files.authority)
 
     return _Order(program, files, here, port, directory, lets_in, log, command)
 

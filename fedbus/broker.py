@@ -2,7 +2,7 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,6 +18,10 @@ from protocol.topics import DEFAULT_PREFIX
 
 app = typer.Typer(help="Run an MQTT broker for a federation.", no_args_is_help=True)
 
+#: mosquitto 2.0 says so at every start and reload, and has no other way to name all devices.
+_PATTERNS: Final = (
+    "its warnings of ACL patterns without %u are expected: those topics are for every device"
+)
 
 app.command()(config)
 
@@ -71,6 +75,8 @@ def up(
         typer.echo(f"{running.name} listens on {running.host}:{running.port}, without TLS")
         if running.embedded:
             typer.echo('for trying things out; clients need: broker.protocol = "3.1.1"')
+        else:
+            typer.echo(_PATTERNS)
         typer.echo(f"passwords: {running.files.secret(AGGREGATOR).parent}/<account>")
         typer.echo(f"accounts:  {', '.join([AGGREGATOR, MONITOR, *(device or [])])}")
         start_following(running, typer.echo, prefix)
@@ -101,6 +107,7 @@ def _secure_folder(federation: Path | None) -> Path | None:
 def _say_secure(running: Broker) -> None:
     typer.echo(f"{running.name} listens on {running.host}:{running.port}, with TLS")
     typer.echo(f"settings: {running.files.config}; after a change there, start it again")
+    typer.echo(_PATTERNS)
     start_following(running, typer.echo)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from broker_config import mosquitto
 from broker_config.accounts import MONITOR, SERVICES
 from broker_config.files import BrokerFiles, write_accounts
 from broker_config.private_files import replace
@@ -165,14 +166,4 @@ def _names(payload: bytes) -> set[str]:
 
 def password_listener(files: BrokerFiles) -> tuple[int, bool] | None:
     """Return the port of a listener for passwords, and whether it speaks TLS; None: none does."""
-    listeners: list[tuple[int, set[str]]] = []
-    for line in files.config.read_text(encoding="utf-8").splitlines():
-        match line.split():
-            case ["listener", port, *_] if port.isdigit():
-                listeners.append((int(port), set()))
-            case [word, *rest] if listeners:
-                listeners[-1][1].update((word, *rest))
-    for place, words in listeners:
-        if "require_certificate" not in words and "websockets" not in words:
-            return place, "certfile" in words
-    return None
+    return mosquitto.password_listener(files.config.read_text(encoding="utf-8"))
