@@ -131,6 +131,14 @@ def render_acl(prefix: str = DEFAULT_PREFIX, task: str = "+") -> str:
 
 _HEADER: Final = "# Made from protocol/topics.py: change the rules there, not here."
 
+
+def prefix_of(acl: str) -> str:
+    """Return the prefix of the topics that `render_acl` made rules for."""
+    end = "/+/mon/+"
+    found = (line.split()[-1] for line in acl.splitlines() if line.endswith(end))
+    return next(found, DEFAULT_PREFIX + end).removesuffix(end)
+
+
 #: Without a pattern such a rule would have to name every device.
 _DEVICES: Final = (
     "# Every device. Of those without %u mosquitto warns at each start: they are meant."

@@ -8,6 +8,7 @@ import typer
 
 from broker_config.accounts import AGGREGATOR, MONITOR
 from broker_config.files import BrokerFiles
+from broker_config.mosquitto import prefix_of
 from broker_config.programs import Engine
 from broker_config.running import Broker, serve, serve_secure
 from fedbus.broker_files import config
@@ -108,7 +109,8 @@ def _say_secure(running: Broker) -> None:
     typer.echo(f"{running.name} listens on {running.host}:{running.port}, with TLS")
     typer.echo(f"settings: {running.files.config}; after a change there, start it again")
     typer.echo(_PATTERNS)
-    start_following(running, typer.echo)
+    prefix = prefix_of(running.files.acl.read_text(encoding="utf-8"))
+    start_following(running, typer.echo, prefix)
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,30 +2,44 @@
 
 import shutil
 from pathlib import Path
+from typing import Final
 
 from fedbus.enrolment import DEVICES, WAITING
 from fedbus.tokens import TOKENS
-from fedbus.workplace import CARRY
+from fedbus.workplace import (
+    CA_CERTIFICATE,
+    CARRY,
+    DEVICE,
+    DEVICE_CERTIFICATE,
+    DEVICE_KEY,
+    KEYS,
+)
 from protocol.errors import ConfigError
 from protocol.topics import check_id
+
+#: What `fedbus.workplace.carry` puts into a folder.
+_CARRIED: Final = {KEYS, DEVICE_CERTIFICATE, DEVICE_KEY, CA_CERTIFICATE, DEVICE}
 
 
 def forget(enrolment: Path, device: str) -> list[Path]:
     """Delete a device's keys, what was to be carried to it, its token, and its place in a queue.
 
-    What is public stays: its certificates, which lists of revoked ones name. Returns what is gone.
-    Raises ConfigError.
+    What is public stays: its certificates, which lists of revoked ones name. So does what was put
+    beside its keys, its data above all. Returns what is gone. Raises ConfigError.
     """
     check_id(device, "device")
     folder = enrolment / CARRY / device
+    is_ours = not folder.is_dir() or {path.name for path in folder.iterdir()} <= _CARRIED
+    secrets = [folder] if is_ours else [folder / name for name in (KEYS, DEVICE_KEY)]
     files = [
+        *secrets,
         enrolment / DEVICES / f"{device}.json",
         enrolment / TOKENS / f"{device}.json",
         folder.with_name(f"{device}.tar"),
         folder.with_name(f"{device}.token"),
         *(enrolment / WAITING).glob(f"*/{device}.json"),
     ]
-    gone = [path for path in (folder, *files) if path.exists()]
+    gone = [path for path in files if path.exists()]
     try:
         for path in gone:
             if path.is_dir():

@@ -16,6 +16,7 @@ from broker_config.mosquitto import (
     is_password,
     listening,
     password_entry,
+    prefix_of,
     render_acl,
     render_config,
     render_listeners,
@@ -207,3 +208,9 @@ def test_an_account_is_denied_everything_and_allowed_again_as_if_nothing_had_bee
     assert both.count("topic deny #") == 2
     assert allow(allow(both, "a"), "b") == rules
     assert denied(rules) == set()
+
+
+def test_the_prefix_is_read_back_from_the_rules() -> None:
+    assert prefix_of(render_acl("a/b", "heat")) != "a/b"  # a rule for one task says nothing of all
+    assert prefix_of(render_acl("a/b")) == "a/b"
+    assert prefix_of("") == "fedbus/1"

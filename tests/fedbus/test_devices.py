@@ -153,7 +153,10 @@ def test_who_is_revoked_leaves_nothing_to_act_as_it(
     assert denied_devices(farm / "broker") == {"late", "newcomer"}
     assert (own / "carry" / "later" / "keys.json").exists()
     assert "next roster" not in said  # neither is in one
+    (own / "carry" / "device-1" / "data.npz").write_bytes(b"theirs")
     assert devices(farm / "fed.toml", "revoke", "device-1") == 0
+    left = {path.name for path in (own / "carry" / "device-1").iterdir()}
+    assert left == {"ca.crt", "data.npz", "device.crt", "device.toml"}
     asked = "--keys next-keys.json --cohort all --remove device-1"
     assert f"fedbus enrol next {own} -c {farm / 'fed.toml'} {asked}" in capsys.readouterr().out
 
