@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, median
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -58,13 +58,32 @@ ALPHA: Final = 0.3
 LARGE: Final = (3_091, 32)
 
 
+class Size(NamedTuple):
+    """How many processes train for how many versions while bytes are counted."""
+
+    on_digits: int
+    on_100k: int
+    versions: int
+
+
+WHOLE: Final = Size(4, 2, 3)
+QUICK: Final = Size(1, 1, 1)
+
+
 def measure(*, quick: bool) -> Report:
     """Measure every codec; quick: two of them, hardly trained."""
     codecs = (PLAIN, SMALLEST) if quick else CODECS
     versions = 1 if quick else 100
     seeds = (0,) if quick else (0, 1, 2)
     digits, large = load(None), _random_rows()
-    rows = {codec: _row(codec, digits, large, versions, seeds) for codec in codecs}
+    size = QUICK if quick else WHOLE
+    rows = {
+        codec: {
+            **_bytes(codec, digits, large, size),
+            "accuracy": figure(median(accuracy(codec, digits, versions, seed) for seed in seeds)),
+        }
+        for codec in codecs
+    }
     plain, smallest = rows[PLAIN], rows[SMALLEST]
     return {
         "codecs": {codec: dict(row) for codec, row in rows.items()},
@@ -79,13 +98,12 @@ def measure(*, quick: bool) -> Report:
     }
 
 
-def _row(
-    codec: str, digits: Dataset, large: Dataset, versions: int, seeds: tuple[int, ...]
-) -> dict[str, float]:
+def _bytes(codec: str, digits: Dataset, large: Dataset, size: Size) -> dict[str, float]:
+    small_ones = bytes_per_update(codec, digits, devices=size.on_digits, versions=size.versions)
+    large_ones = bytes_per_update(codec, large, devices=size.on_100k, versions=size.versions)
     return {
-        "bytes_digits": figure(bytes_per_update(codec, digits, devices=4, versions=3), 6),
-        "bytes_100k": figure(bytes_per_update(codec, large, devices=2, versions=3), 6),
-        "accuracy": figure(median(accuracy(codec, digits, versions, seed) for seed in seeds)),
+        "bytes_digits": figure(small_ones, 6),
+        "bytes_100k": figure(large_ones, 6),
     }
 
 
