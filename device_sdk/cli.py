@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(path: Path) -> int:
-    from device_sdk.device import own_keys  # noqa: PLC0415 - see above
+    from device_sdk.belongings import own_keys  # noqa: PLC0415 - see above
 
     config = load_config(path)
     own_keys(config)
@@ -72,7 +72,7 @@ def _redeem(token: Path, folder: Path, deadline_s: float) -> int:
 
 
 def _lock(path: Path) -> int:
-    from device_sdk.device import own_keys  # noqa: PLC0415 - see above
+    from device_sdk.belongings import own_keys  # noqa: PLC0415 - see above
 
     config = load_config(path)
     own_keys(config)

@@ -4,16 +4,13 @@ Reads the clock and the entropy source and hands both to the session. Performs i
 what it stores is durable before what follows leaves.
 """
 
-import hashlib
-import importlib
-import json
 import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import nacl.utils
 import numpy as np
@@ -22,21 +19,23 @@ import numpy.typing as npt
 from device_sdk import SDK_VERSION
 from device_sdk.abilities import CODECS, MASKED_CODECS
 from device_sdk.actions import Action, Delete, Keep, Store, Train
-from device_sdk.adapters.choice import trainer_for
+from device_sdk.belongings import keeps_budget, make_trainer, own_install_id, own_keys
 from device_sdk.config import DeviceConfig, load_config
-from device_sdk.health import board_serial, hardware_class, health
-from device_sdk.held import MODEL, unpack_held
+from device_sdk.health import hardware_class, health
+from device_sdk.held import MODEL
 from device_sdk.pacing import Pace
 from device_sdk.power import Board
+from device_sdk.predictions import Predictions
+from device_sdk.readiness import Readiness
 from device_sdk.session import Session
 from device_sdk.storage import Storage, StorageError
-from device_sdk.trainer import Assignment, NumpyTrainer, Trainer
+from device_sdk.telemetry import telemetry
+from device_sdk.trainer import Trainer
 from device_sdk.training import TrainingThread
-from protocol import refusals
+from device_sdk.twins import Twins
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
-from protocol.errors import ConfigError
-from protocol.messages import INSTALL_ID_BYTES, WIRE_VERSION
+from protocol.messages import WIRE_VERSION
 from protocol.topics import Topics
 from transport import (
     BrokerSettings,
@@ -54,13 +53,8 @@ from transport import (
 from transport.loop import Loop
 from transport.paho import PahoTransport
 
-if TYPE_CHECKING:
-    from device_sdk.identity import Keys
-    from device_sdk.inference import Inference
-
 _log = logging.getLogger(__name__)
 
-INSTALL_ID: Final = "install-id"
 #: The loop looks at its timers at least this often.
 TICK_S: Final = 1.0
 #: While it trains, the device looks at its conditions this often.
@@ -87,21 +81,20 @@ class Device:
         self.topics = Topics(config.prefix, config.task)
         self._trainer = trainer
         self._board = board or Board()
-        self._declined = self._held = ""
-        self._is_short = False  # of samples
+        self._readiness = Readiness(trainer, self._board, config.conditions, config.min_samples)
+        self._held = ""
         self._look_at = 0.0
         self._storage = Storage(Path(config.state_dir))
-        self._install_id = self._own_install_id()
+        self._install_id = own_install_id(self._storage)
         self._keys = own_keys(config)
         self._erased_before = 0
         self._boot = nacl.utils.random(16).hex()
-        self._is_born = self._has_twin = False
+        self._twins = Twins(self._boot)
         self._loop = Loop()
         self._transport = self._new_transport()
         self._training = self._start_training()
         self._session = self._new_session()
-        self._inference = self._load_inference() if config.inference.file else None
-        self._newest: Assignment | None = None
+        self._predictions = Predictions(trainer, self._storage, config.inference.file)
         self._stopping = False
         self._come_at = 0.0
         self._telemetry_at = 0.0
@@ -132,25 +125,7 @@ class Device:
         or a module of one's own is what trains. Right after a start it is the model that was kept
         then. Raises NoModelError before the first, TrainingError for samples that do not fit.
         """
-        inference = self._inference = self._inference or self._load_inference()
-        if self._newest is None:
-            self._newest = self._kept_model()
-        if self._newest is not None:
-            inference.adopt(self._newest)
-        return inference.predict(x)
-
-    def _kept_model(self) -> Assignment | None:
-        kept = unpack_held(self._storage.load())
-        if kept is None:
-            return None
-        model, spec = kept
-        return Assignment(model.params, model.version, spec, training={}, seed=bytes(32))
-
-    def _load_inference(self) -> "Inference":
-        from device_sdk.inference import Inference  # noqa: PLC0415 - not all devices predict
-
-        file = self.config.inference.file
-        return Inference(self._trainer, Path(file) if file else None)
+        return self._predictions.predict(x)
 
     def stop(self) -> None:
         """Make `run` return soon. From any thread, or a signal handler."""
@@ -198,7 +173,7 @@ class Device:
         now = time.monotonic()
         match event:
             case Message(topic) if topic == self.topics.info(self.config.device):
-                self._hear_birth(event)
+                self._twins.hear(event.payload, retained=event.retain)
                 self._transport.acknowledge(event)
             case Message():
                 self._hear(event, now)
@@ -211,7 +186,7 @@ class Device:
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
                 self._perform(self._session.disconnected())
-                if event.taken_over and self._has_twin:
+                if event.taken_over and self._twins.is_there:
                     self._step_aside()
             case Refused():
                 _log.error("the broker refuses this device: %s; see [broker]", event.reason)
@@ -275,7 +250,7 @@ class Device:
             case Publish():
                 self._publish(action)
             case Train():
-                self._newest = action.assignment
+                self._predictions.newest = action.assignment
                 self._held = ""
                 self._look(time.monotonic())
                 self._training.train(action)
@@ -291,16 +266,6 @@ class Device:
             )
         except (PacketTooLargeError, QueueFullError) as error:
             _log.error("not sent: %s", error)
-
-    def _hear_birth(self, message: Message) -> None:
-        """Note a twin: after our own birth was said, another one is retained in its place.
-
-        Without that, connections that end quickly again and again are a broker that keeps dying.
-        """
-        ours = self._boot.encode() in message.payload
-        if message.retain:
-            self._has_twin = self._is_born and not ours
-        self._is_born = self._is_born or ours
 
     def _step_aside(self) -> None:
         """A copy of this medium is connected: two that fight over one id would never end."""
@@ -328,15 +293,10 @@ class Device:
 
     # --- conditions --------------------------------------------------------------------------
 
-    def _declines(self) -> str:
-        """Return why not to train now."""
-        self._declined = self.config.conditions.against(self._board.read())
-        return self._declined
-
     def _look(self, now: float) -> None:
         """Let training wait, between two steps, while the conditions do not hold."""
         self._look_at = now + LOOK_S
-        before, self._held = self._held, self._declines()
+        before, self._held = self._held, self._readiness.declines()
         self._training.hold(self._held)
         if self._held and self._held != before:
             self._session.counts[f"paused_{self._held}"] += 1
@@ -368,18 +328,6 @@ class Device:
         self._session.disconnected()
         self._come_at = time.monotonic() + seconds
 
-    def _num_samples(self) -> int:
-        try:
-            num_samples = max(0, int(self._trainer.num_samples()))
-        except Exception:  # noqa: BLE001 - a user's trainer may raise anything
-            _log.exception("the trainer cannot say how many samples it has")
-            return 0
-        was_short, least = self._is_short, self.config.min_samples
-        self._is_short = 0 < num_samples < least
-        if self._is_short and not was_short:
-            _log.warning("%d samples: an update needs %d, so this waits", num_samples, least)
-        return num_samples
-
     def _new_transport(self) -> PahoTransport:
         transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
         transport.subscribe([self.topics.info(self.config.device)])
@@ -402,8 +350,8 @@ class Device:
             stored=self._storage.load(),
             seed=nacl.utils.random(32),
             birth=birth,
-            num_samples=self._num_samples,
-            declines=self._declines,
+            num_samples=self._readiness.num_samples,
+            declines=self._readiness.declines,
             min_samples=self.config.min_samples,
             retry_first_s=self.config.retry.first_s,
             retry_cap_s=self.config.retry.cap_s,
@@ -412,15 +360,6 @@ class Device:
             stock=self.config.secure.stock,
             max_share_bytes=self.config.secure.max_share_bytes,
         )
-
-    def _own_install_id(self) -> bytes:
-        """The medium's own random id, bound to the board it is in: a cloned card has another."""
-        drawn = self._storage.load().get(INSTALL_ID)
-        if drawn is None:
-            drawn = nacl.utils.random(INSTALL_ID_BYTES)
-            self._storage.store(INSTALL_ID, drawn)
-        bound = hashlib.blake2b(drawn, key=board_serial()[:64], digest_size=INSTALL_ID_BYTES)
-        return bound.digest()
 
     def _settings(self) -> BrokerSettings:
         device = self.config.device
@@ -439,25 +378,13 @@ class Device:
         self._telemetry_at = now + interval_s if interval_s else float("inf")
         if not interval_s or not self._transport.connected:
             return
-        counters = self._transport.counters
-        report = {
-            **health(self._board.read()),
-            "state": self._session.state.value,
-            "bytes_up": counters.bytes_up,
-            "bytes_down": counters.bytes_down,
-            "queue": int(self._session.pending is not None),
-            "storage_corrupt": self._storage.num_corrupt,
-            **self._session.counts,
-        }
-        if declined := refusals.FEW_SAMPLES if self._is_short else self._declined:
-            report["declined"] = declined
-        if counters.uplink_bytes_per_s:
-            report["uplink_bytes_per_s"] = round(counters.uplink_bytes_per_s)
-        if self._session.failure:
-            report["failed"] = self._session.failure
-        if self._session.turned_away:
-            report["turned_away"] = self._session.turned_away
-        payload = json.dumps(report, sort_keys=True).encode()
+        payload = telemetry(
+            health(self._board.read()),
+            self._session,
+            self._transport.counters,
+            declined=self._readiness.declined,
+            num_corrupt=self._storage.num_corrupt,
+        )
         self._publish(Publish(self.topics.telemetry(self.config.device), payload, qos=0))
 
     def _leave(self) -> None:
@@ -466,43 +393,3 @@ class Device:
         self._transport.close()
         self._training.stop(timeout_s=0.2)
         self._loop.close()
-
-
-def make_trainer(config: DeviceConfig) -> Trainer:
-    """Return the trainer that a configuration names. Raises ConfigError."""
-    if not config.trainer:
-        if not config.data.file:
-            raise ConfigError("set data.file to an .npz with x and y, or trainer to your own class")
-        from device_sdk.engine import load_samples  # noqa: PLC0415 - nobody else needs the engine
-
-        return trainer_for(config.training, load_samples(config.data.file))
-    module_name, _, class_name = config.trainer.partition(":")
-    try:
-        trainer = getattr(importlib.import_module(module_name), class_name)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"trainer {config.trainer!r}: {error}") from None
-    if not isinstance(trainer, Trainer):
-        raise ConfigError(f"trainer {config.trainer!r} is not a device_sdk.Trainer")
-    return trainer
-
-
-def keeps_budget(trainer: Trainer) -> bool:
-    """Return whether a trainer is known to stay within an assignment's memory budget."""
-    from device_sdk.features import FeatureTrainer  # noqa: PLC0415 - few devices have a budget
-
-    return isinstance(trainer, NumpyTrainer | FeatureTrainer)
-
-
-def own_keys(config: DeviceConfig) -> "Keys | None":
-    """Return the keys of a device in a secure task, None in another. Raises ConfigError."""
-    if not config.identity.keys:
-        return None
-    from device_sdk.identity import read_keys  # noqa: PLC0415 - only secure tasks wait for it
-
-    own = config.identity
-    return read_keys(
-        Path(own.keys),
-        task=config.task,
-        device=config.device,
-        passphrase_file=own.passphrase_file,
-    )

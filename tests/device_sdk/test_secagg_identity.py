@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_sdk.belongings import own_keys
 from device_sdk.config import DeviceConfig, IdentityConfig, SecureConfig
-from device_sdk.device import Device, own_keys
+from device_sdk.device import Device
 from device_sdk.identity import erase_before, parse_keys, read_keys
 from device_sdk.trainer import NumpyTrainer
 from protocol.codec import encode

@@ -10,8 +10,8 @@ from cryptography.x509 import SubjectAlternativeName as HostNames
 
 from broker_config.authority import Authority, days_left, read_certificate
 from broker_config.revoke import denied_devices, revoke
+from device_sdk.belongings import own_keys
 from device_sdk.config import load_config
-from device_sdk.device import own_keys
 from fedbus.__main__ import main
 from fedbus.ca import SOON_DAYS
 from fedbus.enrolment import enrol_next, newest_roster

@@ -12,9 +12,9 @@ from cryptography import x509
 from aggregator.config import AggregatorConfig, with_fleet
 from aggregator.config import load_config as load_aggregator
 from broker_config.authority import read_certificate
+from device_sdk.belongings import own_keys
 from device_sdk.config import DeviceConfig
 from device_sdk.config import load_config as load_device
-from device_sdk.device import own_keys
 from device_sdk.engine.training import TrainingSettings
 from fedbus.__main__ import main
 from fedbus.workplace import SAMPLES, sample

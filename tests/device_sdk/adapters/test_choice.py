@@ -8,8 +8,8 @@ import pytest
 
 from aggregator.export.training import export_training
 from device_sdk.adapters.tflite import SignatureTrainer
+from device_sdk.belongings import make_trainer
 from device_sdk.config import load_config
-from device_sdk.device import make_trainer
 from device_sdk.engine import Model, parse_spec
 from device_sdk.trainer import NumpyTrainer, Trainer
 from protocol.errors import ConfigError
