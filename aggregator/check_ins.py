@@ -11,7 +11,7 @@ from aggregator.progress import Progress
 from aggregator.records import LeaseState
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
-from protocol.messages import COUNTER_START_BITS, CheckIn, Refusal
+from protocol.messages import COUNTER_START_BITS, MAX_STARTS, CheckIn, Refusal
 
 
 class CheckIns:
@@ -57,7 +57,7 @@ class CheckIns:
         To a device that is not, because a broker only says again what it once said, it is no news.
         """
         newest = self._fleet.newest_start(device)
-        if counter >> COUNTER_START_BITS >= newest:
+        if counter >> COUNTER_START_BITS >= newest or newest > MAX_STARTS:
             return []
         reason = refusals.OLD_START
         told = Refusal(b"", reason, refusals.MEANING[reason], 0, install_id, newest)

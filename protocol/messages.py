@@ -31,6 +31,8 @@ MAX_SAMPLES: Final = 1 << 40
 MIN_SAMPLES: Final = 8
 MAX_DOCUMENT_CHARS: Final = 50_000
 COUNTER_START_BITS: Final = 32
+#: No sender has started more often; whoever says so is not told to count on from there.
+MAX_STARTS: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ MaybeVersion = Annotated[int, Limit(-1, MAX_VERSION)]
 Count = Annotated[int, Limit(0, MAX_SAMPLES)]
 #: The upper bits count a sender's starts (``starts << COUNTER_START_BITS``).
 Counter = Annotated[int, Limit(0, (1 << 63) - 1)]
-Start = Annotated[int, Limit(0, 1 << 30)]
+Start = Annotated[int, Limit(0, MAX_STARTS)]
 Checksum = Annotated[int, Limit(0, (1 << 32) - 1)]
 ChunkCount = Annotated[int, Limit(1, MAX_CHUNKS)]
 ChunkIndex = Annotated[int, Limit(0, MAX_CHUNKS - 1)]

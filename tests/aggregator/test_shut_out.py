@@ -1,5 +1,6 @@
 """What a coordinator does about devices that misbehave: it refuses, it stores, and others go on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,8 @@ def test_sybils_take_no_more_room_than_devices_may(tmp_path: Path, num_devices: 
     desk.close()
 
 
-def test_who_speaks_from_an_earlier_start_is_told_to_count_on_from_the_newest() -> None:
-    """A copied medium, or one that was restored: unheard, it would wait for ever."""
+def speaker() -> Callable[[int], list[Refusal]]:
+    """Return what says a check-in of ada's with a counter, and how she is refused."""
     trust, keys = certify_all("t", ["ada"], bytes(32))
     coordinator = Coordinator(
         task_config(max_devices=10), MemoryStore().snapshot(), bytes(32), 0.0, trust=trust
@@ -161,7 +162,20 @@ def test_who_speaks_from_an_earlier_start_is_told_to_count_on_from_the_newest() 
         heard = [decode(each, (Lease, Refusal), task="t", sender=AGGREGATOR) for each in own]
         return [each for each in heard if isinstance(each, Refusal)]
 
+    return answers
+
+
+def test_who_speaks_from_an_earlier_start_is_told_to_count_on_from_the_newest() -> None:
+    """A copied medium, or one that was restored: unheard, it would wait for ever."""
+    answers = speaker()
     assert answers(7 << COUNTER_START_BITS) == []
     assert answers(7 << COUNTER_START_BITS) == [], "delivered again"
     (told,) = answers((6 << COUNTER_START_BITS) + 99)
     assert (told.reason, told.newest_start) == (refusals.OLD_START, 7)
+
+
+def test_a_start_that_no_message_can_name_is_answered_with_silence() -> None:
+    """Whoever says so with two messages would else have the aggregator fail over its own answer."""
+    answers = speaker()
+    assert answers((1 << 63) - 1) == []
+    assert answers(6 << COUNTER_START_BITS) == []
