@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -11,8 +11,13 @@ from aggregator.config import AggregatorConfig, load_config
 from aggregator.decrees import Decrees, Sheet, meaning, open_decrees
 from aggregator.records import Standing, StandingRecord
 from fedbus.key_files import parse_key
+from fedbus.roster_steps import next_roster
 from protocol.errors import ConfigError
+from protocol.secagg.parameters import MIN_COHORT
 from protocol.topics import check_id
+
+if TYPE_CHECKING:
+    from protocol.secagg.roster import Roster
 
 app = typer.Typer(help="See, quarantine, release and revoke devices.", no_args_is_help=True)
 
@@ -149,13 +154,23 @@ def revoke_(
     enrolment = enrolment or _beside(config, "enrolment", CA)
     for line in _shut_out(device, enrolment, broker or _beside(config, *_BROKER)):
         typer.echo(line)
-    if cohort := _cohort_of(checked, device):
+    if (roster := _roster_of(checked, device)) is not None:
         typer.echo(
-            f"cohort {cohort!r} goes on without it from the next roster, and may wait for its"
-            f" answers until then:\n  fedbus enrol collect -c {config} --out next-keys.json"
-            f" --cohort {cohort}\n  fedbus enrol next {enrolment or 'DIR'} -c {config}"
-            f" --keys next-keys.json --cohort {cohort} --remove {device}"
+            f"cohort {roster.cohort!r} goes on without it from the next roster, and may wait for"
+            " its answers until then:"
         )
+        num_left = len(roster.members) - 1
+        num_after = max(num_left, MIN_COHORT)
+        is_fewer = num_after < roster.parameters.max_contributors
+        for step in next_roster(
+            str(config),
+            str(enrolment or "DIR"),
+            cohort=roster.cohort,
+            remove=[device],
+            to_enrol=num_after - num_left,
+            goal_at_most=num_after * is_fewer,
+        ):
+            typer.echo(f"  {step}")
 
 
 def _shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Iterator[str]:
@@ -185,16 +200,15 @@ def _shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Itera
         )
 
 
-def _cohort_of(config: AggregatorConfig, device: str) -> str:
-    """Return the cohort whose newest roster has a device; empty if there is none."""
+def _roster_of(config: AggregatorConfig, device: str) -> "Roster | None":
+    """Return the newest roster that has a device; None if there is none."""
     if not (config.secure.enabled and config.secure.rosters and config.identity.enrolment_key):
-        return ""
+        return None
     from fedbus.enrolment import newest_rosters  # noqa: PLC0415 - as above
 
     key = parse_key(config.identity.enrolment_key)
     rosters = newest_rosters(Path(config.secure.rosters), key).values()
-    found = (each.cohort for each in rosters if each.index(device) is not None)
-    return next(found, "")
+    return next((each for each in rosters if each.index(device) is not None), None)
 
 
 def _beside(config: Path, folder: str, has: str) -> Path | None:

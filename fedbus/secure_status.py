@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from fedbus.roster_steps import next_roster
 from fedbus.view import Report, TaskView, count, names, printable, reports, table, text
 from protocol.errors import ConfigError
 from protocol.topics import check_id
@@ -48,15 +49,16 @@ def _stall(cohort: str, stall: Report) -> Iterator[str]:
     if not all(map(_is_id, [cohort, *kept_out])):
         return  # made up by a broker, and no words for a command
     yield "    a device that is only quarantined: fedbus devices release DEVICE -c fed.toml"
-    if missing := count(stall, "to_enrol"):
-        yield f"    the next roster needs {missing} more devices first: fedbus enrol DEVICE..."
     yield "    the next roster, where the enrolment is:"
-    yield f"      fedbus enrol collect -c fed.toml --cohort {cohort} --out next-keys.json"
-    removed = "".join(f" --remove {name}" for name in kept_out)
-    yield (
-        f"      fedbus enrol next enrolment -c fed.toml --cohort {cohort} --keys next-keys.json"
-        f"{removed}"
-    )
+    for step in next_roster(
+        "fed.toml",
+        "enrolment",
+        cohort=cohort,
+        remove=kept_out,
+        to_enrol=count(stall, "to_enrol"),
+        goal_at_most=count(stall, "goal_at_most"),
+    ):
+        yield f"      {step}"
 
 
 def _is_id(name: str) -> bool:

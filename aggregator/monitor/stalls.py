@@ -17,7 +17,7 @@ class Stall:
     """Of one cohort: of so many devices ``left`` as may do what is missing, ``needed`` must.
 
     ``kept_out`` names the others; so many are ``to_enrol`` before there can be a roster without
-    them.
+    them, and ``goal_at_most`` is what a buffer may then wait for; 0: it waits for no more now.
     """
 
     what: str
@@ -25,6 +25,7 @@ class Stall:
     needed: int
     kept_out: tuple[str, ...]
     to_enrol: int
+    goal_at_most: int
 
     def waits_for(self, cohort: str) -> str:
         """Return, for a person, what the next version waits for."""
@@ -56,5 +57,9 @@ def stall_of(
     ):
         left = len(names) - len(lost)
         if left < needed:
-            return Stall(what, left, needed, tuple(sorted(lost)), max(0, MIN_COHORT - left))
+            num_after = max(left, MIN_COHORT)
+            goal_at_most = num_after if num_after < parameters.max_contributors else 0
+            return Stall(
+                what, left, needed, tuple(sorted(lost)), max(0, MIN_COHORT - left), goal_at_most
+            )
     return None

@@ -144,7 +144,8 @@ class Parameters:
         if not fewest <= most <= self.num_devices:
             raise ConfigError(
                 f"a buffer's goal must be from min_contributors = {fewest} to the cohort's"
-                f" {self.num_devices} devices, not {most}"
+                f" {self.num_devices} devices, not {most}: set task.buffered.goal (in rounds:"
+                " task.rounds.size)"
             )
         highest = 1 if self.scheme == PAIRWISE else MAX_WEIGHT
         if not 1 <= self.max_weight <= highest:

@@ -36,9 +36,9 @@ def test_a_cohort_with_too_few_left_to_answer_says_what_to_run(make_secure: Make
     assert report["waiting_for"] == f"the next roster of cohort all: {told}"
     shown = said(desk, report)
     assert f"cohort all STALLS until its next roster: {told}; kept out: {', '.join(gone)}" in shown
-    assert "fedbus enrol collect -c fed.toml --cohort all --out next-keys.json" in shown
+    assert "fedbus enrol collect -c fed.toml --out next-keys.json" in shown
     assert shown.count(" --remove ") == len(gone)
-    assert "more devices first" not in shown
+    assert "fedbus enrol DEVICE..." not in shown
 
 
 def test_who_is_quarantined_may_answer_but_not_contribute(make_secure: MakeSecure) -> None:
@@ -46,7 +46,9 @@ def test_who_is_quarantined_may_answer_but_not_contribute(make_secure: MakeSecur
     members = [member.device for member in desk.cohort.roster.members]
     report = kept_out(desk, members[2:], Standing.QUARANTINED)
     assert report["waiting_for"].endswith("2 of its devices may contribute, 3 must")
-    assert "the next roster needs 1 more devices first" in said(desk, report)
+    shown = said(desk, report)
+    assert "fedbus enrol DEVICE...   (1 more" in shown
+    assert "(in rounds: task.rounds.size) to 3 or less in fed.toml" in shown
 
 
 def test_no_command_is_made_of_what_a_broker_made_up(make_secure: MakeSecure) -> None:
