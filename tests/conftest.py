@@ -1,0 +1,15 @@
+"""What all tests share: how many cases are drawn, and what is done once they are collected."""
+
+import gc
+
+from hypothesis import settings
+
+# Half of the usual number: each run draws others, and finds are kept and tried again.
+settings.register_profile("fedbus", parent=settings(), max_examples=50)
+settings.load_profile("fedbus")
+
+
+def pytest_collection_finish() -> None:
+    """Leave thousands of tests and their modules, which stay to the end, out of collections."""
+    gc.collect()
+    gc.freeze()
