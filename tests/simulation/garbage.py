@@ -1,9 +1,9 @@
 """Payloads that no honest sender makes: random, mutated, misaddressed, out of every limit."""
 
+import random
 from collections.abc import Callable, Sequence
 
 import msgpack
-import numpy as np
 
 from protocol.codec import encode_update, seal
 from protocol.messages import WIRE_VERSION, Envelope, Update
@@ -42,7 +42,7 @@ class Garbage:
     """Draws payloads from one seed; ``honest`` are payloads to mutate and take parts from."""
 
     def __init__(self, seed: int, honest: Sequence[bytes]) -> None:
-        self._rng = np.random.default_rng(seed)
+        self._rng = random.Random(seed)  # noqa: S311 - a sample of cases, not a secret
         self._honest = list(honest) or [b"\x90"]
         self._kinds: tuple[Callable[[], bytes], ...] = (
             self.noise,
@@ -60,10 +60,10 @@ class Garbage:
         return self._kinds[self.below(len(self._kinds))]()
 
     def below(self, bound: int) -> int:
-        return int(self._rng.integers(bound))
+        return self._rng.randrange(bound)
 
     def noise(self) -> bytes:
-        return self._rng.bytes(self.below(80))
+        return self._rng.randbytes(self.below(80))
 
     def one(self) -> bytes:
         return self._honest[self.below(len(self._honest))]
@@ -84,7 +84,7 @@ class Garbage:
     def stretched(self) -> bytes:
         data = self.one()
         at = self.below(len(data) + 1)
-        return data[:at] + self._rng.bytes(1 + self.below(9)) + data[at:]
+        return data[:at] + self._rng.randbytes(1 + self.below(9)) + data[at:]
 
     def spliced(self) -> bytes:
         first, second = self.one(), self.one()
@@ -108,7 +108,7 @@ class Garbage:
 
     def odd_update(self) -> bytes:
         """What would be inside chunks, on its own."""
-        body = self._rng.bytes(self.below(60))
+        body = self._rng.randbytes(self.below(60))
         codec = ("dense/float32", "topk-0.5/int8", "?")[self.below(3)]
         return encode_update(Update(self.below(4), codec, self.below(9), body))
 
