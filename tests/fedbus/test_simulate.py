@@ -75,17 +75,14 @@ def printed(picture: RenderableType, width: int = 100) -> str:
     return console.export_text()
 
 
-def test_a_scenario_becomes_figures_a_page_and_plots(small: Path, tmp_path: Path) -> None:
+def test_a_scenario_becomes_figures_a_page_and_plots(
+    small: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     out = tmp_path / "out"
-    done = subprocess.run(
-        [*COMMAND, str(small), "--out", str(out), "--json", "-"],
-        check=False,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout == (out / "report.json").read_bytes()
-    report = from_json(done.stdout)
+    assert main(["simulate", str(small), "--out", str(out), "--json", "-"]) == 0
+    said = capfdbinary.readouterr()
+    assert said.out == (out / "report.json").read_bytes()
+    report = from_json(said.out)
     (result,) = report.runs[0].results
     assert (result.scenario, result.seed, result.ended) == ("small", 7, "duration")
     assert result.points[-1].accuracy
@@ -93,7 +90,7 @@ def test_a_scenario_becomes_figures_a_page_and_plots(small: Path, tmp_path: Path
     page = assert_stands_alone((out / "report.html").read_bytes())
     assert "two <devices>" in page.text
     assert {path.name for path in out.glob("*.png")} >= {"accuracy_time.png", "participation.png"}
-    assert b"0 updates lost, 0 counted twice" in done.stderr
+    assert b"0 updates lost, 0 counted twice" in said.err
     assert not list(out.glob("*.part"))
 
 

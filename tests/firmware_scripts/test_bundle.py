@@ -1,6 +1,7 @@
 """The bundle: the same source gives the same zip, and Python runs the SDK from inside it."""
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,14 @@ from tests.firmware_scripts.workbench import noise, unzipped
 
 ROOT: Final = Path(bundle.__file__).parents[1]
 LEFT_OUT: Final = "device_sdk.engine.specs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slimmed_once() -> Iterator[None]:
+    """Each source is slimmed once for all bundles here: it takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "slim", functools.cache(bundle.slim))
+        yield
 
 
 def _copy(folder: Path) -> dict[str, Path]:
