@@ -49,7 +49,7 @@ def test_it_learns_digits_from_devices_that_are_late(codec: str) -> None:
     for index, part in enumerate(parts):
         trainer = NumpyTrainer(data=(x[part], y[part]))
         world.add(f"d{index}", trainer, partial(takes, 1.0 + index))
-    world.run_for(120.0)
+    world.run_for(70.0)
     assert world.server.coordinator is not None
     versions = world.server.coordinator.versions
     model = Model(parse_spec(SPEC))

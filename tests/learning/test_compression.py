@@ -28,7 +28,7 @@ MODEL: Final = {
     "loss": "softmax_cross_entropy",
 }
 TRAINING: Final = {"epochs": 2, "batch_size": 16, "learning_rate": 0.1}
-SEEDS: Final = (0, 1)
+SEEDS: Final = (0,)
 ROUNDS: Final = 60
 DENSE: Final = "dense/float32"
 TOP: Final = "topk-0.01/int8"

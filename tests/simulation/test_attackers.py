@@ -20,7 +20,7 @@ from simulator.trainers import Trainers
 
 TEXT = """\
 name = "attackers"
-duration_s = 60
+duration_s = 40
 
 [data]
 source = "digits"

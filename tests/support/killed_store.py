@@ -30,8 +30,8 @@ from aggregator.records import (
 from aggregator.store import Store, open_store
 
 GOAL = 2
-VERSIONS = 3
-REFUSED = 5  # this admitted update is refused later on, as an abandoned buffer's would be
+VERSIONS = 2
+REFUSED = 3  # this admitted update is refused later on, as an abandoned buffer's would be
 ANY = "any"
 
 

@@ -236,10 +236,14 @@ def samples(spec: ModelSpec, rows: int) -> tuple[npt.NDArray[np.float32], npt.ND
     return x, np.arange(rows) % 4
 
 
-@pytest.mark.parametrize("mapping", [IMAGES, SEQUENCES, WORDS], ids=["images", "gru", "words"])
-@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize(
+    ("mapping", "accumulates"),
+    [(IMAGES, False), (SEQUENCES, True), (WORDS, False)],
+    ids=["images", "gru, in parts", "words"],
+)
 def test_a_hundred_steps_allocate_next_to_nothing(
-    mapping: Mapping[str, object], *, accumulates: bool
+    mapping: Mapping[str, object],
+    accumulates: bool,  # noqa: FBT001
 ) -> None:
     spec = parse_spec(mapping)
     x, y = samples(spec, 32)
