@@ -22,7 +22,6 @@ from aggregator.evaluation import Evaluator
 from aggregator.monitor import status
 from aggregator.monitor.board import Board
 from aggregator.records import CounterRecord, Record
-from aggregator.secure_config import RosterMismatchError
 from aggregator.store import StoreError, no_fault, open_store
 from device_sdk.engine.data import load_npz
 from protocol.actions import Publish, Subscribe, Unsubscribe
@@ -330,9 +329,7 @@ class _Tenure:
             try:
                 self._perform(self._coordinator.roster(signed, now))
             except (RemoteProtocolError, ConfigError) as error:
-                again = (
-                    isinstance(error, RosterMismatchError) * "; start again after a change there"
-                )
+                again = isinstance(error, ConfigError) * "; start again if the settings changed"
                 _log.error("roster %s: %s%s", name, error, again)
 
     def _facts(self) -> list[Record]:
