@@ -13,23 +13,25 @@ import pytest
 
 from broker_config.accounts import AGGREGATOR
 from broker_config.authority import Authority
-from broker_config.checks import examination, reach, rights
+from broker_config.checks import delivery, examination, reach, rights, visitors
 from broker_config.checks.findings import Finding, Verdict
 from broker_config.checks.visitors import Bench, Side
 from broker_config.others import nats, rabbitmq
 from broker_config.others.wanted import Wanted
 from broker_config.private_files import replace as write
-from broker_config.running import free_port
 from protocol.topics import DEFAULT_PREFIX, Topics
 from tests.broker_config.bare_client import V3, BareClient
-from tests.support.servers import nats_server, rabbitmq_server
+from tests.support.servers import lasting_port, nats_server, rabbitmq_server
 from transport import BrokerSettings, Tls
 
 pytestmark = pytest.mark.broker
 
 TOPICS: Final = Topics(DEFAULT_PREFIX, "doctor-test")
 DEVICES: Final = ("pump-1", "pump-2")
-Run = Callable[[Path, int], AbstractContextManager[None]]
+PATIENCE_S: Final = 30.0
+#: So long nothing may come of what should come: who counts would stop.
+QUIET_S: Final = 5.0
+Run = Callable[[Path], AbstractContextManager[None]]
 
 
 @dataclass
@@ -63,6 +65,16 @@ class Site:
         )
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of the checks end when the answer comes, and here it does, if not at once."""
+    for module in (visitors, delivery, rights):
+        for name in ("CONNECT_S", "ANSWER_S"):
+            if name in vars(module):
+                monkeypatch.setattr(module, name, PATIENCE_S)
+    monkeypatch.setattr(visitors, "QUIET_S", QUIET_S)
+
+
 @contextmanager
 def site(folder: Path, run: Run, render: Callable[[Wanted], dict[str, str]]) -> Iterator[Site]:
     """Lay out a broker's folder as its operator would, on loopback and free ports; run it."""
@@ -73,14 +85,14 @@ def site(folder: Path, run: Run, render: Callable[[Wanted], dict[str, str]]) -> 
     write(home / "broker.crt", own.certificate)
     write(home / "broker.key", own.key)
     write(home / "ca.crt", authority.certificate_pem)
-    port = free_port()
+    port = lasting_port()
     for name, text in render(Wanted(devices=DEVICES, port=port)).items():
-        local = text.replace("127.0.0.1:4222", f"127.0.0.1:{free_port()}")
-        local = local.replace("127.0.0.1:5672", f"127.0.0.1:{free_port()}")
+        local = text.replace("127.0.0.1:4222", f"127.0.0.1:{lasting_port()}")
+        local = local.replace("127.0.0.1:5672", f"127.0.0.1:{lasting_port()}")
         local = local.replace(f"  port: {port}\n", f"  host: 127.0.0.1\n  port: {port}\n")
         local = local.replace(f"ssl.default = {port}", f"ssl.default = 127.0.0.1:{port}")
         (home / name).write_text(local)
-    with run(home, port):
+    with run(home):
         yield Site(home, port, authority)
 
 

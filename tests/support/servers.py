@@ -1,6 +1,8 @@
 """Other real brokers on free loopback ports: nats-server, and RabbitMQ with its MQTT plugin."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -13,8 +15,13 @@ from typing import Final
 import pytest
 
 _SBIN: Final = "/usr/sbin:/usr/lib/rabbitmq/bin"
-_STARTS_WITHIN_S: Final = 90.0
+#: RabbitMQ may take minutes to start on a busy machine, but goes on talking.
+_SILENT_FOR_S: Final = 90.0
 _STOPS_WITHIN_S: Final = 15.0
+_BELOW_CLIENTS: Final = (15_000, 30_000)
+_LOOPBACK: Final = "-kernel inet_dist_use_interface {127,0,0,1}"
+#: One scheduler, and no thread of Erlang's that waits by spinning: the machine has other tests.
+_MODEST: Final = "+S 1:1 +SDcpu 1:1 +SDio 1 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 def require_program(name: str) -> str:
@@ -27,22 +34,35 @@ def require_program(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def lasting_port() -> int:
+    """Return a loopback port that nobody has, nor gets: clients' ports are drawn from above it.
+
+    A server that takes half a minute to start would else find its port taken by some connection.
+    """
+    first, last = _BELOW_CLIENTS
+    while True:
+        port = secrets.choice(range(first, last))
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+
+
 @contextmanager
-def nats_server(folder: Path, port: int) -> Iterator[None]:
+def nats_server(folder: Path) -> Iterator[None]:
     """Run nats-server on ``nats-server.conf`` until the context ends."""
     command = [require_program("nats-server"), "-c", "nats-server.conf"]
-    with _running(command, folder, port, {}):
+    with _running(command, folder, "Server is ready", {}):
         yield
 
 
 @contextmanager
-def rabbitmq_server(folder: Path, port: int) -> Iterator[None]:
+def rabbitmq_server(folder: Path) -> Iterator[None]:
     """Run RabbitMQ on ``rabbitmq.conf``: a node, and a port mapper, of its own."""
     # the wrapper in /usr/sbin would start it as another user, who may not read our folder
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     if not Path(program).exists():
         program = require_program("rabbitmq-server")
-    mapper = str(_free_port())
+    mapper = str(lasting_port())
     variables = {
         "HOME": str(folder),
         "RABBITMQ_NODENAME": f"fedbus-{os.getpid()}@localhost",
@@ -52,13 +72,14 @@ def rabbitmq_server(folder: Path, port: int) -> Iterator[None]:
         "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_LOGS": "-",
-        "RABBITMQ_DIST_PORT": str(_free_port()),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_DIST_PORT": str(lasting_port()),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} {_MODEST}",
         "ERL_EPMD_PORT": mapper,
         "ERL_EPMD_ADDRESS": "127.0.0.1",
     }
     try:
-        with _running([program], folder, port, variables):
+        # it listens some seconds before it has read who may come in
+        with _running([program], folder, "Server startup complete", variables):
             yield
     finally:
         subprocess.run(["epmd", "-port", mapper, "-kill"], capture_output=True, check=False)
@@ -66,7 +87,7 @@ def rabbitmq_server(folder: Path, port: int) -> Iterator[None]:
 
 @contextmanager
 def _running(
-    command: list[str], folder: Path, port: int, variables: Mapping[str, str]
+    command: list[str], folder: Path, says_when_up: str, variables: Mapping[str, str]
 ) -> Iterator[None]:
     log = folder / "server.log"
     with log.open("wb") as out:
@@ -79,11 +100,14 @@ def _running(
             stderr=subprocess.STDOUT,
         )
     try:
-        until = time.monotonic() + _STARTS_WITHIN_S
-        while not _listens(port):
+        said, until = "", time.monotonic() + _SILENT_FOR_S
+        while says_when_up not in said:
+            before, said = said, log.read_text(errors="replace")
+            if said != before:
+                until = time.monotonic() + _SILENT_FOR_S
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-4000:]}")
-            time.sleep(0.05)  # there is nothing to wait on before it listens
+                raise RuntimeError(f"{command[0]} did not start:\n{said[-4000:]}")
+            time.sleep(0.05)  # a file has no way to call us
         yield
     finally:
         process.terminate()
@@ -92,17 +116,3 @@ def _running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
