@@ -1,13 +1,14 @@
 """Fleets under attack: who has what, and what the operator has of its own.
 
 - digits: 24 devices, Dirichlet(1) over labels; skewed: Dirichlet(0.3). wearables: a device for each
-  of 17 people, tested on 5 others. Asynchronous as by default: buffers of 10, stratified, the
-  default codec; trainings take U(1, 5) s.
+  of 17 people, tested on 6 others; operator: one of these is the operator, the others are tested
+  on. Asynchronous as by default: buffers of 10, stratified, the default codec; trainings take
+  U(1, 5) s.
 - paces: the set-up of `benchmarks.fleet_setups` in which slow devices hold other data, for what a
   rule costs where honest minorities look like liars.
 
-Each has a root set for FLTrust that is neither a device's nor tested on: 100 digits, of those held
-out; the windows of a sixth stranger.
+All but wearables have a root set for FLTrust that is neither a device's nor tested on: 100 digits,
+of those held out; the operator's windows.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ MIN_SAMPLES: Final = 8
 TIMES_S: Final = (1.0, 5.0)
 #: Digits in the root set: as many as in FLTrust's paper.
 NUM_ROOT: Final = 100
-#: Whose phone the operator has; the others of those held out are tested on.
+#: Who is the operator, of the people held out.
 OPERATOR: Final = wearables.HELD_OUT[0]
 
 
@@ -80,9 +81,14 @@ def _dealt(
 def people(_seed: int) -> Setup:
     """The phone of each person; windows that do not overlap."""
     shards = tuple(windows((person,)) for person in wearables.PEOPLE)
+    held_out = windows(wearables.HELD_OUT)
+    return _alike(wearables.MODEL, wearables.TRAINING, shards, held_out, None)
+
+
+def people_of_operator(seed: int) -> Setup:
+    """The same, tested on fewer, as one is the operator."""
     held_out = windows(tuple(who for who in wearables.HELD_OUT if who != OPERATOR))
-    root = windows((OPERATOR,))
-    return _alike(wearables.MODEL, wearables.TRAINING, shards, held_out, root)
+    return replace(people(seed), held_out=held_out, slow=held_out, root=windows((OPERATOR,)))
 
 
 def has_people() -> bool:
@@ -105,7 +111,7 @@ def _alike(
     training: Mapping[str, object],
     shards: tuple[Samples, ...],
     held_out: Samples,
-    root: Samples,
+    root: Samples | None,
 ) -> Setup:
     """Return a set-up of devices that are all of the same pace."""
     speeds = (TIMES_S,) * len(shards)
@@ -116,5 +122,6 @@ SETUPS: Final[Mapping[str, Callable[[int], Setup]]] = {
     "digits": digits,
     "skewed": lambda seed: digits(seed, SKEWED),
     "wearables": people,
+    "operator": people_of_operator,
     "paces": paces,
 }
