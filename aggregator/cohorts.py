@@ -155,6 +155,11 @@ class Cohorts:
         """Return where a device stands, None if no open roster names it."""
         return self._places.get(device)
 
+    def epoch(self, device: str) -> int:
+        """Return the mask epoch of a device's cohort; 0 without one."""
+        place = self.place(device)
+        return 0 if place is None else place.cohort.roster.epoch
+
     def identity(self, device: str) -> bytes:
         """Return the identity that an open roster gives a device; empty if none names it."""
         place = self._places.get(device)

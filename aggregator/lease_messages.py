@@ -82,7 +82,7 @@ class LeaseMessages:
             self._granting.budget_bytes(codec),
             partition=PARTITION,
             ttl_s=max(1, math.ceil(lease.expires_at - now)),
-            mask_epoch=0 if self._secure is None else self._secure.epoch(device),
+            mask_epoch=0 if self._secure is None else self._secure.cohorts.epoch(device),
             upload_after_s=lease.upload_left_s(now),
             keyframe=route.keyframe,
             model=route.model,

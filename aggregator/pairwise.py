@@ -336,11 +336,6 @@ class PairwiseBuffers:
         """Take a roster from the operator. Raises as `Cohorts.offer`."""
         return [*self.cohorts.offer(signed, now), *self.cohorts.publish(self._publication)]
 
-    def epoch(self, device: str) -> int:
-        """Return the mask epoch of a device's cohort; 0 without one."""
-        place = self.cohorts.place(device)
-        return 0 if place is None else place.cohort.roster.epoch
-
     def is_ready(self, device: str, now: float) -> bool:
         """Whether a device may train: its epoch is open."""
         place = self.cohorts.place(device)

@@ -18,7 +18,6 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -29,6 +28,7 @@ from aggregator.buffers import Fill, Outcome, SecureMessage
 from aggregator.cohorts import Cohort, Cohorts
 from aggregator.leases import Lease
 from aggregator.masked_buffer import MaskedBuffer, Part, Waiting
+from aggregator.open_buffers import OpenBuffers
 from aggregator.publication import Publication
 from aggregator.records import DocumentRecord
 from aggregator.recoveries import REQUEST, Recoveries, document
@@ -100,17 +100,14 @@ class SecureBuffers:
         self._alert = alert
         self._desk = ShareDesk(cohorts, publication, is_online)
         self._is_online = is_online
-        self._buffers: list[MaskedBuffer] = []
-        self._waiting: list[Waiting] = []
-        self._opened_at: float | None = None
+        self._buffers = OpenBuffers(supports, self._done)
         self._ticked_at = 0.0
         self._restoring = True
 
     # --- what the coordinator asks of buffers --------------------------------------------------
 
     def __len__(self) -> int:
-        in_buffers = sum(len(buffer.ids) for buffer in self._buffers)
-        return len(self._waiting) + in_buffers + self.recoveries.num_updates
+        return len(self._buffers) + self.recoveries.num_updates
 
     @property
     def fill(self) -> Fill:
@@ -120,8 +117,7 @@ class SecureBuffers:
     @property
     def fills(self) -> Sequence[Fill]:
         """Every open buffer; without one, that which the next update would go to."""
-        fills = [buffer.fill for buffer in self._buffers]
-        return fills or [Fill(0, 0, self._opened_at)]
+        return self._buffers.fills
 
     def holds_up(self, now: float) -> bool:
         """Whether a sum may soon be there: after a round's deadline nobody waits for it."""
@@ -136,17 +132,16 @@ class SecureBuffers:
     @property
     def buffers(self) -> Iterable[MaskedBuffer]:
         """The open buffers."""
-        return self._buffers
+        return self._buffers.buffers
 
     @property
     def num_waiting(self) -> int:
         """How many updates wait for shares, or for a buffer that can take them."""
-        return len(self._waiting)
+        return self._buffers.num_waiting
 
     def open(self, now: float) -> None:
         """Begin, before the first update."""
-        if self._opened_at is None:
-            self._opened_at = now
+        self._buffers.open(now)
 
     def take(self, lease: Lease, data: bytes, version: int, now: float) -> None:
         """Check a masked update and take it, into a buffer as soon as one can hold it.
@@ -168,8 +163,7 @@ class SecureBuffers:
         parameters = cohort.roster.parameters
         cohort.scheme.add(parameters, np.zeros(parameters.size, np.int64), update.body)
         cohort.book.used(dealer, update.counter)
-        self._waiting.append(Waiting(lease.lease_id, cohort, dealer, update))
-        self._fill_buffers(now)
+        self._buffers.add(Waiting(lease.lease_id, cohort, dealer, update), now)
 
     def _place(self, device: str, roster_hash: bytes) -> tuple[Cohort, int]:
         place = self.cohorts.place(device)
@@ -182,20 +176,14 @@ class SecureBuffers:
     def close(self, is_due: Callable[[Fill], bool], now: float) -> list[Action]:
         """Close what is due: the request for its masks is stored, then sent. End what is over."""
         actions: list[Action] = []
-        while due := [each for each in self._buffers if self._is_due(each, is_due, now)]:
+        while due := self._buffers.due(is_due, now):
             for buffer in due:
                 actions += self._close(buffer, now)
-            self._fill_buffers(now)
+            self._buffers.fill(now)
         for cohort in self.cohorts:
             if now >= cohort.ends_at or (cohort.next is not None and self._is_idle(cohort)):
                 actions += self._end(cohort, now)
         return actions
-
-    def _is_due(self, buffer: MaskedBuffer, is_due: Callable[[Fill], bool], now: float) -> bool:
-        """Whether a buffer is full, or its epoch so near its end that it gets no fuller."""
-        if not buffer.has_enough:
-            return False
-        return is_due(buffer.fill) or now >= buffer.cohort.closes_at
 
     def outcomes(self) -> list[Outcome]:
         """Take what is done."""
@@ -223,11 +211,6 @@ class SecureBuffers:
     def offer(self, signed: SignedRoster, now: float) -> list[Action]:
         """Take a roster from the operator. Raises as `Cohorts.offer`."""
         return [*self.cohorts.offer(signed, now), *self.cohorts.publish(self._publication)]
-
-    def epoch(self, device: str) -> int:
-        """Return the mask epoch of a device's cohort; 0 without one."""
-        place = self.cohorts.place(device)
-        return 0 if place is None else place.cohort.roster.epoch
 
     def is_ready(self, device: str, now: float) -> bool:
         """Whether a device may train: its epoch is open, and its next mask is ripe."""
@@ -281,12 +264,12 @@ class SecureBuffers:
         else:
             actions = self._desk.held(cohort, index, message)
             self.recoveries.held(cohort, index)
-        self._fill_buffers(now)
+        self._buffers.fill(now)
         return [*actions, *self.recoveries.advance(now)]
 
     def stepped(self, version: int, params: Float32, now: float) -> list[Action]:
         """There is a new version: with a new support, the buffers of the last but one end."""
-        in_use = {each.support for each in (*self.recoveries, *self._buffers)}
+        in_use = {each.support for each in (*self.recoveries, *self._buffers.buffers)}
         actions = self.supports.stepped(version, params, self._publication, in_use)
         return [*actions, *self._drop_stale(version, now)]
 
@@ -304,40 +287,13 @@ class SecureBuffers:
         times = [self._ticked_at + TICK_S]
         times += [self.recoveries.next_deadline(), self._desk.timer_at()]
         times += [cohort.ends_at for cohort in cohorts]
-        times += [each.cohort.closes_at for each in self._buffers if each.has_enough]
+        times += self._buffers.next_close()
         return min(times)
 
-    # --- buffers -------------------------------------------------------------------------------
-
-    def _fill_buffers(self, now: float) -> None:
-        """Move into buffers what they can take, in the order of arrival."""
-        for first, second in combinations(self._buffers, 2):
-            if first in self._buffers and second in self._buffers and first.can_join(second):
-                first.join(second)
-                self._buffers.remove(second)
-        self._waiting = [each for each in self._waiting if not self._enter(each, now)]
-
-    def _enter(self, waiting: Waiting, now: float) -> bool:
-        """Add an update to its buffer, if so many hold all its masks as must answer."""
-        cohort, update = waiting.cohort, waiting.update
-        holders = cohort.book.holders(waiting.dealer, update.counter)
-        if len(holders) < cohort.roster.parameters.num_answers:
-            return False
-        buffers = [each for each in self._buffers if each.is_for(waiting)]
-        buffer = next((each for each in buffers if each.takes(waiting, holders)), None)
-        if buffer is None:
-            if not all(each.has_room(waiting) for each in buffers):
-                return False
-            # Others hold what is in those: updates of which too few hold all must not mix.
-            opened_at = now if self._opened_at is None else self._opened_at
-            buffer = MaskedBuffer(cohort, update.support, opened_at)
-            self._buffers.append(buffer)
-        buffer.add(waiting)
-        return True
+    # --- closing -------------------------------------------------------------------------------
 
     def _close(self, buffer: MaskedBuffer, now: float) -> list[Action]:
-        self._buffers.remove(buffer)
-        self._opened_at = None
+        self._buffers.take(buffer)
         roster = buffer.cohort.roster
         recoveries = [
             self._recovery(
@@ -385,7 +341,7 @@ class SecureBuffers:
             if not key.startswith(REQUEST):
                 continue
             request = unpack(data, RecoveryRequest)
-            opened = self._open(request)
+            opened = self._opened(request)
             if opened is None:
                 actions.append(Store(DocumentRecord(key, b"")))
                 continue
@@ -395,7 +351,7 @@ class SecureBuffers:
             actions += self._restore_buffer(cohort, dict(masks), requests, now)
         return actions
 
-    def _open(self, request: RecoveryRequest) -> tuple[Cohort, Asked] | None:
+    def _opened(self, request: RecoveryRequest) -> tuple[Cohort, Asked] | None:
         for cohort in self.cohorts:
             with suppress(RemoteProtocolError):
                 return cohort, open_request(request, cohort.roster)
@@ -408,8 +364,7 @@ class SecureBuffers:
         requests: Mapping[int, RecoveryRequest],
         now: float,
     ) -> list[Action]:
-        chosen = [each for each in self._waiting if each.is_named(cohort, masks)]
-        self._waiting = [each for each in self._waiting if each not in chosen]
+        chosen = self._buffers.named(cohort, masks)
         if len(chosen) == len(masks):
             buffer = MaskedBuffer(cohort, chosen[0].update.support, now)
             for waiting in chosen:
@@ -425,61 +380,26 @@ class SecureBuffers:
                     ]
                 )
                 return []
-        self._lose(chosen, refusals.RECOVERY_FAILED)
+        self._buffers.lose(chosen, refusals.RECOVERY_FAILED)
         return [
             Store(DocumentRecord(document(request_hash(each)), b"")) for each in requests.values()
         ]
 
     def _drop_stale(self, version: int, now: float) -> list[Action]:
         """Sum what is left of older supports, if that is enough of them; else give it up."""
-        actions: list[Action] = []
-        for buffer in list(self._buffers):
-            if self.supports.is_taken(buffer.support):
-                continue
-            if buffer.has_enough:
-                actions += self._close(buffer, now)
-                continue
-            self._buffers.remove(buffer)
-            buffer.settle()
-            self._done.append(Outcome(tuple(buffer.ids), None, refusals.STALE_SUPPORT))
-        oldest = version - self._task.staleness_limit
-        old_support = [each for each in self._waiting if not self._is_taken(each)]
-        too_stale = [
-            each
-            for each in self._waiting
-            if self._is_taken(each) and each.update.base_version < oldest
-        ]
-        self._lose(old_support, refusals.STALE_SUPPORT)
-        self._lose(too_stale, refusals.TOO_STALE)
-        return actions
-
-    def _is_taken(self, waiting: Waiting) -> bool:
-        return self.supports.is_taken(waiting.update.support)
-
-    def _lose(self, lost: Sequence[Waiting], reason: str) -> None:
-        """Give up updates that wait, or could not go on waiting."""
-        if not lost:
-            return
-        self._waiting = [each for each in self._waiting if each not in lost]
-        for each in lost:
-            each.settle()
-        self._done.append(Outcome(tuple(each.lease_id for each in lost), None, reason))
+        enough = self._buffers.drop_stale(version - self._task.staleness_limit)
+        return [action for buffer in enough for action in self._close(buffer, now)]
 
     # --- epochs --------------------------------------------------------------------------------
 
     def _is_idle(self, cohort: Cohort) -> bool:
-        under_way = (*self.recoveries, *self._buffers, *self._waiting)
-        return all(each.cohort is not cohort for each in under_way)
+        recovering = any(each.cohort is cohort for each in self.recoveries)
+        return not recovering and not self._buffers.holds_of(cohort)
 
     def _end(self, cohort: Cohort, now: float) -> list[Action]:
         """An epoch is over: what has no sum yet never gets one."""
         actions = self.recoveries.abandon(cohort)
-        for buffer in list(self._buffers):
-            if buffer.cohort is cohort:
-                self._done.append(Outcome(tuple(buffer.ids), None, refusals.RECOVERY_FAILED))
-                self._buffers.remove(buffer)
-        lost = [waiting for waiting in self._waiting if waiting.cohort is cohort]
-        self._lose(lost, refusals.RECOVERY_FAILED)
+        self._buffers.end(cohort)
         actions += self.cohorts.end(cohort)
         try:
             actions += self.cohorts.follow(cohort, now)

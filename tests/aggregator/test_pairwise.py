@@ -560,11 +560,11 @@ def test_the_next_roster_waits_for_the_round_and_then_counts(make_rounds: MakeRo
     desk.deal()
     following = enrol(desk.names, desk.config, desk.secure_config, epoch=2)
     desk.desk.perform(desk.coordinator.roster(following.signed, desk.desk.now))
-    assert desk.buffers.epoch("a") == 1
+    assert desk.buffers.cohorts.epoch("a") == 1
     ids = desk.upload()
     finish(desk)
     step_is_mean(desk, ids)
-    assert desk.buffers.epoch("a") == 2
+    assert desk.buffers.cohorts.epoch("a") == 2
     desk.open()
     assert desk.round.cohort.roster.epoch == 2
 
