@@ -39,9 +39,10 @@ TWO_CHUNKS: Final = {
     "loss": "softmax_cross_entropy",
     "layers": [{"type": "dense", "units": 208}],
 }
-PATIENCE_S: Final = 30.0
+#: Only what is broken takes so long, however busy the machine is.
+PATIENCE_S: Final = 120.0
 _POLL_S: Final = 0.02
-_STOPS_WITHIN_S: Final = 10.0
+_STOPS_WITHIN_S: Final = 30.0
 
 Process = subprocess.Popen[bytes] | Forked
 Settings = Mapping[str, object]
