@@ -218,6 +218,6 @@ def test_a_hostile_broker_costs_time_and_nothing_else(codec: str) -> None:
 
 def test_without_signatures_it_has_its_way() -> None:
     """What the test above would find."""
-    world, audit = world_of("dense/float32", 1, signed=False)
+    world, audit = world_of("dense/float32", 2, signed=False)
     with pytest.raises(AssertionError):
-        suffer(world, audit, 1)
+        suffer(world, audit, 2)
