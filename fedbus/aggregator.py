@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -21,16 +21,19 @@ from protocol.secagg.roster import Roster, open_roster
 from protocol.topics import check_id
 from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
 
+#: The settings, where nothing else is said.
+FED: Final = "fed.toml"
+
 app = typer.Typer(help="Run a task's aggregator, or check its configuration.", no_args_is_help=True)
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The aggregator's TOML file (`fedbus init`).")
+    Path, typer.Option("--config", "-c", help="The aggregator's settings (`fedbus init`).")
 ]
 
 
 @app.command()
 def run(
-    config: ConfigOption,
+    config: ConfigOption = Path(FED),
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
 ) -> None:
@@ -57,7 +60,7 @@ def run(
 
 
 @app.command()
-def check(config: ConfigOption) -> None:
+def check(config: ConfigOption = Path(FED)) -> None:
     """Check a configuration and the files it names, and say what it would do."""
     checked = load_config(config)
     num_held_out = check_files(checked)
@@ -100,7 +103,7 @@ def _masking(config: AggregatorConfig) -> str:
 
 
 @app.command()
-def lock(config: ConfigOption) -> None:
+def lock(config: ConfigOption = Path(FED)) -> None:
     """Lock the aggregator's key file with a passphrase."""
     identity = load_config(config).identity
     file = Path(identity.key_file)
@@ -116,10 +119,15 @@ def lock(config: ConfigOption) -> None:
 
 @app.command()
 def release(
-    config: ConfigOption,
-    device: Annotated[str, typer.Argument(help="The device whose medium was replaced.")],
+    device: Annotated[
+        str, typer.Argument(metavar="DEVICE", help="The device whose medium was replaced.")
+    ],
+    config: ConfigOption = Path(FED),
 ) -> None:
-    """Free a device id, so that its next installation gets it. Stop the aggregator first."""
+    """Free a device's id for its next installation, on a new medium. Stop the aggregator first.
+
+    To end a quarantine: `fedbus devices release`.
+    """
     checked = load_config(config)
     check_id(device, "device")
     store = open_store(Path(checked.state_dir), checked.task.task, checked.database or None)

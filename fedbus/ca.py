@@ -29,7 +29,7 @@ BROKER: Final = "broker"
 
 app = typer.Typer(help="Certificates for TLS: make, show and renew them.", no_args_is_help=True)
 
-DirectoryOption = Annotated[Path, typer.Option("--dir", help="What `fedbus init` made.")]
+DirectoryOption = Annotated[Path, typer.Option("--dir", help="The folder that `fedbus init` made.")]
 
 
 @app.command()
@@ -38,7 +38,10 @@ def init(
     directory: DirectoryOption = Path(),
     name: Annotated[str, typer.Option(help="What the authority calls itself.")] = "fedbus",
 ) -> None:
-    """Make an authority, and certificates for aggregator and monitor (`fedbus init` does, too)."""
+    """Make an authority, and certificates for aggregator and monitor.
+
+    `fedbus init` does this, too: this is for who has settings and a broker already.
+    """
     place = Workplace(directory)
     try:
         place.enrolment.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def renew(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="Whose; without: broker, aggregator and monitor, if theirs end soon.",
+            help="A device, or broker, aggregator, monitor; without: these, if theirs end soon.",
             show_default=False,
         ),
     ] = None,
@@ -80,12 +83,10 @@ def renew(
     directory: DirectoryOption = Path(),
     lost: Annotated[
         bool,
-        typer.Option(
-            "--lost", help="The old keys are in wrong hands: take their certificates back."
-        ),
+        typer.Option("--lost", help="The old keys are in wrong hands: revoke their certificates."),
     ] = False,
 ) -> None:
-    """Give new keys and certificates; the old ones stay valid until they end, but for --lost."""
+    """Give new keys and certificates. The old ones stay valid until they end; --lost ends them."""
     place = Workplace(directory)
     authority = Authority.open(place.ca)
     chosen = names or list(_due(authority))

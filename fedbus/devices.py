@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="See, quarantine, release and revoke devices.", no_args_is_help=True)
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The aggregator's TOML file: it names the store.")
+    Path, typer.Option("--config", "-c", help="The aggregator's settings: they name the store.")
 ]
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
@@ -40,6 +40,8 @@ BrokerOption = Annotated[
 CA: Final = "ca"
 #: The broker's folder of `fedbus init`, and what is in it.
 _BROKER: Final = ("broker", "acl")
+#: The settings, where nothing else is said.
+FED: Final = "fed.toml"
 #: What a broker elsewhere is told.
 _FOLLOWS: Final = (
     "a broker run by `fedbus broker up` elsewhere follows mon/denied by itself; delete secrets/{0}"
@@ -49,7 +51,7 @@ _FOLLOWS: Final = (
 
 @app.command("list")
 def list_(
-    config: ConfigOption,
+    config: ConfigOption = Path(FED),
     *,
     suspects: Annotated[
         bool, typer.Option("--suspects", help="Only those that something speaks against.")
@@ -73,7 +75,7 @@ def list_(
 
 
 @app.command()
-def show(config: ConfigOption, device: DeviceArgument) -> None:
+def show(device: DeviceArgument, config: ConfigOption = Path(FED)) -> None:
     """Show what is held against a device, and why. Exit status 1 if it was never heard of."""
     checked = load_config(config)
     with _decrees(checked) as decrees:
@@ -97,7 +99,9 @@ def show(config: ConfigOption, device: DeviceArgument) -> None:
 
 
 @app.command()
-def quarantine(config: ConfigOption, device: DeviceArgument, *, reason: ReasonOption = "") -> None:
+def quarantine(
+    device: DeviceArgument, config: ConfigOption = Path(FED), *, reason: ReasonOption = ""
+) -> None:
     """Refuse a device's updates until it is released. What was taken already stays."""
     checked = load_config(config)
     told = _by_operator(reason)
@@ -110,7 +114,9 @@ def quarantine(config: ConfigOption, device: DeviceArgument, *, reason: ReasonOp
 
 
 @app.command()
-def release(config: ConfigOption, device: DeviceArgument, *, broker: BrokerOption = None) -> None:
+def release(
+    device: DeviceArgument, config: ConfigOption = Path(FED), *, broker: BrokerOption = None
+) -> None:
     """Admit a device again that was quarantined or cut off. Its sheet is clean then."""
     checked = load_config(config)
     with _decrees(checked) as decrees:
@@ -130,8 +136,8 @@ def release(config: ConfigOption, device: DeviceArgument, *, broker: BrokerOptio
 
 @app.command("revoke")
 def revoke_(
-    config: ConfigOption,
     device: DeviceArgument,
+    config: ConfigOption = Path(FED),
     *,
     reason: ReasonOption = "",
     enrolment: Annotated[
@@ -144,7 +150,11 @@ def revoke_(
     ] = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Take nothing of a device any more, here and at the broker. For good."""
+    """Take nothing of a device any more, here and at the broker. For good: its name, too.
+
+    Folders of `fedbus init` beside the settings are found by themselves. What was deleted is
+    listed, and what is still to be done.
+    """
     checked = load_config(config)
     with _decrees(checked) as decrees:
         is_known = decrees.sheet(device) is not None

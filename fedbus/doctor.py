@@ -27,7 +27,7 @@ _QUEUE: Final = 1_000
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="What `fedbus init` made.")
+        Path, typer.Argument(metavar="[DIR]", help="The folder that `fedbus init` made.")
     ] = Path(),
     *,
     config: Annotated[

@@ -24,7 +24,7 @@ from fedbus.enrolment import (
     read_roster,
 )
 from fedbus.key_files import PUBLIC, create, parse_key, read_key, refuse_existing
-from fedbus.workplace import Workplace, copy_rosters
+from fedbus.workplace import FED, Workplace, copy_rosters
 from protocol.errors import ConfigError
 from protocol.secagg.parameters import Parameters
 from protocol.secagg.roster import Roster
@@ -39,18 +39,27 @@ app.command("token")(token)
 app.command("redeem")(redeem)
 
 DirectoryArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The enrolment's folder, on no machine of the task.")
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="The enrolment's folder (`fedbus init`: enrolment), on no machine of the task.",
+    ),
 ]
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The aggregator's TOML file: [secure] and the model.")
+    Path,
+    typer.Option(
+        "--config", "-c", help="The aggregator's settings: model, [secure], [robust], [privacy]."
+    ),
 ]
-CohortOption = Annotated[str, typer.Option(help="Who shares masks with whom; up to 128 devices.")]
+CohortOption = Annotated[
+    str, typer.Option(help="Its name: who shares masks with whom; 3 to 128 devices.")
+]
 
 
 @app.command()
 def new(
     directory: DirectoryArgument,
-    config: ConfigOption,
+    config: ConfigOption = Path(FED),
     *,
     device: Annotated[list[str] | None, typer.Option(help="A device; repeat for more.")] = None,
     devices: Annotated[Path | None, typer.Option(help="A file with one device a line.")] = None,
@@ -59,7 +68,11 @@ def new(
         int, typer.Option(min=1, help="The first epoch; above any that the cohort has had.")
     ] = 1,
 ) -> None:
-    """Make a cohort's first roster, and a keys file for each device. Overwrites nothing."""
+    """Make a cohort's first roster, and a keys file for each device. Overwrites nothing.
+
+    For a broker of another making: `fedbus init` and `fedbus enrol DEVICE` do this, too, with
+    certificates.
+    """
     checked = load_config(config)
     names = [*(device or []), *(_lines(devices) if devices else [])]
     made = enrol(
@@ -78,15 +91,24 @@ def new(
 
 @app.command("next")
 def next_(
-    directory: DirectoryArgument,
-    config: ConfigOption,
+    directory: DirectoryArgument = Path("enrolment"),
+    config: ConfigOption = Path(FED),
     *,
     keys: Annotated[Path, typer.Option(help="What `fedbus enrol collect` wrote.")],
-    add: Annotated[list[str] | None, typer.Option(help="A new device; repeat for more.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="A device that leaves.")] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="A new device that is to get a keys file alone; repeat for more."),
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="A device that leaves; repeat for more.")
+    ] = None,
     cohort: CohortOption = DEFAULT_COHORT,
 ) -> None:
-    """Make the next epoch's roster of the keys that the devices announced for it."""
+    """Make a cohort's next roster, of the keys that `fedbus enrol collect` read from the broker.
+
+    Devices that were enrolled since are added by themselves. It says what the settings say now:
+    start the aggregator again if they have changed.
+    """
     checked = load_config(config)
     made = enrol_next(
         directory,
@@ -97,22 +119,23 @@ def next_(
         remove=remove or [],
         valid_s=checked.secure.epoch_s,
     )
-    copy_rosters(Workplace(directory.absolute().parent), directory / ROSTERS)
+    laid = copy_rosters(Workplace(directory.absolute().parent), directory / ROSTERS)
     _say_roster(made.roster)
-    _say_files(made)
+    _say_files(made, laid)
 
 
 @app.command()
 def collect(
-    config: ConfigOption,
+    config: ConfigOption = Path(FED),
     *,
     out: Annotated[Path, typer.Option(help="The file to write, for `fedbus enrol next`.")],
     cohort: CohortOption = DEFAULT_COHORT,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for devices.")] = 10.0,
 ) -> None:
-    """Read announced epoch keys from the broker. Exit status 1 if a device's is missing.
+    """Read the keys that devices announced for the next epoch. Exit status 1 if one is missing.
 
-    Whether they are the devices' own, `fedbus enrol next` checks.
+    They are read from the broker, as the aggregator. Whether they are the devices' own, `fedbus
+    enrol next` checks.
     """
     checked = load_config(config)
     refuse_existing([out])
@@ -204,9 +227,13 @@ def _say_roster(roster: Roster) -> None:
         typer.echo(f"  {line}")
 
 
-def _say_files(made: Enrolled) -> None:
+def _say_files(made: Enrolled, laid: Sequence[Path] = ()) -> None:
+    """Say where what goes; ``laid`` are the rosters that the aggregator here has already."""
     typer.echo(f"\n{made.roster_file}")
-    typer.echo("  to the aggregator's host, into the folder secure.rosters")
+    if laid:
+        typer.echo(f"  and for the aggregator: {', '.join(map(str, laid))}")
+    else:
+        typer.echo("  to the aggregator's host, into the folder secure.rosters")
     if made.keys_files:
         typer.echo(f"{made.directory / DEVICES}/<id>.json: {len(made.keys_files)} new")
         typer.echo(

@@ -21,22 +21,27 @@ from protocol.secagg.parameters import MIN_COHORT
 def enrol_devices(
     names: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Ids of new devices.")],
     *,
-    directory: Annotated[Path, typer.Option("--dir", help="What `fedbus init` made.")] = Path(),
-    cohort: Annotated[str, typer.Option(help="Who shares masks with whom.")] = DEFAULT_COHORT,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="The folder that `fedbus init` made.")
+    ] = Path(),
+    cohort: Annotated[
+        str, typer.Option(help="Who shares masks with whom; a new name makes a new one.")
+    ] = DEFAULT_COHORT,
     as_file: Annotated[
         bool, typer.Option("--file", help="One .tar for each device instead of a folder.")
     ] = False,
     by_token: Annotated[
         bool,
         typer.Option(
-            "--token", help="A one-time token instead: the device makes its own keys. See token."
+            "--token",
+            help="A one-time token instead: the device makes its own keys (`fedbus enrol token`).",
         ),
     ] = False,
 ) -> None:
     """Give new devices certificate, keys and settings: a folder to carry to each.
 
-    Where updates are masked, devices make up a new cohort; or they wait for the next epoch of one
-    that exists, which `fedbus enrol next` begins.
+    Where updates are masked, devices wait for the next epoch of their cohort, which `fedbus enrol
+    next` begins; three or more with a new --cohort begin at once.
     """
     if by_token:
         token(names, directory=directory, cohort=cohort)

@@ -31,7 +31,7 @@ DAY_S: Final = 86_400.0
 _SLICE_S: Final = 0.5
 _TIDY_S: Final = 60.0
 
-DirOption = Annotated[Path, typer.Option("--dir", help="What `fedbus init` made.")]
+DirOption = Annotated[Path, typer.Option("--dir", help="The folder that `fedbus init` made.")]
 
 
 def token(
@@ -41,7 +41,10 @@ def token(
     cohort: Annotated[str, typer.Option(help="Who shares masks with whom.")] = DEFAULT_COHORT,
     days: Annotated[float, typer.Option(min=0.01, help="How long tokens are good.")] = 7.0,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Where the broker takes passwords; 0: see there.")
+        int,
+        typer.Option(
+            min=0, max=65_535, help="Where the broker takes passwords; 0: as its folder says."
+        ),
     ] = 0,
 ) -> None:
     """Make one-time tokens: a file to carry to each device, which then makes its own keys.
@@ -79,7 +82,7 @@ def redeem(
     *,
     directory: DirOption = Path(),
     watch: Annotated[
-        bool, typer.Option("--watch", help="Until Ctrl-C, also when no token is left.")
+        bool, typer.Option("--watch", help="Go on until Ctrl-C, also when no token is left.")
     ] = False,
     deadline: Annotated[
         float, typer.Option(min=1.0, help="Without --watch: seconds to wait for devices.")

@@ -116,12 +116,12 @@ def fill_aggregator(place: Workplace, aggregator_key: Path, rosters: Path) -> No
     copy_rosters(place, rosters)
 
 
-def copy_rosters(place: Workplace, rosters: Path) -> None:
-    """Lay new rosters down for the aggregator, if it lives here. Raises OSError."""
+def copy_rosters(place: Workplace, rosters: Path) -> list[Path]:
+    """Lay new rosters down for the aggregator, if it lives here; return them. Raises OSError."""
     folder = place.aggregator / "rosters"
-    for path in rosters.glob("*.roster") if folder.is_dir() else ():
-        if not (folder / path.name).exists():
-            shutil.copy(path, folder / path.name)
+    found = rosters.glob("*.roster") if folder.is_dir() else ()
+    new = [path for path in found if not (folder / path.name).exists()]
+    return [Path(shutil.copy(path, folder / path.name)) for path in new]
 
 
 def carry(place: Workplace, device: str, issued: Issued, keys: Path, *, as_file: bool) -> Path:

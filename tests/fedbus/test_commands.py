@@ -103,7 +103,7 @@ WRONG = [
     ("# goal = 10", "goal = 0", "goal must be from 1"),
     ('task = "digits"', "", "task.task: missing"),
     ('# file = ""', 'file = "held-out.npz"', "held-out.npz"),
-    ('# password_file = ""', 'password_file = "gone"', "broker.password_file gone"),
+    ('# password_file = ""', 'password_file = "gone"', "broker.password_file /"),
 ]
 
 
