@@ -60,10 +60,7 @@ def make_masked_buffers(
         alone=task.mode == "rounds" or task.uplink.calibrated,
     )
     cohorts.restore(snapshot.documents, now)
-    try:
-        opened = cohorts.offer_all(enrolment.rosters, now)
-    except RemoteProtocolError as error:
-        raise ConfigError(f"a roster in secure.rosters: {error.detail}") from None
+    opened = _offer_all(cohorts, enrolment, now)
     supports = Supports(
         topics,
         codec,
@@ -95,3 +92,10 @@ def make_masked_buffers(
         alert=shared.alert,
         is_online=shared.is_online,
     ), opened
+
+
+def _offer_all(cohorts: Cohorts, enrolment: Enrolment, now: float) -> list[Action]:
+    try:
+        return cohorts.offer_all(enrolment.rosters, now)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"a roster in secure.rosters: {error.detail}") from None

@@ -29,6 +29,49 @@ from transport.config import BrokerConfig
 _ASK_BROKER_S: Final = 3.0
 _MONITOR: Final = "monitor"
 
+RootOption = Annotated[
+    Path | None, typer.Option(help="A Linux root file system: a mounted card, a container's.")
+]
+SshOption = Annotated[str, typer.Option(help="HOST or USER@HOST of a running Linux.")]
+SshPortOption = Annotated[int | None, typer.Option(help="Where sshd listens.")]
+SshOptionsOption = Annotated[list[str] | None, typer.Option(help="As after `ssh -o`.")]
+SshPrefixOption = Annotated[
+    str, typer.Option(help="A folder there that stands for its root file system.")
+]
+SudoOption = Annotated[bool, typer.Option("--sudo", help="Become root there, by sudo -n.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="The device's TOML file.")]
+PasswordFileOption = Annotated[
+    Path | None, typer.Option(help="A file with the device's password alone.")
+]
+CarryOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The device's folder by `fedbus init` or `fedbus enrol`: settings, certificate and"
+        " keys, instead of --config.",
+    ),
+]
+PythonOption = Annotated[
+    str, typer.Option(help="An interpreter on the target that has the libraries.")
+]
+WheelhouseOption = Annotated[
+    Path | None, typer.Option(help="Wheels to take along, for a target without network.")
+]
+SetupNowOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--setup-now/--setup-at-boot",
+        help="When the virtual environment is made; over ssh now, else at first boot.",
+    ),
+]
+RollbackOption = Annotated[
+    bool, typer.Option("--rollback", help="Switch back to the release before.")
+]
+ThisMachineOption = Annotated[
+    bool, typer.Option("--this-machine", help="Allow --root / on purpose.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without: only say what.")]
+
 app = typer.Typer(
     help="Bring the SDK onto devices.", no_args_is_help=True, pretty_exceptions_enable=False
 )
@@ -43,48 +86,21 @@ def register(app: typer.Typer) -> None:
 @app.command()
 def flash(
     *,
-    root: Annotated[
-        Path | None, typer.Option(help="A Linux root file system: a mounted card, a container's.")
-    ] = None,
-    ssh: Annotated[str, typer.Option(help="HOST or USER@HOST of a running Linux.")] = "",
-    ssh_port: Annotated[int | None, typer.Option(help="Where sshd listens.")] = None,
-    ssh_option: Annotated[list[str] | None, typer.Option(help="As after `ssh -o`.")] = None,
-    ssh_prefix: Annotated[
-        str, typer.Option(help="A folder there that stands for its root file system.")
-    ] = "",
-    sudo: Annotated[bool, typer.Option("--sudo", help="Become root there, by sudo -n.")] = False,
-    config: Annotated[Path | None, typer.Option(help="The device's TOML file.")] = None,
-    password_file: Annotated[
-        Path | None, typer.Option(help="A file with the device's password alone.")
-    ] = None,
-    carry: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The device's folder by `fedbus init` or `fedbus enrol`: settings, certificate and"
-            " keys, instead of --config.",
-        ),
-    ] = None,
-    python: Annotated[
-        str, typer.Option(help="An interpreter on the target that has the libraries.")
-    ] = "",
-    wheelhouse: Annotated[
-        Path | None, typer.Option(help="Wheels to take along, for a target without network.")
-    ] = None,
-    setup_now: Annotated[
-        bool | None,
-        typer.Option(
-            "--setup-now/--setup-at-boot",
-            help="When the virtual environment is made; over ssh now, else at first boot.",
-        ),
-    ] = None,
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="Switch back to the release before.")
-    ] = False,
-    this_machine: Annotated[
-        bool, typer.Option("--this-machine", help="Allow --root / on purpose.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without: only say what.")] = False,
+    root: RootOption = None,
+    ssh: SshOption = "",
+    ssh_port: SshPortOption = None,
+    ssh_option: SshOptionsOption = None,
+    ssh_prefix: SshPrefixOption = "",
+    sudo: SudoOption = False,
+    config: ConfigOption = None,
+    password_file: PasswordFileOption = None,
+    carry: CarryOption = None,
+    python: PythonOption = "",
+    wheelhouse: WheelhouseOption = None,
+    setup_now: SetupNowOption = None,
+    rollback: RollbackOption = False,
+    this_machine: ThisMachineOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Put SDK, configuration and service onto a device. Without --yes it says what it would do."""
     with _failures():

@@ -32,73 +32,94 @@ SPARE_FILES: Final = 64
 _INTERRUPTED: Final = 130
 
 
+DevicesOption = Annotated[
+    int,
+    typer.Option(min=1, max=MAX_DEVICES, help="How many clients, load-00001, load-00002, ..."),
+]
+UpdatesOption = Annotated[int, typer.Option(min=1, help="Updates of each of them.")]
+BrokerOption = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Where the broker is.", show_default=False)
+]
+TaskOption = Annotated[
+    str, typer.Option("--task", "-t", help="The aggregator's task.", show_default=False)
+]
+ScratchOption = Annotated[
+    bool,
+    typer.Option(
+        "--scratch", help="Start a mosquitto and an aggregator for it, in a temporary folder."
+    ),
+]
+TlsOption = Annotated[
+    bool,
+    typer.Option("--tls", help="With --scratch: TLS, and a certificate for each client."),
+]
+RateOption = Annotated[
+    float, typer.Option(min=0.0, help="Updates a second at most; 0: as many as go.")
+]
+TrainOption = Annotated[
+    float, typer.Option(min=0.0, help="Seconds that a training takes, half more or less.")
+]
+ConnectRateOption = Annotated[
+    float, typer.Option(min=0.0, help="New connections a second; 0: all at once, a storm.")
+]
+PrefixOption = Annotated[str, typer.Option(help="What stands before every topic.")]
+UsernameOption = Annotated[
+    str, typer.Option(help="One account for all; by default each client has its own.")
+]
+PasswordFileOption = Annotated[
+    Path | None, typer.Option(help="A file with the password of all, alone.")
+]
+PasswordsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="A folder with a password file for each client, named like it."
+    ),
+]
+CarriedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder with one for each client, named like it: its certificate, key and"
+        " ca.crt, as enrolment/carry of `fedbus init`.",
+    ),
+]
+MqttOption = Annotated[
+    Literal["auto", "5", "3.1.1"], typer.Option("--protocol", help="MQTT version.")
+]
+WatchPidOption = Annotated[
+    list[int] | None,
+    typer.Option(metavar="PID", help="Show the memory of this process too; repeatable."),
+]
+PatienceOption = Annotated[
+    float, typer.Option(min=1.0, help="Seconds without any progress after which it gives up.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Decides the deltas.")]
+JsonFileOption = Annotated[
+    Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.")
+]
+
+
 def load(
     *,
-    devices: Annotated[
-        int,
-        typer.Option(min=1, max=MAX_DEVICES, help="How many clients, load-00001, load-00002, ..."),
-    ] = 1_000,
-    updates: Annotated[int, typer.Option(min=1, help="Updates of each of them.")] = 3,
-    broker: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where the broker is.", show_default=False)
-    ] = "",
-    task: Annotated[
-        str, typer.Option("--task", "-t", help="The aggregator's task.", show_default=False)
-    ] = "",
-    scratch: Annotated[
-        bool,
-        typer.Option(
-            "--scratch", help="Start a mosquitto and an aggregator for it, in a temporary folder."
-        ),
-    ] = False,
-    with_tls: Annotated[
-        bool,
-        typer.Option("--tls", help="With --scratch: TLS, and a certificate for each client."),
-    ] = False,
-    rate: Annotated[
-        float, typer.Option(min=0.0, help="Updates a second at most; 0: as many as go.")
-    ] = 0.0,
-    train: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that a training takes, half more or less.")
-    ] = 0.0,
-    connect_rate: Annotated[
-        float, typer.Option(min=0.0, help="New connections a second; 0: all at once, a storm.")
-    ] = 500.0,
-    prefix: Annotated[str, typer.Option(help="What stands before every topic.")] = DEFAULT_PREFIX,
-    username: Annotated[
-        str, typer.Option(help="One account for all; by default each client has its own.")
-    ] = "",
-    password_file: Annotated[
-        Path | None, typer.Option(help="A file with the password of all, alone.")
-    ] = None,
-    passwords: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="A folder with a password file for each client, named like it."
-        ),
-    ] = None,
-    carried: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder with one for each client, named like it: its certificate, key and"
-            " ca.crt, as enrolment/carry of `fedbus init`.",
-        ),
-    ] = None,
-    mqtt: Annotated[
-        Literal["auto", "5", "3.1.1"], typer.Option("--protocol", help="MQTT version.")
-    ] = "auto",
-    watch_pid: Annotated[
-        list[int] | None,
-        typer.Option(metavar="PID", help="Show the memory of this process too; repeatable."),
-    ] = None,
-    patience: Annotated[
-        float, typer.Option(min=1.0, help="Seconds without any progress after which it gives up.")
-    ] = 90.0,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the deltas.")] = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.")
-    ] = None,
+    devices: DevicesOption = 1_000,
+    updates: UpdatesOption = 3,
+    broker: BrokerOption = "",
+    task: TaskOption = "",
+    scratch: ScratchOption = False,
+    with_tls: TlsOption = False,
+    rate: RateOption = 0.0,
+    train: TrainOption = 0.0,
+    connect_rate: ConnectRateOption = 500.0,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+    username: UsernameOption = "",
+    password_file: PasswordFileOption = None,
+    passwords: PasswordsOption = None,
+    carried: CarriedOption = None,
+    mqtt: MqttOption = "auto",
+    watch_pid: WatchPidOption = None,
+    patience: PatienceOption = 90.0,
+    seed: SeedOption = 0,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Put thousands of devices on a broker, and see what it and the aggregator make of them.
 
