@@ -31,11 +31,11 @@ def num_calls(action: Callable[[], object]) -> int:
 
 
 def test_every_device_of_a_fleet_gets_its_receipts_at_an_equal_number_of_events() -> None:
-    small, large = benchmark.simulate(60), benchmark.simulate(240)
+    small, large = benchmark.simulate(40), benchmark.simulate(160)
     for found in (small, large):
         assert found["fewest_receipts_of_a_device"] >= benchmark.CHECK_INS - 1
         assert found["receipts"] >= 0.97 * benchmark.CHECK_INS * found["devices"]
-    assert large["events"] / 240 <= 1.1 * small["events"] / 60
+    assert large["events"] / 160 <= 1.1 * small["events"] / 40
 
 
 def test_a_look_up_costs_as_much_among_ten_thousand_as_among_ten() -> None:
