@@ -37,7 +37,7 @@ class Presence:
         return [*self._subscribe(), *self.announce()]
 
     def _subscribe(self) -> list[Action]:
-        """Subscribe, once: the transport does it again with each connection."""
+        """Subscribe, once: the transport does it again where the broker may have forgotten it."""
         if self._is_subscribed:
             return []
         self._is_subscribed = True
