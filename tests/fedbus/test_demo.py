@@ -22,7 +22,10 @@ from tests.support.mosquitto import find_mosquitto
 
 pytestmark = pytest.mark.broker
 
-DEADLINE_S = 90.0
+#: For what happens at once on a machine that does nothing else.
+DEADLINE_S = 120.0
+#: What no demonstration here needs, however little of the machine it gets.
+LONG_S = "600"
 KEYS = {
     "accuracy",
     "versions",
@@ -47,9 +50,10 @@ def fedbus(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "fedbus", *arguments]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def demonstrated(*options: str) -> subprocess.CompletedProcess[str]:
+    """A demonstration to its end."""
     return subprocess.run(
-        fedbus(*arguments), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        fedbus("demo", *options), capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -63,26 +67,49 @@ def children_of(pid: int) -> dict[int, str]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S / 2
+    until = time.monotonic() + DEADLINE_S
     while not true():
         assert time.monotonic() < until, "did not come true in time"
         time.sleep(0.05)
 
 
+def noise(folder: Path) -> Path:
+    """Data of which nothing can be learnt."""
+    rng = np.random.default_rng(5)
+    path = folder / "noise.npz"
+    np.savez(path, x=rng.normal(size=(180, 4)), y=rng.integers(0, 3, 180))
+    return path
+
+
 @contextmanager
 def endless_demo(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A demonstration that goes on until it is told to end; its files are below ``folder``."""
-    command = fedbus("demo", "--target", "1", "--timeout", "80", "--devices", "3", *options)
-    env = {**os.environ, "TMPDIR": str(folder)}
+    """Two devices that learn noise in the open until they are told to end, in ``folder``/work."""
+    wanted = ["--devices", "2", "--scheme", "none", "--target", "1", "--timeout", LONG_S]
+    command = fedbus("demo", "--data", str(noise(folder)), *wanted, *options)
+    (folder / "work").mkdir()
+    env = {**os.environ, "TMPDIR": str(folder / "work")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     ) as demo:
         try:
-            wait_until(lambda: len(children_of(demo.pid)) == 5)
+            wait_until(lambda: len(children_of(demo.pid)) == 4)
             yield demo
         finally:
             if demo.poll() is None:
                 demo.send_signal(signal.SIGTERM)
+
+
+def check_that_a_signal_leaves_nothing(
+    demo: subprocess.Popen[str], folder: Path, number: int
+) -> None:
+    """End a demonstration: no process of it is left, and no file."""
+    children = children_of(demo.pid)
+    assert list((folder / "work").iterdir())
+    demo.send_signal(number)
+    said, _ = demo.communicate(timeout=DEADLINE_S)
+    assert demo.returncode == 130, said
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert list((folder / "work").iterdir()) == []
 
 
 def needs_mosquitto(engine: str) -> None:
@@ -97,14 +124,22 @@ BYTES_UP = {"none": (300, 3_000), "seedmask": (4_820, 60_000)}
 BYTES_DOWN = {"none": (300, 4 * 2_410), "seedmask": (2_410, 60_000)}
 
 
-@pytest.mark.parametrize("scheme", BYTES_UP)
-@pytest.mark.parametrize("mode", ["buffered", "rounds"])
-@pytest.mark.parametrize("engine", ["mosquitto", "amqtt"])
+#: Any two of broker, mode and scheme meet in one of four; the other four would add the third.
+LEARNT = [
+    ("mosquitto", "buffered", "seedmask"),
+    ("mosquitto", "rounds", "none"),
+    ("amqtt", "buffered", "none"),
+    ("amqtt", "rounds", "seedmask"),
+]
+
+
+@pytest.mark.parametrize(("engine", "mode", "scheme"), LEARNT)
 def test_the_digits_are_learnt(engine: str, mode: str, scheme: str, tmp_path: Path) -> None:
     needs_mosquitto(engine)
     out = tmp_path / "out.json"
     asked = [] if scheme == "seedmask" else ["--scheme", scheme]  # it is the default
-    ended = run("demo", "--broker", engine, "--mode", mode, "--json", str(out), *asked)
+    asked += ["--timeout", LONG_S, "--json", str(out)]
+    ended = demonstrated("--broker", engine, "--mode", mode, *asked)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     figures = json.loads(out.read_text())
     assert figures.keys() >= KEYS
@@ -122,7 +157,8 @@ def test_the_digits_are_learnt(engine: str, mode: str, scheme: str, tmp_path: Pa
 
 def test_a_target_out_of_reach_ends_with_status_1(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    ended = run("demo", "--devices", "3", "--target", "1", "--timeout", "4", "--json", str(out))
+    few = ["--data", str(noise(tmp_path)), "--devices", "1", "--scheme", "none"]
+    ended = demonstrated(*few, "--target", "1", "--timeout", "2", "--json", str(out))
     assert ended.returncode == 1
     assert "not reached" in ended.stdout
     assert json.loads(out.read_text())["reached"] is False
@@ -136,7 +172,8 @@ def test_held_out_rows_reach_no_device_and_every_folder_has_its_own_secret(
     x = rng.normal(size=(180, 4)) + 4 * np.eye(3, 4)[y]
     np.savez(tmp_path / "own.npz", x=x, y=y, client=np.arange(180) % 4)
     kept = tmp_path / "kept"
-    ended = run("demo", "--data", str(tmp_path / "own.npz"), "--keep", str(kept), "--target", "0.8")
+    own = ["--data", str(tmp_path / "own.npz"), "--keep", str(kept)]
+    ended = demonstrated(*own, "--target", "0.8", "--timeout", LONG_S)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     folders = sorted(path.parent for path in kept.glob("*/device.toml"))
     assert len(folders) == 4
@@ -157,21 +194,16 @@ def test_held_out_rows_reach_no_device_and_every_folder_has_its_own_secret(
         assert str(kept / "aggregator") not in (folder / "device.toml").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_every_process_and_removes_every_file(number: int, tmp_path: Path) -> None:
+def test_ctrl_c_ends_every_process_and_removes_every_file(tmp_path: Path) -> None:
     with endless_demo(tmp_path) as demo:
-        children = children_of(demo.pid)
-        assert list(tmp_path.iterdir())
-        demo.send_signal(number)
-        said, _ = demo.communicate(timeout=30)
-    assert demo.returncode == 130, said
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert list(tmp_path.iterdir()) == []
+        check_that_a_signal_leaves_nothing(demo, tmp_path, signal.SIGINT)
 
 
-def test_a_device_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
+def test_a_device_that_dies_is_reported_with_its_last_words_and_sigterm_ends_the_others(
+    tmp_path: Path,
+) -> None:
     with endless_demo(tmp_path) as demo:
-        log = next(tmp_path.glob("*/device-2/")) / "log"
+        log = next(tmp_path.glob("work/*/device-2/")) / "log"
         wait_until(lambda: "connected" in log.read_text())
         victim = next(
             pid for pid, command in children_of(demo.pid).items() if "/device-2/" in command
@@ -180,9 +212,8 @@ def test_a_device_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> N
         assert demo.stdout is not None
         line = next(line for line in demo.stdout if "device-2" in line)
         assert "status -9" in line
-        assert "joins task demo" in next(demo.stdout)
-        demo.send_signal(signal.SIGINT)
-        demo.communicate(timeout=30)
+        assert next(demo.stdout).strip() in log.read_text()
+        check_that_a_signal_leaves_nothing(demo, tmp_path, signal.SIGTERM)
 
 
 def test_an_aggregator_that_dies_ends_the_demo(tmp_path: Path) -> None:
@@ -191,25 +222,25 @@ def test_an_aggregator_that_dies_ends_the_demo(tmp_path: Path) -> None:
             pid for pid, command in children_of(demo.pid).items() if "aggregator run" in command
         )
         os.kill(victim, signal.SIGKILL)
-        said, _ = demo.communicate(timeout=30)
+        said, _ = demo.communicate(timeout=DEADLINE_S)
     assert demo.returncode == 1
     assert "aggregator ended early, status -9" in said
 
 
-def test_status_follows_a_running_task_and_says_what_is_wrong(
+def test_status_follows_a_running_task_and_says_what_is_wrong_until_the_terminal_is_closed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs_mosquitto("mosquitto")
     with endless_demo(tmp_path, "--broker", "mosquitto") as demo:
-        broker = next(tmp_path.glob("*/broker"))
+        broker = next(tmp_path.glob("work/*/broker"))
         port = (broker / "mosquitto.conf").read_text().split("\nlistener ")[1].split()[0]
 
-        def status(task: str, password: Path) -> int:
-            access = ["--port", port, "--password-file", str(password), "--deadline", "2"]
+        def status(task: str, password: Path, deadline: float = 6.0) -> int:
+            access = ["--port", port, "--password-file", str(password), "--deadline", str(deadline)]
             return main(["status", "--task", task, *access])
 
         monitor = broker / "secrets" / "monitor"
-        wait_until(lambda: status("demo", monitor) == 0)
+        wait_until(lambda: status("demo", monitor, DEADLINE_S) == 0)
         said = capsys.readouterr().out
         assert "the aggregator is online" in said
         assert "waiting for" in said
@@ -218,8 +249,7 @@ def test_status_follows_a_running_task_and_says_what_is_wrong(
         (tmp_path / "guess").write_text("guess")
         assert status("demo", tmp_path / "guess") == 1
         assert "no way in" in capsys.readouterr().err
-        demo.send_signal(signal.SIGINT)
-        demo.communicate(timeout=30)
+        check_that_a_signal_leaves_nothing(demo, tmp_path, signal.SIGHUP)
 
 
 @pytest.mark.parametrize(("engine", "mqtt"), [("mosquitto", "5"), ("amqtt", "3.1.1")])
@@ -232,7 +262,7 @@ def test_a_task_is_watched_where_there_is_no_terminal(
         access = ["--port", str(broker.port), "--password-file", password, "--protocol", mqtt]
         config = str(write_aggregator(tmp_path, broker, mqtt))
         aggregator = started(stack, "aggregator", "run", "--config", config)
-        watch = started(stack, "watch", "--task", "digits", "--deadline", "30", *access)
+        watch = started(stack, "watch", "--task", "digits", "--deadline", "120", *access)
         assert watch.stdout is not None
         assert f"the aggregator is online (MQTT {mqtt})" in next(watch.stdout)
         aggregator.send_signal(signal.SIGTERM)
@@ -249,7 +279,7 @@ def started(stack: ExitStack, *arguments: str) -> subprocess.Popen[str]:
             fedbus(*arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
     )
-    watchdog = threading.Timer(DEADLINE_S / 2, process.kill)
+    watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.start()
     for last in (watchdog.join, watchdog.cancel, process.kill):
         stack.callback(last)

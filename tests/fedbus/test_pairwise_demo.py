@@ -18,12 +18,12 @@ TOPICS = Topics("fedbus/1", "digits")
 @pytest.mark.broker
 def test_the_digits_are_learnt_in_pairwise_rounds(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    options = ["--mode", "rounds", "--scheme", "pairwise", "--json", str(out)]
+    options = ["--mode", "rounds", "--scheme", "pairwise", "--timeout", "600", "--json", str(out)]
     ended = subprocess.run(
         [sys.executable, "-m", "fedbus", "demo", *options],
         capture_output=True,
         text=True,
-        timeout=90.0,
+        timeout=900,
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
