@@ -5,6 +5,7 @@
 - rules: the same under the other robust rules.
 - groups: attackers under masks, in groups.
 - naming: who they are, after FedGT.
+- lasting: whom that has thrown out after hundreds of buffers.
 - privacy: accuracy under differential privacy, and whether members can be told from others.
 - audit: gradient inversion on what a configuration reveals.
 - flood: one device that publishes as fast as it can.
@@ -22,6 +23,7 @@ PARTS: Final = {
         "rules",
         "groups",
         "naming",
+        "lasting",
         "privacy",
         "audit",
         "flood",

@@ -240,7 +240,8 @@ def _limit(digits: Dataset, seeds: Sequence[int], versions: int) -> Report:
     found = []
     for seed in seeds:
         parts = split(digits, devices=NUM_DEVICES, alpha=ALPHA, seed=seed)
-        federation = Federation(digits, parts.devices, parts.held_out, seed)
+        config = digits_task(PLAIN, digits, seed)
+        federation = Federation(config, parts.devices, parts.held_out, seed)
         attackers = sorted(drawn(NUM_DEVICES, 4, seed))
         for _ in range(versions):
             deltas, weights = federation.deltas()

@@ -26,11 +26,12 @@ from aggregator.robust.group_testing import Noise, bch_groups, harm, posterior, 
 from aggregator.robust.group_watch import GroupWatch, Trial
 from aggregator.robust.groups import GroupMean, combine_groups
 from aggregator.strategy import Float32
+from aggregator.task_config import TaskConfig
 from benchmarks.report import Report, figure, within
 from benchmarks.wire import PLAIN, digits_task
 from device_sdk.engine.model import Model
 from device_sdk.trainer import Assignment, NumpyTrainer
-from fedbus.datasets import Dataset, Part, load, split
+from fedbus.datasets import Part, load, split
 from protocol.stream import SEED_BYTES, derive
 from simulator.attackers import flipped
 
@@ -68,15 +69,18 @@ def drawn(num_devices: int, count: int, seed: int) -> set[int]:
 class Federation:
     """Rounds of everybody in one process, in groups drawn anew: what masks would leave to see.
 
-    ``params`` are the model's; ``rows``: what is held out, as the operator has it.
+    ``params`` are the model's; ``rows``: what is held out, as the operator has it; ``trainers``
+    may be changed.
     """
 
-    def __init__(self, digits: Dataset, devices: Sequence[Part], held_out: Part, seed: int) -> None:
-        self.config = digits_task(PLAIN, digits, seed)
+    def __init__(
+        self, config: TaskConfig, devices: Sequence[Part], held_out: Part, seed: int
+    ) -> None:
+        self.config = config
         self.model = Model(self.config.model_spec())
         self.params: Float32 = self.model.init(derive(bytes(SEED_BYTES), "trust", seed))
         self.rows = held_out
-        self._trainers = [NumpyTrainer(data=(part.x, part.y)) for part in devices]
+        self.trainers = [NumpyTrainer(data=(part.x, part.y)) for part in devices]
         self._seed = derive(bytes(SEED_BYTES), "federation", seed)
         self._rng = np.random.default_rng(seed)
         self._round = 0
@@ -95,7 +99,7 @@ class Federation:
                     derive(self._seed, "training", self._round, place),
                 )
             )
-            for place, trainer in enumerate(self._trainers)
+            for place, trainer in enumerate(self.trainers)
         ]
         rows = np.array([each.params for each in trained], np.float64) - self.params
         return rows, np.array([each.num_samples for each in trained], np.float64)
@@ -174,7 +178,8 @@ def named(seed: int, alpha: float, count: int) -> Named:
         else part
         for place, part in enumerate(parts.devices)
     ]
-    federation, watch = Federation(digits, devices, parts.held_out, seed), GroupWatch()
+    config = digits_task(PLAIN, digits, seed)
+    federation, watch = Federation(config, devices, parts.held_out, seed), GroupWatch()
     found, fedgt = set[int](), set[int]()
     for number in range(1, ROUNDS + 1):
         deltas, weights = federation.deltas()

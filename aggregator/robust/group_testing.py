@@ -173,13 +173,15 @@ def suspicion(found: Influence) -> Float64:
     """Return how sure it is that a device does harm, (N,): standard errors beyond the limit, or 0.
 
     Above 0 are devices that make the loss worse significantly, unlike the others, and much: the
-    first two limits are at two standard deviations. docs/adr/0030 has what that finds and mistakes.
+    first two limits are at two standard deviations. Where the others differ much among themselves,
+    as people do, the limit is as far out. docs/adr/0030 has what that finds and mistakes.
     """
     effects, errors = found
     above = effects - np.median(effects)
     usual = _MAD * float(np.median(np.abs(above)))
-    harms = (effects > _DEVIATIONS * errors) & (above > max(_DEVIATIONS * usual, _HARM))
-    return np.where(harms, (above - _HARM) / np.maximum(errors, _LEAST), 0.0)
+    limit = max(_DEVIATIONS * usual, _HARM)
+    harms = (effects > _DEVIATIONS * errors) & (above > limit)
+    return np.where(harms, (above - limit) / np.maximum(errors, _LEAST), 0.0)
 
 
 def bch_groups() -> Membership:

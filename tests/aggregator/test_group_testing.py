@@ -134,6 +134,19 @@ def test_who_makes_the_loss_worse_is_suspected_and_nobody_else() -> None:
         assert (suspicion(found)[[2, 9]] > SURE).all()
 
 
+def test_the_oddest_of_people_who_all_differ_is_no_attacker() -> None:
+    """As one of 17 phones, whose updates are bad for the others' owners: measured, of that kind."""
+    effects = np.linspace(-0.15, 0.11, 17)
+    effects[4] = 0.2
+    groups = drawn(17, 42, 3, 0)
+    odd = suspicion(influence(groups, changes(groups, effects, 0.2, 1)))
+    effects[4] = 0.8
+    attacker = suspicion(influence(groups, changes(groups, effects, 0.2, 1)))
+    assert odd.max() < 0.5 * SURE
+    assert attacker[4] > SURE
+    assert attacker.argmax() == 4
+
+
 def test_little_harm_is_no_offence_however_sure_it_is() -> None:
     """As honest updates do it when nothing is left to learn."""
     effects = np.random.default_rng(0).normal(0.01, 0.005, 15)
