@@ -142,6 +142,8 @@ def _compare(
     training = {"batch_size": 32, **falls, **training}
     if quick:
         training = {**training, "max_steps": 3}
+        few, fewer = slice(256), slice(64)
+        sets = Sets(sets.x[few], sets.y[few], sets.test_x[fewer], sets.test_y[fewer])
     model = Model(parse_spec(spec))
     seeds = [bytes([number]) * SEED_BYTES for number in range(1 if quick else 3)]
     ours = [_ours(model, spec, training, sets, seed) for seed in seeds]
