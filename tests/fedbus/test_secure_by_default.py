@@ -1,7 +1,7 @@
 """What `fedbus init` writes, run without an edit: broker, aggregator and devices, as processes."""
 
-import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -71,11 +71,10 @@ def give_data(place: Workplace) -> None:
 
 def revoked_within_s(place: Workplace, port: int, device: str, limit_s: float) -> None:
     """Revoke a device as an operator would; the broker must soon refuse its certificate."""
-    folders = ["--enrolment", str(place.enrolment), "--broker", str(place.broker)]
-    with contextlib.chdir(place.directory):
-        assert main(["devices", "revoke", device, "--config", "fed.toml", *folders]) == 0
+    own = Path(shutil.copytree(place.carried(device), place.directory.with_name("stolen")))
+    assert main(["devices", "revoke", device, "--config", str(place.fed)]) == 0
     begun = time.monotonic()
-    own = place.carried(device)
+    assert not (place.carried(device) / "keys.json").exists()
     tls = Tls(own / "ca.crt", own / "device.crt", own / "device.key")
     with Listener(
         host="127.0.0.1", port=port, prefix=DEFAULT_PREFIX, task="digits", tls=tls
