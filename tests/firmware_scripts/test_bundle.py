@@ -20,6 +20,7 @@ import protocol
 from device_sdk import SDK_VERSION
 from firmware_scripts import bundle
 from firmware_scripts.bundle import MANIFEST, MAX_BYTES, SDK_ZIP, BundleError, build_bundle
+from firmware_scripts.slim import slim
 from protocol.messages import WIRE_VERSION
 from tests.firmware_scripts.workbench import noise, unzipped
 
@@ -31,7 +32,7 @@ LEFT_OUT: Final = "device_sdk.engine.specs"
 def slimmed_once() -> Iterator[None]:
     """Each source is slimmed once for all bundles here: it takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "slim", functools.cache(bundle.slim))
+        patch.setattr("firmware_scripts.bundle.slim", functools.cache(slim))
         yield
 
 
