@@ -54,7 +54,7 @@ def run_jobs(
     if shards > num_cpus:
         raise ConfigError(f"shards: {shards}, but the cluster has {num_cpus} CPUs")
     # A run with shards waits for them most of the time, and must not hold what they need.
-    task = _run_job.options(num_cpus=1 if shards == 1 else 0)
+    task = _run_job.options(num_cpus=1 if shards == 1 else 0, max_retries=RETRIES)
     at_once = num_cpus // shards
     news = _News()
     todo = list(enumerate(jobs))[::-1]
@@ -174,7 +174,7 @@ def _has_come(reference: "ray.ObjectRef[list[Progress]] | ray.ObjectRef[bool]") 
 # --- on the cluster -------------------------------------------------------------------------------
 
 
-@ray.remote(max_retries=RETRIES)
+@ray.remote
 def _run_job(job: Job, shards: int, place: int, board: "ray.actor.ActorHandle[_Board]") -> Result:
     line = _Line(place, board)
     elsewhere = Here if shards == 1 else partial(Sharded, job, shards)
