@@ -23,8 +23,8 @@ from protocol.topics import DEFAULT_PREFIX
 
 REFRESH_S: Final = 0.25
 PLAIN_EVERY_S: Final = 1.0
-#: A broker that is gone for so long does not come back: nobody restarts it here.
-BROKER_PATIENCE_S: Final = 5.0
+#: The broker, which may share its processor with all devices, is given up after so long a silence.
+BROKER_PATIENCE_S: Final = 30.0
 #: One round of telemetry and a little.
 _LAST_WORDS_S: Final = TELEMETRY_S + 0.3
 
@@ -113,7 +113,7 @@ class _Run:
         self._began = began
         self._live: Live | None = None
         self._printed_at = began
-        self._heard_at = began
+        self._heard_at = time.monotonic()
         self._mourned: set[str] = set()
 
     def over(self, timeout_s: float, *, interrupted: bool) -> bool:
