@@ -186,8 +186,10 @@ class Device:
             case Disconnected():
                 _log.warning("disconnected: %s", event.reason)
                 self._perform(self._session.disconnected())
-                if event.taken_over and self._twins.is_there:
+                if event.taken_over and self._twins.gives_way:
                     self._step_aside()
+                elif event.taken_over:  # to hear who did it, though the session may be kept
+                    self._transport.subscribe([self.topics.info(self.config.device)])
             case Refused():
                 _log.error("the broker refuses this device: %s; see [broker]", event.reason)
             case PublishRefused() | SubscribeRefused():

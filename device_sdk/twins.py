@@ -1,20 +1,34 @@
-"""Whether a copy of this medium takes part under the same id: two that fight over it never end."""
+"""Whether a copy of this medium takes part under the same id, and which of the two gives way."""
+
+import json
 
 
 class Twins:
-    """``boot`` is in every birth of this start, and in no other's; ``is_there``: a copy is.
+    """``boot`` is drawn at each start and in every birth of it: that of a twin is another.
 
-    Without that, connections that end quickly again and again are a broker that keeps dying.
+    Two that take one connection from each other again and again never end; but a broker that keeps
+    dying looks the same, so nobody gives way who has not heard a twin's birth after its own. If
+    both have, the one with the smaller boot does: not both, or nobody would be there.
     """
 
     def __init__(self, boot: str) -> None:
-        self.is_there = False
-        self._boot = boot.encode()
+        self.gives_way = False
+        self._boot = boot
         self._is_born = False
 
     def hear(self, birth: bytes, *, retained: bool) -> None:
         """A birth of this id came: a twin's, if ours was said and another is kept in its place."""
-        is_ours = self._boot in birth
+        boot = _boot_of(birth)
         if retained:
-            self.is_there = self._is_born and not is_ours
-        self._is_born = self._is_born or is_ours
+            self.gives_way = self._is_born and boot > self._boot
+        self._is_born = self._is_born or boot == self._boot
+
+
+def _boot_of(birth: bytes) -> str:
+    """Return the boot of a birth, or nothing if it is none: anybody may have said it."""
+    try:
+        told = json.loads(birth)
+    except (ValueError, RecursionError):
+        return ""
+    boot = told.get("boot") if isinstance(told, dict) else None
+    return boot if isinstance(boot, str) else ""

@@ -32,8 +32,10 @@ class Subscriptions:
         self._lost_at = -math.inf
 
     def want(self, filters: Sequence[str], qos: int) -> None:
-        """Want these too."""
+        """Want these too; those that are granted are to be asked for again."""
         self._wanted |= dict.fromkeys(filters, qos)
+        for each in filters:
+            self._granted.pop(each, None)
 
     def end(self, filters: Sequence[str]) -> list[str]:
         """Want these no longer; return those that were wanted."""

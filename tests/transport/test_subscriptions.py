@@ -40,6 +40,12 @@ def test_a_new_session_is_told_everything() -> None:
     assert again == ["a", "b"]
 
 
+def test_what_is_wanted_again_is_asked_for_again() -> None:
+    subscriptions = connected()
+    subscriptions.want(["b"], 1)
+    assert asked_again(subscriptions, SETTLED_S + 1, SETTLED_S + 2) == ["b"]
+
+
 def test_what_a_broker_may_not_have_written_down_is_asked_for_again() -> None:
     subscriptions = connected()
     subscriptions.want(["late"], 1)
