@@ -1,12 +1,17 @@
 """What all tests share: how many cases are drawn, and what is done once they are collected."""
 
 import gc
+import signal
 
 from hypothesis import settings
 
 # Half of the usual number: each run draws others, and finds are kept and tried again.
 settings.register_profile("fedbus", parent=settings(), max_examples=50)
 settings.load_profile("fedbus")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
