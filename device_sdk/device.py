@@ -214,7 +214,6 @@ class Device:
         except StorageError as error:
             _log.error("%s; trying again in %.0f s", error, STORAGE_RETRY_S)
             self._go(STORAGE_RETRY_S)
-            self._session = self._new_session()
             return False
         if self._session.mask_epoch > self._erased_before:
             self._erase_old_keys(self._session.mask_epoch)
@@ -323,11 +322,14 @@ class Device:
             self._transport.connect()
 
     def _go(self, seconds: float) -> None:
-        """Leave the bus without a word for so long; a new connection comes back."""
+        """Leave the bus without a word for so long; who comes back knows what the medium does.
+
+        No session starts twice, nor goes on over a transport that it has told of no subscription.
+        """
         self._loop.remove(self._transport)
         self._transport.close(0.0)
         self._transport = self._new_transport()
-        self._session.disconnected()
+        self._session = self._new_session()
         self._come_at = time.monotonic() + seconds
 
     def _new_transport(self) -> PahoTransport:
