@@ -1,7 +1,8 @@
 """Which cohorts can make no sum before the operator has signed their next roster. Pure.
 
 A roster's numbers stay as they are signed. So a cohort from which devices are kept out may have too
-few left: to answer for masks, which a quarantined device may still do, or to fill a buffer.
+few left: to answer for masks, which a quarantined device may still do if it is not cut off, or to
+fill a buffer.
 """
 
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ def stall_of(
 ) -> Stall | None:
     """Return why a cohort can make no sum; None if it can.
 
-    ``standings`` has the devices that are not admitted; no buffer of the task is closed with fewer
-    than ``smallest_buffer`` updates.
+    ``standings`` has the devices that are not admitted, those of which nothing is heard as revoked;
+    no buffer of the task is closed with fewer than ``smallest_buffer`` updates.
     """
     parameters = cohort.roster.parameters
     names = [member.device for member in cohort.roster.members]

@@ -63,7 +63,11 @@ def _stalls(coordinator: Coordinator) -> Mapping[str, Stall]:
     """Why cohorts can make no sum until their next roster, by cohort."""
     if coordinator.secure is None:
         return {}
-    standings = {each.device: each.standing for each in coordinator.conduct.standings}
+    standings = {
+        # nothing is heard of who is cut off, whatever it may have to answer
+        each.device: Standing.REVOKED if each.is_cut else each.standing
+        for each in coordinator.conduct.standings
+    }
     smallest = smallest_buffer(coordinator.config)
     found = {
         cohort.roster.cohort: stall_of(cohort, standings, smallest)

@@ -58,3 +58,14 @@ def test_no_command_is_made_of_what_a_broker_made_up(make_secure: MakeSecure) ->
     report["stalls"]["all"]["kept_out"] = ["x; reboot"]
     assert "STALLS" in said(desk, report)
     assert "--remove" not in said(desk, report)
+
+
+def test_who_is_cut_off_at_the_broker_answers_no_more(make_secure: MakeSecure) -> None:
+    desk = make_secure()
+    members = [member.device for member in desk.cohort.roster.members]
+    gone = members[desk.cohort.roster.parameters.num_answers - 1 :]
+    desk.coordinator.decreed(
+        [StandingRecord(name, Standing.QUARANTINED, is_cut=True) for name in gone]
+    )
+    report = rounds_report(desk.coordinator, desk.desk.now)
+    assert "of its devices may answer" in report["waiting_for"]
