@@ -144,8 +144,8 @@ class PahoTransport:
         if connection is not None:
             if self._connected:
                 self._leave(connection, time.monotonic() + timeout_s)
+                self._flow.subscriptions.connection_lost(time.monotonic())
             connection.abandon("closed")  # which may have ended while we took our leave
-            self._flow.subscriptions.connection_lost(time.monotonic())
         self._connection = None
         self._connected = False
         self._deadline = math.inf

@@ -1,5 +1,8 @@
 """What is asked for again on a new connection, and what is not."""
 
+import dataclasses
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +13,7 @@ from tests.support.check_transport import settings
 from tests.support.mosquitto import OPEN, PERSISTENT, Mosquitto, require_mosquitto
 from tests.transport.paho_bus import PahoBus
 from transport import Connected, SubscribeRefused
+from transport.paho import PahoTransport
 from transport.subscriptions import AWAY_S, RENEWED_S, SETTLED_S, Subscriptions
 
 
@@ -102,6 +106,21 @@ def test_no_broker_that_writes_down_its_state_once_a_minute_leaves_us_deaf(
     subscriptions = connected(at=granted)
     again = asked_again(subscriptions, lost, lost + 1) if lost >= granted else ["a", "b"]
     assert again == ["a", "b"] or granted <= snapshot
+
+
+def test_giving_up_an_attempt_to_connect_is_no_connection_lost() -> None:
+    """Else a long absence would look like one of a moment."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        transport = PahoTransport(dataclasses.replace(settings("a"), port=port), random=lambda: 0.5)
+        transport.subscribe(["news"])
+        subscriptions, now = transport._flow.subscriptions, time.monotonic()
+        subscriptions.granted("news", now - AWAY_S - SETTLED_S - 1)
+        subscriptions.connection_lost(now - AWAY_S)
+        transport.connect()
+        transport.tick(now)
+        transport.close(0.0)
+    assert subscriptions.missing(now + 1, session_present=True) == [(1, ["news"])]
 
 
 # --- over a real mosquitto, which logs each filter of each SUBSCRIBE ------------------------------
