@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check static test tflite test-arm soak fuzz audit lock locked fix broker bench clean
+.PHONY: demo check static test brokers rest slow tflite test-arm soak fuzz audit lock locked fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := protocol transport device_sdk aggregator simulator fedbus broker_config firmware_scripts \
@@ -31,12 +31,18 @@ static: .venv/dev ## format, lint, types, imports, known weaknesses
 check: static ## the same, and tests without a broker
 	$(BIN)/pytest -q -n 2 -m 'not broker and not slow'
 
-test: .venv/dev ## everything that is checked
+test: .venv/dev ## everything that is checked; brokers wait much, and what they leave the rest takes
 	scripts/ensure-servers
-	$(MAKE) check
-	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
-	$(MAKE) tflite
+	$(MAKE) --jobs 2 --output-sync=target brokers rest
+
+brokers: .venv/dev ## tests of real brokers and processes
 	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
+
+rest: .venv/dev ## all but those, out of the way of whatever else runs
+	nice -n 19 $(MAKE) check slow tflite
+
+slow: .venv/dev ## tests without a broker that take more than a few seconds
+	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
 
 tflite: .venv/dev ## .tflite files by tflite-runtime, with NumPy 1.26
 	scripts/test-tflite
