@@ -21,6 +21,7 @@ class Predictions:
         self.newest: Assignment | None = None
         self._trainer = trainer
         self._storage = storage
+        self._kept: Assignment | None = None
         self._file = Path(file) if file else None
         self._inference = None if self._file is None else self._load()
 
@@ -32,13 +33,20 @@ class Predictions:
     def predict(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the model's outputs for samples ``x``; see `Device.predict`."""
         inference = self._inference = self._inference or self._load()
-        if self.newest is None:
-            self.newest = self._kept()
-        if self.newest is not None:
-            inference.adopt(self.newest)
+        assignment = self._assignment()
+        if assignment is not None:
+            inference.adopt(assignment)
         return inference.predict(x)
 
-    def _kept(self) -> Assignment | None:
+    def _assignment(self) -> Assignment | None:
+        """Return the newest, which may come from another thread while what was kept is read."""
+        if self.newest is None and self._kept is None:
+            self._kept = self._read()
+        if self.newest is not None:
+            self._kept = None
+        return self.newest or self._kept
+
+    def _read(self) -> Assignment | None:
         kept = unpack_held(self._storage.load())
         if kept is None:
             return None

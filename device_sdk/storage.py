@@ -91,7 +91,10 @@ class Storage:
     def _load(self) -> Mapping[str, bytes]:
         found = {}
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
-            raw = path.read_bytes()
+            try:
+                raw = path.read_bytes()
+            except FileNotFoundError:  # forgotten since: `Device.predict` reads in any thread
+                continue
             data = raw[CHECKSUM_BYTES:]
             if raw[:CHECKSUM_BYTES] == _checksum(data):
                 found[path.stem] = data

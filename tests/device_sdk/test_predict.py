@@ -70,6 +70,24 @@ def test_right_after_a_start_the_model_that_was_kept_predicts(tmp_path: Path) ->
     started._leave()
 
 
+def test_a_lease_that_comes_while_what_was_kept_is_read_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = HeldModel(5, bytes(32), MODEL.init(bytes(31) + b"\x05"))
+    Storage(tmp_path / "state").store(MODEL_KEY, pack_held(kept, SPEC))
+    started, load = device_of(tmp_path), Storage.load
+
+    def slow(storage: Storage) -> Mapping[str, bytes]:
+        found = load(storage)
+        leased(started, 2)
+        return found
+
+    monkeypatch.setattr(Storage, "load", slow)
+    newest = MODEL.init(bytes(31) + b"\x02")
+    np.testing.assert_array_equal(started.predict(X), MODEL.predict(newest, X))
+    started._leave()
+
+
 def test_a_model_that_does_not_fit_is_not_kept_and_counted(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,3 +187,18 @@ def is_a_file(folder: Path) -> Path:
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path, place: Callable[[Path], Path]) -> None:
     with pytest.raises(StorageError, match="choose another state_dir"):
         Storage(place(tmp_path))
+
+
+def test_what_another_thread_forgets_while_it_is_read_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, glob = Storage(tmp_path), Path.glob
+    storage.store_all({"gone": b"1", "here": b"2"})
+
+    def seen(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        storage.delete("gone")
+        return found
+
+    monkeypatch.setattr(Path, "glob", seen)
+    assert storage.load() == {"here": b"2"}
