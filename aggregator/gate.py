@@ -117,11 +117,6 @@ class Gate:
         """Whether what passes is signed: what does not pass may then be anybody's."""
         return self._trust is not None and self._trust.required
 
-    def forget(self, device: str) -> None:
-        """A device begins anew: it counts from the beginning."""
-        for kind in (Kind.OUT, Kind.UPDATE):
-            self._newest.pop((device, kind), None)
-
     def unseal(self, data: bytes, lease_id: bytes) -> bytes:
         """Return the update sealed for a lease. Raises RemoteProtocolError (``malformed``)."""
         if self._trust is None:

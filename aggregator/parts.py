@@ -1,7 +1,7 @@
 """What a coordinator is made of: every part of one task, put together from settings and store.
 
-Nothing is decided here. The deciders (`check_ins`, `arrivals`, `progress`, `stepping`, `standings`)
-are given all parts, and name in their constructors those that they use.
+Nothing is decided here. The deciders (`check_ins`, `eligibility`, `arrivals`, `progress`,
+`stepping`, `standings`) are given all parts, and name in their constructors those that they use.
 """
 
 import hashlib

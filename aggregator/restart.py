@@ -1,4 +1,4 @@
-"""What a start finds in the store, taken up again: leases, the journal, and who is shut out."""
+"""What a start finds in the store, taken up again: the leases, the journal, masked buffers."""
 
 from aggregator.actions import Action
 from aggregator.parts import Parts

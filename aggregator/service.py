@@ -328,9 +328,10 @@ class _Tenure:
             self._rosters[name] = signed
             try:
                 self._perform(self._coordinator.roster(signed, now))
-            except (RemoteProtocolError, ConfigError) as error:
-                again = isinstance(error, ConfigError) * "; start again if the settings changed"
-                _log.error("roster %s: %s%s", name, error, again)
+            except RemoteProtocolError as error:
+                _log.error("roster %s: %s", name, error)
+            except ConfigError as error:
+                _log.error("roster %s: %s; start again if the settings changed", name, error)
 
     def _facts(self) -> list[Record]:
         """Return the counters, and the evidence, that have changed since they were stored last."""

@@ -1,7 +1,7 @@
 """One device in one task: the state machine. No I/O, no clock, no threads, no entropy.
 
-The table below is the design; docs/protocol.md draws it. Whatever arrives in a state for which the
-table has no entry is old news (MQTT delivers at least once) and changes nothing.
+The table in `device_sdk.states` is the design; docs/protocol.md draws it. Whatever arrives in a
+state for which it has no entry is old news (MQTT delivers at least once) and changes nothing.
 
 - A newer model does not interrupt training.
 - A device that may not train now asks for no lease; why is counted, each time.
@@ -110,7 +110,6 @@ class Session:
         self.counts = parts.counts
         self._alarm = parts.alarm
         self._gate = parts.gate
-        self._keys = keys
         self._machine = parts.machine
         self._member = parts.member
         self._num_starts = parts.num_starts

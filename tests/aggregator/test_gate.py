@@ -124,8 +124,6 @@ def test_an_update_that_was_sent_before_is_replayed() -> None:
     hear(own, CHUNK, 6, topic=topic)
     for counter in (5, 6):
         assert refused(own, CHUNK, counter=counter, topic=topic) == refusals.REPLAYED
-    own.forget("ada")
-    hear(own, CHUNK, 1, topic=topic)
 
 
 def test_a_roster_names_a_key_as_well_as_a_certificate() -> None:
