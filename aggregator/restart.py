@@ -36,6 +36,7 @@ def _replay(parts: Parts, snapshot: Snapshot, now: float) -> list[Action]:
             raise LocalProtocolError(f"journal entry {entry.sequence} belongs to no lease")
         try:
             parts.buffers.take(waiting, entry.update, parts.versions.number, now)
-        except RemoteProtocolError as error:  # the settings have changed since it was admitted
-            actions += parts.refusing.refuse(waiting, error.reason, error.detail)
+        except RemoteProtocolError as error:
+            # The settings have changed since it was admitted: that is not held against its device.
+            actions += parts.refusing.abandon([entry.lease_id], error.reason)
     return actions

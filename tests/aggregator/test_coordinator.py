@@ -1,5 +1,7 @@
 """The coordinator: leases, admission, the buffer, receipts and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -216,6 +218,22 @@ def test_a_replay_adds_in_journal_order(make_desk: MakeDesk) -> None:
     desk.restart()
     desk.send("d", desk.lease("d"), [0.0] * 6)
     np.testing.assert_allclose(desk.step[0], 1.0, atol=1e-6)
+
+
+def test_an_update_that_new_settings_have_no_use_for_is_not_held_against_its_device(
+    make_desk: MakeDesk,
+) -> None:
+    desk = make_desk(buffered=goal(2))
+    lease = desk.lease("a")
+    desk.send("a", lease, ONE)
+    desk.config = replace(desk.config, training={"trainable": ["*.bias"]})
+    desk.restart()
+    assert len(desk.coordinator.buffers) == 0
+    assert desk.refused(refusals.WRONG_SHAPE) == 1
+    assert desk.coordinator.conduct.score("a") == 0
+    told = desk.last("a")
+    assert isinstance(told, Refusal)
+    assert (told.lease_id, told.reason) == (lease.lease_id, refusals.WRONG_SHAPE)
 
 
 def test_a_buffer_closes_after_max_wait_with_enough_contributors(make_desk: MakeDesk) -> None:
