@@ -48,7 +48,7 @@ CarryOption = Annotated[
     typer.Option(
         metavar="DIR",
         help="The device's folder by `fedbus init` or `fedbus enrol`: settings, certificate and"
-        " keys, instead of --config.",
+        " keys, and its data.npz if that lies there; instead of --config.",
     ),
 ]
 PythonOption = Annotated[
@@ -128,9 +128,11 @@ def flash(
         plan = flash_plan(target, wish, setup_now=now)
         if not yes or plan.changes_nothing:
             _carry_out(target, plan, act_now=False)
+            _say_data(wish)
             return
         boot = _boot_before(wish, password_file, carry)
         _carry_out(target, plan, act_now=True)
+        _say_data(wish)
         typer.echo(f"to see it come: {_verify_command(wish, boot, carry)}")
 
 
@@ -215,6 +217,15 @@ def _carry_out(target: Target, plan: Plan, *, act_now: bool) -> None:
         act(target, plan)
         num_changed = sum(line.verdict is not Verdict.SAME for line in plan.lines)
         typer.echo(f"done: {num_changed} things new or changed")
+
+
+def _say_data(wish: Wish) -> None:
+    """Say where the device will look for its data, if the flash does not bring it there."""
+    if wish.data_file and wish.data_file not in {file.path for file in wish.files()}:
+        typer.echo(
+            f"its training data is not part of this: it looks for {wish.data_file} there, which"
+            " everybody must be able to read (and outside /home)"
+        )
 
 
 def _boot_before(wish: Wish, password_file: Path | None, carry: Path | None) -> str:

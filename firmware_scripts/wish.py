@@ -1,9 +1,10 @@
 """What the user wants on the device: read once, checked before anything is touched."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from device_sdk.config import DeviceConfig, load_config
@@ -21,6 +22,8 @@ CONFIG: Final = f"{ETC}/device.toml"
 PASSWORD: Final = f"{ETC}/password"
 #: What `fedbus enrol` puts into a folder to carry, beside the settings, and its mode.
 CARRIED: Final = {"ca.crt": 0o644, "device.crt": 0o644, "device.key": 0o600, "keys.json": 0o600}
+#: What the device trains on, if it lies in that folder, too. Its service runs as a user of no name.
+DATA: Final = {"data.npz": 0o644}
 _SECRETS: Final = ("password", "device.key", "keys.json")
 STATE_DIR: Final = "/var/lib/fedbus"
 DEVICE_UNIT: Final = "fedbus-device.service"
@@ -57,7 +60,7 @@ class Wish:
 
     ``python`` is an interpreter on the target that has the libraries; empty: a virtual environment
     is made there, from ``wheels`` (file name -> content) or, without any, from the network.
-    ``carried`` are those of `CARRIED` that were given: certificates and keys.
+    ``carried`` are those of `CARRIED` and `DATA` that were given: certificates, keys, data.
     """
 
     bundle: Bundle
@@ -72,14 +75,22 @@ class Wish:
         """Whether the device reads `PASSWORD`, be it flashed now or there already."""
         return self.settings.broker.password_file == PASSWORD
 
+    @property
+    def data_file(self) -> str:
+        """Where the device looks for what it trains on; empty: its own trainer knows."""
+        if self.settings.trainer or not self.settings.data.file:
+            return ""
+        given = tomllib.loads(self.config.decode())["data"]["file"]
+        return str(PurePosixPath(ETC) / given)
+
     def files(self) -> tuple[File, ...]:
         """Everything but the release, in the order in which it is put in place."""
         wanted = [File(CONFIG, 0o644, self.config)]
         if self.password is not None:
             wanted.append(File(PASSWORD, 0o600, self.password))
         wanted += [
-            File(f"{ETC}/{name}", CARRIED[name], self.carried[name])
-            for name in CARRIED
+            File(f"{ETC}/{name}", mode, self.carried[name])
+            for name, mode in (CARRIED | DATA).items()
             if name in self.carried
         ]
         wanted.append(File(f"{_UNITS}/{DEVICE_UNIT}", 0o644, self._unit()))
@@ -172,7 +183,8 @@ def _read_wheels(folder: Path) -> dict[str, bytes]:
 
 def _read_carried(folder: Path) -> dict[str, bytes]:
     try:
-        return {name: (folder / name).read_bytes() for name in CARRIED}
+        there = [name for name in DATA if (folder / name).is_file()]
+        return {name: (folder / name).read_bytes() for name in [*CARRIED, *there]}
     except OSError as error:
         raise ConfigError(f"--carry {error.filename}: {error.strerror}") from None
 

@@ -56,6 +56,23 @@ def test_secrets_are_never_said_and_flashing_twice_changes_nothing(
     assert snapshot(root) == before
 
 
+def test_its_data_goes_along_or_is_said_where_it_belongs(tmp_path: Path, carried: Path) -> None:
+    root = make_root(tmp_path)
+    there = root / "etc" / "fedbus" / "data.npz"
+    dry = command("flash", "--root", root, "--carry", carried)[1]
+    said = command("flash", "--root", root, "--carry", carried, "--yes")[1]
+    for each in (dry, said):
+        assert "it looks for /etc/fedbus/data.npz there" in each
+    assert not there.exists()
+    (carried / "data.npz").write_bytes(b"x and y")
+    status, said = command("flash", "--root", root, "--carry", carried, "--yes")
+    assert status == 0
+    assert "new      /etc/fedbus/data.npz (7 bytes, mode 644)" in said
+    assert "it looks for" not in said
+    assert there.read_bytes() == b"x and y"
+    assert there.stat().st_mode & 0o777 == 0o644
+
+
 def test_half_a_folder_is_refused(tmp_path: Path, carried: Path) -> None:
     root = make_root(tmp_path)
     (carried / "keys.json").unlink()
