@@ -26,6 +26,8 @@ from protocol.topics import DEFAULT_PREFIX
 #: What the sample waits for before a version, where there are as many devices.
 _GOAL: Final = 10
 _TASK: Final = "digits"
+_BUFFERED: Final = "buffered"
+_ROUNDS: Final = "rounds"
 _MILLI: Final = 1_000
 
 #: Where things are is decided by `fedbus init` itself.
@@ -79,9 +81,11 @@ def first_settings(wishes: Wishes, num_devices: int) -> First:
         said.setdefault("robust", {})["group"] = wishes.group
     asked = _Asked(said, table if wishes.source else {})
     scheme, task = asked.text("secure.scheme", SEEDMASK), asked.text("task.task", _TASK)
+    mode = asked.text("task.mode", _ROUNDS if scheme == PAIRWISE else _BUFFERED)
     values = _merged(
         {"secure": {"scheme": scheme}, "task": {"task": task}},
-        _sizes(asked, scheme, num_devices),
+        {"task": {"mode": mode}} if scheme == PAIRWISE else {},
+        _sizes(asked, scheme, mode, num_devices),
         _private(wishes, scheme),
         _moved(table, wishes),
         said,
@@ -151,7 +155,7 @@ def _parsed(settings: Sequence[str]) -> _Tables:
     return found
 
 
-def _sizes(asked: _Asked, scheme: str, num_devices: int) -> _Tables:
+def _sizes(asked: _Asked, scheme: str, mode: str, num_devices: int) -> _Tables:
     """How many updates are summed: enough to hide each, and for groups that can be compared."""
     malicious, noise, _ = defaults(max(num_devices, MIN_COHORT))
     least = 1 if scheme == NONE else malicious + 2
@@ -164,7 +168,7 @@ def _sizes(asked: _Asked, scheme: str, num_devices: int) -> _Tables:
         )
     fewest = max(least, MIN_GROUPS * group)
     usual = min(_GOAL, num_devices)
-    if asked.text("task.mode", "buffered") == "rounds":
+    if mode == _ROUNDS:
         size = max(fewest, asked.number("task.rounds.size", usual))
         quorum = max(fewest, asked.number("task.rounds.quorum", 0))
         sizes: _Tables = {"task.rounds": {"size": size, "quorum": quorum}}

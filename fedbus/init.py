@@ -1,8 +1,9 @@
 """``fedbus init``: a federation that is secure without an edit."""
 
 import ipaddress
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -64,10 +65,11 @@ def init(
         int, typer.Option(min=0, max=65_535, help="The same over websockets; 0: nowhere.")
     ] = 0,
     scheme: Annotated[
-        Literal["seedmask", "lightsecagg", "none", ""],
+        Literal["seedmask", "lightsecagg", "pairwise", "none", ""],
         typer.Option(
-            metavar="[seedmask|lightsecagg|none]",
-            help="How updates are masked; none: the aggregator sees them. Default: seedmask.",
+            metavar="[seedmask|lightsecagg|pairwise|none]",
+            help="How updates are masked; pairwise: in rounds; none: the aggregator sees them."
+            " Default: seedmask.",
             show_default=False,
         ),
     ] = "",
@@ -134,6 +136,7 @@ def init(
     hosts = list(dict.fromkeys([*(host or []), LOOPBACK, "localhost"]))
     listen = "" if host else LOOPBACK
     ports = Ports(port, password_port, websocket_port)
+    _check_ways(hosts, [port, password_port, websocket_port])
     with _whole_or_nothing(place):
         directory.mkdir(parents=True, exist_ok=True)
         _write_settings(place, names[0], first, host=hosts[0], port=port)
@@ -175,6 +178,15 @@ def _check(place: Workplace, names: tuple[str, ...], first: First) -> None:
             f"{len(names)} devices: a sum hides nobody among fewer than {MIN_COHORT}; name more"
             " with --device, or take --scheme none"
         )
+
+
+def _check_ways(hosts: Sequence[str], ports: Sequence[int]) -> None:
+    for host in hosts:
+        if not _is_address(host) and any(each in "/:" or each.isspace() for each in host):
+            raise ConfigError(f"--host {host}: a name or an address alone; --port says where")
+    taken = [port for port in ports if port]
+    if len(set(taken)) != len(taken):
+        raise ConfigError("--port, --password-port and --websocket-port must differ")
 
 
 def _write_settings(place: Workplace, name: str, first: First, *, host: str, port: int) -> None:
@@ -259,18 +271,24 @@ def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None
     ):
         typer.echo(f"  {path:<24}{what}")
     typer.echo("\nto try it all on this machine, each in a terminal of its own:")
+    here, carried = (shlex.quote(str(each)) for each in (place.directory, place.carried(names[0])))
     for line in (
-        f"fedbus broker up {place.directory}",
-        f"cd {place.directory} && fedbus aggregator run --config {FED}",
-        f"cd {place.carried(names[0])} && fedbus-device run --config {DEVICE}",
-        f"fedbus watch --dir {place.directory}",
+        f"fedbus broker up {here}",
+        f"cd {here} && fedbus aggregator run --config {FED}",
+        f"cd {carried} && fedbus-device run --config {DEVICE}",
+        f"fedbus watch --dir {here}",
     ):
         typer.echo(f"  {line}")
 
 
-def _where(host: str, port: int) -> str:
+def _is_address(host: str) -> bool:
     try:
-        alone = ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        alone = False
+        return False
+    return True
+
+
+def _where(host: str, port: int) -> str:
+    alone = _is_address(host) and ipaddress.ip_address(host).is_loopback
     return f"{host}:{port}" + (": this machine alone; --host says otherwise" if alone else "")

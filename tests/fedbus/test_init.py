@@ -56,6 +56,18 @@ def test_groups_come_with_all_that_they_need(tmp_path: Path) -> None:
     assert main(["aggregator", "check", "--config", str(tmp_path / "new" / "fed.toml")]) == 0
 
 
+def test_pairwise_comes_with_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "new" / "fed.toml"
+    assert main(["init", str(tmp_path / "new"), *NINE, "--scheme", "pairwise"]) == 0
+    assert main(["aggregator", "check", "--config", str(file)]) == 0
+    assert "(rounds), masked by pairwise (1 roster)" in capsys.readouterr().out
+    task = load_aggregator(file).task
+    assert (task.rounds.size, task.rounds.quorum) == (9, 6)
+    asked = ["--scheme", "pairwise", "--set", "task.mode=buffered"]
+    assert main(["init", str(tmp_path / "other"), *NINE, *asked]) == 2
+    assert "works in rounds only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scheme", ["seedmask", "none"])
 def test_privacy_comes_with_all_that_it_needs(scheme: str, tmp_path: Path) -> None:
     file = tmp_path / "new" / "fed.toml"
@@ -156,6 +168,9 @@ def test_hosts_decide_where_the_broker_listens_and_what_it_is_certified_for(
         (["--device", "monitor"], "service"),
         (["--task", "Two words"], "a-z"),
         (["--host", "ü"], "ASCII"),
+        (["--host", "http://b.example"], "--host http://b.example: a name or an address alone"),
+        (["--host", "b.example:8883"], "--port says where"),
+        (["--port", "8884"], "must differ"),
         (["--group", "3"], "9 devices at least; there are 3"),
         (["--epsilon", "8"], "--epsilon and --updates go together"),
         (["--set", "broker.host=x"], "see --host"),
