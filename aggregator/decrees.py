@@ -17,7 +17,7 @@ from aggregator.batch import Batch
 from aggregator.conduct.evidence import WEIGHTS
 from aggregator.records import EvidenceRecord, Record, Standing, StandingRecord
 from aggregator.rows import Rows
-from aggregator.store_errors import StoreError, explained
+from aggregator.store_errors import NoStoreError, StoreError, explained
 from protocol.topics import check_id
 
 
@@ -80,17 +80,17 @@ class Decrees:
 def open_decrees(directory: Path, task: str, url: str | None = None) -> Iterator[Decrees]:
     """Look into a task's store, as `aggregator.store.open_store` names it, in one transaction.
 
-    Raises StoreError if there is none, or if it is another program's.
+    Raises NoStoreError if there is none, StoreError if it is another program's.
     """
     path = directory / f"{task}.sqlite"
     if url is None and not path.exists():
-        raise StoreError(f"{path}: no store yet: the aggregator makes it when it first starts")
+        raise NoStoreError(f"{path}: no store yet: the aggregator makes it when it first starts")
     engine = schema.open_engine(path, url)
     where = str(path) if url is None else engine.url.render_as_string(hide_password=True)
     try:
         with explained(where), engine.begin() as connection:
             if not inspect(connection).has_table(schema.meta.name):
-                raise StoreError(f"{where}: no store yet: the aggregator makes it when it starts")
+                raise NoStoreError(f"{where}: no store yet: the aggregator makes it at its start")
             found = {row.key: row.value for row in connection.execute(select(schema.meta))}
             if found["task"] != task:
                 raise StoreError(f"{where}: it belongs to task {found['task']!r}, not {task!r}")

@@ -19,6 +19,10 @@ class StoreError(Exception):
     """
 
 
+class NoStoreError(StoreError):
+    """There is no store yet: no aggregator ever ran this task there."""
+
+
 _FULL: Final = "the disk is full: free some space, then start again"
 _OS_ADVICE: Final = {
     errno.ENOSPC: _FULL,

@@ -10,6 +10,8 @@ import typer
 from aggregator.config import AggregatorConfig, load_config
 from aggregator.decrees import Decrees, Sheet, meaning, open_decrees
 from aggregator.records import Standing, StandingRecord
+from aggregator.store_errors import NoStoreError
+from broker_config.accounts import account_names
 from fedbus.key_files import parse_key
 from fedbus.roster_steps import next_roster
 from protocol.errors import ConfigError
@@ -105,11 +107,13 @@ def quarantine(
     """Refuse a device's updates until it is released. What was taken already stays."""
     checked = load_config(config)
     told = _by_operator(reason)
+    account_names([device])
+    known_when = _known_when(checked)
     with _decrees(checked) as decrees:
         _refuse_revoked(decrees, device)
         is_known = decrees.sheet(device) is not None
         decrees.decree(StandingRecord(device, Standing.QUARANTINED, told))
-    typer.echo(f"{device} is quarantined; {_when(checked)}")
+    typer.echo(f"{device} is quarantined; {known_when}")
     _doubt(checked, device, is_known=is_known)
 
 
@@ -131,7 +135,7 @@ def release(
         from broker_config.revoke import allow_device  # noqa: PLC0415 - as below
 
         allow_device(folder, device)
-    typer.echo(f"{device} is admitted; {_when(checked)}")
+    typer.echo(f"{device} is admitted; {_soon(checked)}")
 
 
 @app.command("revoke")
@@ -156,10 +160,12 @@ def revoke_(
     listed, and what is still to be done.
     """
     checked = load_config(config)
+    account_names([device])
+    known_when = _known_when(checked)
     with _decrees(checked) as decrees:
         is_known = decrees.sheet(device) is not None
         decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
-    typer.echo(f"{device} is revoked; {_when(checked)}")
+    typer.echo(f"{device} is revoked; {known_when}")
     _doubt(checked, device, is_known=is_known)
     enrolment = enrolment or _beside(config, "enrolment", CA)
     for line in _shut_out(device, enrolment, broker or _beside(config, *_BROKER)):
@@ -250,8 +256,28 @@ def _by_operator(reason: str) -> str:
     return f"by the operator: {reason}" if reason else "by the operator"
 
 
-def _when(config: AggregatorConfig) -> str:
+def _soon(config: AggregatorConfig) -> str:
     return f"a running aggregator knows within {config.monitor_s:g} s"
+
+
+def _known_when(config: AggregatorConfig) -> str:
+    """Say when the aggregator will know; one that never ran here finds its store made, and in it.
+
+    So nobody has to be let in first. Where the operator's settings are a copy, that is told.
+    """
+    try:
+        with _decrees(config):
+            return _soon(config)
+    except NoStoreError:
+        pass
+    from aggregator.store import open_store  # noqa: PLC0415 - opened once in a task's life
+
+    open_store(Path(config.state_dir), config.task.task, config.database or None).close()
+    where = "its database" if config.database else config.state_dir
+    return (
+        f"no aggregator ran with {where} yet: it knows from its first start on; if it runs"
+        " elsewhere, say this there, too"
+    )
 
 
 def _is_suspect(sheet: Sheet) -> bool:

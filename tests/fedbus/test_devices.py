@@ -113,8 +113,11 @@ def test_a_name_that_was_never_heard_of_is_told_of(config: Path, capsys: Said) -
 
 
 def test_a_name_that_no_device_can_have_is_refused(config: Path, capsys: Said) -> None:
-    assert devices(config, "quarantine", "no/device") == 2
-    assert "no/device" in capsys.readouterr().err
+    for name in ("no/device", "aggregator"):
+        assert devices(config, "quarantine", name) == 2
+        assert devices(config, "revoke", name) == 2
+        assert name in capsys.readouterr().err
+        assert name not in standings(config)
 
 
 def test_without_a_store_it_says_who_makes_one(tmp_path: Path, capsys: Said) -> None:
@@ -122,6 +125,24 @@ def test_without_a_store_it_says_who_makes_one(tmp_path: Path, capsys: Said) -> 
     (tmp_path / "fed.toml").write_text(text)
     assert devices(tmp_path / "fed.toml", "list") == 2
     assert "the aggregator makes it" in capsys.readouterr().err
+
+
+def test_who_never_took_part_can_be_kept_out_before_the_first_start(
+    tmp_path: Path, capsys: Said
+) -> None:
+    farm = tmp_path / "farm"
+    assert main(["init", str(farm)]) == 0
+    assert devices(farm / "fed.toml", "quarantine", "device-1") == 0
+    assert "it knows from its first start on" in capsys.readouterr().out
+    assert devices(farm / "fed.toml", "revoke", "device-2") == 0
+    said = capsys.readouterr().out
+    assert "certificates taken back: 1" in said
+    assert "a running aggregator knows within 1 s" in said
+    assert devices(farm / "fed.toml", "revoke", "no/device") == 2
+    store = open_store(farm / "aggregator" / "state", "digits", model="a digest")
+    told = {each.device: each.standing for each in store.standings()}
+    store.close()
+    assert told == {"device-1": Standing.QUARANTINED, "device-2": Standing.REVOKED}
 
 
 def test_who_is_revoked_leaves_nothing_to_act_as_it(
@@ -133,7 +154,6 @@ def test_who_is_revoked_leaves_nothing_to_act_as_it(
     assert main(["enrol", "late", "later"]) == 0  # both wait for the next roster
     assert main(["enrol", "token", "newcomer"]) == 0
     write_accounts(farm / "broker", ["late", "later"])
-    open_store(farm / "aggregator" / "state", "digits").close()
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     for device in ("late", "newcomer"):
