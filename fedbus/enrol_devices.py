@@ -13,6 +13,7 @@ from fedbus import enrolment
 from fedbus.enrol_tokens import token
 from fedbus.enrolment import DEFAULT_COHORT, ENROLMENT_PUBLIC, ROSTERS, newest_rosters
 from fedbus.key_files import read_key, refuse_existing
+from fedbus.roster_steps import next_roster
 from fedbus.workplace import Workplace, carry, copy_rosters
 from protocol.errors import ConfigError
 from protocol.secagg.parameters import MIN_COHORT
@@ -83,11 +84,9 @@ def _make_keys(
     known = newest_rosters(place.enrolment / ROSTERS, read_key(place.enrolment / ENROLMENT_PUBLIC))
     if cohort in known:
         made = enrolment.enrol_waiting(place.enrolment, names, cohort=cohort)
-        return made, (
-            f"they wait for epoch {known[cohort].epoch + 1} of cohort {cohort!r}: `fedbus enrol"
-            " collect -c fed.toml --out KEYS`, then `fedbus enrol next enrolment -c fed.toml --keys"
-            " KEYS`"
-        )
+        steps = next_roster(str(place.fed), str(place.enrolment), cohort=cohort)
+        told = f"they wait for epoch {known[cohort].epoch + 1} of cohort {cohort!r}:"
+        return made, "\n  ".join([told, *steps])
     if len(names) < MIN_COHORT:
         raise ConfigError(
             f"cohort {cohort!r} would have {len(names)} devices: a sum hides nobody among fewer"

@@ -1,5 +1,6 @@
 """A running task on the terminal, drawn anew as it changes."""
 
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -15,11 +16,14 @@ REFRESH_S: Final = 0.25
 _LINES_S: Final = 2.0
 
 
-def show(listener: Listener) -> None:
-    """Show what ``listener`` hears, until Ctrl-C: a picture, or lines if this is no terminal."""
+def show(listener: Listener, folder: Path | None = None) -> None:
+    """Show what ``listener`` hears, until Ctrl-C: a picture, or lines if this is no terminal.
+
+    ``folder`` is the operator's, if it is known, for commands that name its files.
+    """
     console = Console()
     if not console.is_terminal:
-        _print_changes(listener)
+        _print_changes(listener, folder)
     _draw(listener, console)
 
 
@@ -35,11 +39,11 @@ def _draw(listener: Listener, console: Console) -> None:
             listener.listen(REFRESH_S)
 
 
-def _print_changes(listener: Listener) -> None:
+def _print_changes(listener: Listener, folder: Path | None) -> None:
     """Where there is no terminal to draw on: the status again whenever it has changed."""
     shown: list[str] = []
     while True:
-        lines = status_lines(listener.view)
+        lines = status_lines(listener.view, folder)
         if lines != shown:
             typer.echo("\n".join([*lines, ""]))
         shown = lines

@@ -4,6 +4,7 @@ Devices take what stands in a roster from nobody but the operator, so that a cha
 another signature, and each device's key for the next epoch.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,7 @@ def next_roster(
     first, for a cohort that would be too small; ``goal_at_most``: so many are left then, and a
     buffer waits for more; 0: it does not.
     """
+    config, folder = shlex.quote(config), shlex.quote(folder)
     name = "" if cohort == _DEFAULT_COHORT else f" --cohort {cohort}"
     gone = "".join(f" --remove {device}" for device in remove)
     steps = [
@@ -56,7 +58,7 @@ def explained(error: "RosterMismatchError", config: Path) -> ConfigError:
 
     Where the operator's folder is elsewhere, DIR stands for it.
     """
-    place = config.parent / "enrolment"
+    place, file = config.parent / "enrolment", shlex.quote(str(config))
     is_here = place.is_dir()
     carried = "" if is_here else "   (then its roster into secure.rosters)"
     folder = str(place) if is_here else "DIR"
@@ -66,9 +68,9 @@ def explained(error: "RosterMismatchError", config: Path) -> ConfigError:
         "What is signed for all devices changes by a new roster only. Change it back, or:",
         f"  1. {collect}",
         f"  2. {sign}{carried}",
-        f"  3. fedbus aggregator run -c {config}",
+        f"  3. fedbus aggregator run -c {file}",
         "If keys are missing at 1: change it back, run the aggregator until all devices have been",
         "online (`fedbus status`), stop it, make the change again, and begin at 1.",
-        f"If no device was ever started: fedbus init NEW --from {config} begins anew.",
+        f"If no device was ever started: fedbus init NEW --from {file} begins anew.",
     )
     return ConfigError("\n".join(lines))

@@ -1,6 +1,8 @@
 """What `fedbus status` says about masked buffers. Pure: a `TaskView` in, sentences out."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from fedbus.roster_steps import next_roster
 from fedbus.view import Report, TaskView, count, names, printable, reports, table, text
@@ -12,8 +14,11 @@ _MAX_NAMES = 20
 _WORDS = ("advertised", "dealt", "uploaded", "signed", "answered")
 
 
-def secure_lines(view: TaskView) -> Iterator[str]:
-    """Return, for each buffer: updates, holders, missing answers and from whom; when epochs end."""
+def secure_lines(view: TaskView, folder: Path = Path()) -> Iterator[str]:
+    """Return, for each buffer: updates, holders, missing answers and from whom; when epochs end.
+
+    ``folder`` is the operator's, whose files stand in commands.
+    """
     rounds = view.report("rounds")
     epochs = table(rounds, "epochs")
     if "epochs" not in rounds:
@@ -28,7 +33,7 @@ def secure_lines(view: TaskView) -> Iterator[str]:
             f" ends in {human_time(count(epoch, 'ends_in_s'))}"
         )
     for cohort in sorted(stalls := table(rounds, "stalls")):
-        yield from _stall(cohort, table(stalls, cohort))
+        yield from _stall(cohort, table(stalls, cohort), folder)
     for buffer in reports(rounds, "buffers"):
         yield _buffer(buffer)
     if "round" in rounds:
@@ -38,8 +43,9 @@ def secure_lines(view: TaskView) -> Iterator[str]:
         yield f"  {waiting} updates wait until enough holders have shares of their masks"
 
 
-def _stall(cohort: str, stall: Report) -> Iterator[str]:
+def _stall(cohort: str, stall: Report, folder: Path) -> Iterator[str]:
     """Why a cohort can make no sum any more, and what the operator runs."""
+    settings = str(folder / "fed.toml")
     kept_out = names(stall, "kept_out")
     yield (
         f"  cohort {printable(cohort)} STALLS until its next roster: {count(stall, 'left')} of its"
@@ -48,11 +54,14 @@ def _stall(cohort: str, stall: Report) -> Iterator[str]:
     )
     if not all(map(_is_id, [cohort, *kept_out])):
         return  # made up by a broker, and no words for a command
-    yield "    a device that is only quarantined: fedbus devices release DEVICE -c fed.toml"
+    yield (
+        "    a device that is only quarantined: fedbus devices release DEVICE -c"
+        f" {shlex.quote(settings)}"
+    )
     yield "    the next roster, where the enrolment is:"
     for step in next_roster(
-        "fed.toml",
-        "enrolment",
+        settings,
+        str(folder / "enrolment"),
         cohort=cohort,
         remove=kept_out,
         to_enrol=count(stall, "to_enrol"),

@@ -1,10 +1,12 @@
 """What `fedbus status` says about a task: sentences made from a `TaskView`. Pure."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from fedbus.secure_status import secure_lines
-from fedbus.view import Report, TaskView, count, names, number, printable, table, text
+from fedbus.view import Report, TaskView, count, names, number, printable, reports, table, text
 from fedbus.wording import accuracy_text, refusals
 from protocol.refusals import MEANING
 
@@ -12,12 +14,15 @@ _MAX_NAMES: Final = 20
 _MAX_ALERTS: Final = 5
 
 
-def status_lines(view: TaskView) -> list[str]:
-    """Return what is being waited for and why, whose leases ran out, what was refused."""
+def status_lines(view: TaskView, folder: Path | None = None) -> list[str]:
+    """Return what is being waited for and why, whose leases ran out, what was refused.
+
+    ``folder`` is the operator's, for commands that name its files; None: where it is, is not known.
+    """
     return [
-        *_headline(view),
+        *_headline(view, folder),
         *_waiting(view),
-        *secure_lines(view),
+        *secure_lines(view, folder or Path()),
         *_learning(view),
         *_privacy(view),
         *_devices(view),
@@ -26,13 +31,14 @@ def status_lines(view: TaskView) -> list[str]:
     ]
 
 
-def _headline(view: TaskView) -> Iterator[str]:
+def _headline(view: TaskView, folder: Path | None) -> Iterator[str]:
     aggregator, rounds = view.report("aggregator"), view.report("rounds")
     mqtt = text(aggregator, "mqtt")
     link = f" (MQTT {mqtt})" if mqtt and view.online else ""
     yield f"task {view.task}: the aggregator is {text(aggregator, 'state') or 'silent'}{link}"
     if not view.online:
-        yield "  start it again with `fedbus aggregator run`; below is what it said last"
+        settings = "" if folder is None else f" -c {shlex.quote(str(folder / 'fed.toml'))}"
+        yield f"  start it again with `fedbus aggregator run{settings}`; below is what it said last"
     yield f"mode {text(rounds, 'mode') or 'unknown'}, model version {count(rounds, 'version')}"
 
 
@@ -50,7 +56,9 @@ def _waiting(view: TaskView) -> Iterator[str]:
     if training:
         yield f"  at work: {_listed(training, num_training)}"
     yield from _leases(rounds)
-    if not num_training and not num_waiting:
+    states = [text(each, "state") for each in reports(rounds, "buffers")]
+    is_summing = "recovering" in states or "round" in rounds
+    if not (num_training or num_waiting or is_summing):
         yield _idle_hint(count(rounds, "updates_in_buffer"))
 
 

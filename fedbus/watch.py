@@ -75,7 +75,7 @@ def watch(
     )
     with suppress(KeyboardInterrupt), listener:
         _await(listener, deadline)
-        show(listener)
+        show(listener, federation)
 
 
 def status(
@@ -107,7 +107,7 @@ def status(
     )
     with listener:
         _await(listener, deadline)
-        for line in status_lines(listener.view):
+        for line in status_lines(listener.view, federation):
             typer.echo(line)
         raise typer.Exit(0 if listener.view.online else 1)
 

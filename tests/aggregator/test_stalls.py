@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aggregator.monitor.status import encode, rounds_report
@@ -19,10 +20,10 @@ def kept_out(desk: SecureDesk, devices: Sequence[str], standing: Standing) -> di
     return found
 
 
-def said(desk: SecureDesk, report: dict[str, Any]) -> str:
+def said(desk: SecureDesk, report: dict[str, Any], folder: Path | None = None) -> str:
     view = TaskView(desk.coordinator.topics)
     view.see(desk.coordinator.topics.monitor("rounds"), json.dumps(report).encode())
-    return "\n".join(status_lines(view))
+    return "\n".join(status_lines(view, folder))
 
 
 def test_a_cohort_with_too_few_left_to_answer_says_what_to_run(make_secure: MakeSecure) -> None:
@@ -39,6 +40,10 @@ def test_a_cohort_with_too_few_left_to_answer_says_what_to_run(make_secure: Make
     assert "fedbus enrol collect -c fed.toml --out next-keys.json" in shown
     assert shown.count(" --remove ") == len(gone)
     assert "fedbus enrol DEVICE..." not in shown
+    elsewhere = said(desk, report, Path("my farm"))
+    assert "fedbus enrol next 'my farm/enrolment' -c 'my farm/fed.toml' --keys" in elsewhere
+    assert "fedbus devices release DEVICE -c 'my farm/fed.toml'" in elsewhere
+    assert "fedbus aggregator run -c 'my farm/fed.toml'" in elsewhere
 
 
 def test_who_is_quarantined_may_answer_but_not_contribute(make_secure: MakeSecure) -> None:

@@ -77,6 +77,14 @@ def test_status_says_what_is_waited_for_whose_lease_ran_out_and_what_was_refused
     assert "0.812" in said
 
 
+def test_nobody_asks_for_work_while_a_sum_is_awaited() -> None:
+    for state, is_odd in (("recovering", False), ("open", True)):
+        view = TaskView(TOPICS)
+        rounds = {"buffers": [{"state": state, "missing_from": ["ada"], "answers_missing": 1}]}
+        view.see(TOPICS.monitor("rounds"), json.dumps(rounds).encode())
+        assert ("no device asks for work" in "\n".join(status_lines(view))) == is_odd
+
+
 def test_status_of_an_aggregator_that_is_gone_says_so() -> None:
     view = view_of(aggregator={"state": "offline"})
     assert view.known
