@@ -49,7 +49,7 @@ SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that
 
 
 def audit(
-    config: ConfigOption,
+    config: ConfigOption = Path("fed.toml"),
     *,
     data: DataOption = None,
     samples: SamplesOption = 0,
