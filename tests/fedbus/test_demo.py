@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +58,12 @@ def demonstrated(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def children_of(pid: int) -> dict[int, str]:
-    """Process ids and command lines of the direct children."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {
-        int(child): Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-        for child in listed
-    }
+    """Process ids and command lines of the direct children that have not just ended."""
+    children = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+    return children
 
 
 def wait_until(true: Callable[[], bool]) -> None:
