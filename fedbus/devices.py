@@ -235,7 +235,7 @@ def _beside(config: Path, folder: str, has: str) -> Path | None:
 
 def _doubt(config: AggregatorConfig, device: str, *, is_known: bool) -> None:
     """Say so if nobody of that name was ever there: it may be a slip of the pen."""
-    if not is_known:
+    if not is_known and _roster_of(config, device) is None:
         typer.echo(f"note: {device} was never heard of in task {config.task.task}; right name?")
 
 

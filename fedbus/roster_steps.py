@@ -34,6 +34,8 @@ def next_roster(
     first, for a cohort that would be too small; ``goal_at_most``: so many are left then, and a
     buffer waits for more; 0: it does not.
     """
+    place = str(Path(folder).parent)
+    here = "" if place == "." else f" --dir {shlex.quote(place)}"
     config, folder = shlex.quote(config), shlex.quote(folder)
     name = "" if cohort == _DEFAULT_COHORT else f" --cohort {cohort}"
     gone = "".join(f" --remove {device}" for device in remove)
@@ -42,7 +44,9 @@ def next_roster(
         f"fedbus enrol next {folder} -c {config}{name} --keys {_KEYS}{gone}",
     ]
     if to_enrol:
-        steps.insert(0, f"fedbus enrol DEVICE...   ({to_enrol} more, or the cohort is too small)")
+        steps.insert(
+            0, f"fedbus enrol DEVICE...{here}   ({to_enrol} more, or the cohort is too small)"
+        )
     if not goal_at_most:
         return steps
     key = "task.buffered.goal (in rounds: task.rounds.size)"

@@ -133,7 +133,9 @@ def test_who_never_took_part_can_be_kept_out_before_the_first_start(
     farm = tmp_path / "farm"
     assert main(["init", str(farm)]) == 0
     assert devices(farm / "fed.toml", "quarantine", "device-1") == 0
-    assert "it knows from its first start on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "it knows from its first start on" in said
+    assert "never heard of" not in said  # it is enrolled
     assert devices(farm / "fed.toml", "revoke", "device-2") == 0
     said = capsys.readouterr().out
     assert "certificates taken back: 1" in said
@@ -180,7 +182,7 @@ def test_who_is_revoked_leaves_nothing_to_act_as_it(
     asked = "--keys next-keys.json --remove device-1"
     said = capsys.readouterr().out
     assert f"fedbus enrol next {own} -c {farm / 'fed.toml'} {asked}" in said
-    assert "fedbus enrol DEVICE...   (1 more" in said
+    assert f"fedbus enrol DEVICE... --dir {farm}   (1 more" in said
 
 
 @pytest.mark.broker
