@@ -3,11 +3,13 @@
 import gc
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Half of the usual number: each run draws others, and finds are kept and tried again. No deadline:
 # how long something takes on a busy machine says nothing.
-settings.register_profile("fedbus", parent=settings(), max_examples=50, deadline=None)
+settings.register_profile(
+    "fedbus", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fedbus")
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
