@@ -107,6 +107,7 @@ class Session:
         self.topics = topics
         self.device = device
         self.install_id = install_id
+        self.has_keys = keys is not None
         self.counts = parts.counts
         self._alarm = parts.alarm
         self._gate = parts.gate

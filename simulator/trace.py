@@ -83,7 +83,7 @@ def record(machine: object, entries: list[Entry], *, exposed: bool = False) -> N
 
     Raises LocalProtocolError for a device with keys, unless what it trains may be ``exposed``.
     """
-    if getattr(machine, "_keys", None) is not None and not exposed:
+    if getattr(machine, "has_keys", False) and not exposed:
         raise LocalProtocolError(
             "this device masks or seals what it trains, and its recording would have that in the"
             " open: record no such device, or, in a test, say exposed=True"
