@@ -15,7 +15,7 @@ from device_sdk import SDK_VERSION
 from device_sdk.conditions import MEANING, describe
 from device_sdk.config import load_config
 from device_sdk.power import LOAD_S, Board
-from device_sdk.storage import StorageError
+from device_sdk.storage import StorageError, alone
 from protocol.errors import ConfigError
 from transport.secret_files import new_passphrase, open_secret_file, replace_secret_file
 
@@ -91,10 +91,11 @@ def _lock(path: Path) -> int:
 def _run(path: Path) -> int:
     from device_sdk.device import Device  # noqa: PLC0415 - see above
 
-    device = Device.from_config(path)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: device.stop())
-    device.run()
+    with alone(Path(load_config(path).state_dir)):
+        device = Device.from_config(path)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: device.stop())
+        device.run()
     return 0
 
 

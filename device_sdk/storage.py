@@ -8,7 +8,7 @@ medium costs an update and never a wrong one.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,41 @@ _SUFFIX: Final = ".fedbus"
 
 class StorageError(Exception):
     """The medium did not take a write: full, read-only or broken. Nothing was changed."""
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process, which makes it if it is missing; its end lets go of it.
+
+    Two devices on one medium would use up each other's masks. Raises StorageError if another
+    process has it, or it cannot be made. Where locks are not known nothing is held.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{directory}: {error.strerror}; choose another state_dir") from None
+    try:
+        _lock(descriptor, directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path) -> None:
+    try:
+        import fcntl  # noqa: PLC0415 - not everywhere
+    except ImportError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(
+            f"{directory}: another process is this device; end it, or give this one a state_dir"
+            " and an id of its own"
+        ) from None
+    except OSError:  # a file system without locks
+        return
 
 
 class Storage:

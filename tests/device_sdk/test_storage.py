@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_sdk.storage import CHECKSUM_BYTES, Storage, StorageError
+from device_sdk.storage import CHECKSUM_BYTES, Storage, StorageError, alone
 from protocol.errors import ConfigError
 from tests.support.small_disk import small_disk
 
@@ -187,6 +187,23 @@ def is_a_file(folder: Path) -> Path:
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path, place: Callable[[Path], Path]) -> None:
     with pytest.raises(StorageError, match="choose another state_dir"):
         Storage(place(tmp_path))
+
+
+def test_a_medium_is_one_process_alone(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    mine = "another process is this device"
+    with alone(state), pytest.raises(StorageError, match=mine), alone(state):
+        pytest.fail("two have it")
+    with alone(state):
+        assert state.is_dir()
+
+
+@pytest.mark.parametrize("place", [below_a_file, is_a_file])
+def test_nobody_is_alone_where_no_folder_can_be(
+    tmp_path: Path, place: Callable[[Path], Path]
+) -> None:
+    with pytest.raises(StorageError, match="choose another state_dir"), alone(place(tmp_path)):
+        pytest.fail("there is no such place")
 
 
 def test_what_another_thread_forgets_while_it_is_read_is_not_there(
