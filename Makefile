@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check static test brokers rest slow tflite test-arm soak fuzz audit lock locked fix broker bench clean
+.PHONY: demo check static test brokers rest plain tflite test-arm soak fuzz audit lock locked fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := protocol transport device_sdk aggregator simulator fedbus broker_config firmware_scripts \
@@ -39,10 +39,10 @@ brokers: .venv/dev ## tests of real brokers and processes
 	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
 rest: .venv/dev ## all but those, out of the way of whatever else runs
-	nice -n 19 $(MAKE) check slow tflite
+	nice -n 19 $(MAKE) static plain tflite
 
-slow: .venv/dev ## tests without a broker that take more than a few seconds
-	$(BIN)/pytest -q -n 2 -m 'slow and not broker' $$(grep -rl mark.slow tests --include='test_*.py')
+plain: .venv/dev ## tests without a broker, the long ones too
+	$(BIN)/pytest -q -n 2 -m 'not broker'
 
 tflite: .venv/dev ## .tflite files by tflite-runtime, with NumPy 1.26
 	scripts/test-tflite
