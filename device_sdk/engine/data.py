@@ -89,9 +89,8 @@ def load_npz(path: Path | str) -> Block:
     except OSError as error:
         raise ConfigError(f"data file {path}: {error.strerror or error}") from error
     except Exception as error:
-        # NumPy and zipfile meet damaged files with ten kinds of errors, and promise none. NumPy's
-        # own words are advice to trust a file that is none of its, so they are not passed on.
-        raise _bad_file(path, "cannot be read: damaged, or of another kind") from error
+        # NumPy and zipfile meet damaged files with ten kinds of errors, and promise none.
+        raise _bad_file(path, f"cannot be read ({error})") from error
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise _bad_file(path, f"no array {missing[0]!r} among {', '.join(names)}")
