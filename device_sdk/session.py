@@ -273,9 +273,9 @@ class Session:
     def _heard(
         self, member: "Member", address: Address, payload: bytes, now: float
     ) -> list[Action]:
-        before = member.birth
+        before = member.epoch
         actions = member.heard(address, payload, now)
-        if member.birth != before and self.online:
+        if member.epoch != before and self.online:  # there is a key for the next one
             actions += self._presence.announce()
             self._asking.come_back(now)
         return [*actions, *self._delivery.stock_up(now), *self._delivery.report(now)]
