@@ -7,6 +7,7 @@ are compared with a wide margin, and to what most devices do, never to a constan
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from itertools import islice
 from statistics import median
 from typing import Final
 
@@ -45,7 +46,7 @@ class Habits:
         More than at the last time, and many times more than the others had to.
         """
         before = self._saturated.pop(device, 0)
-        others = _median(list(self._saturated.values())[-MEMORY:])
+        others = _median(_newest(self._saturated))
         if len(self._saturated) >= self._max_devices:
             self._saturated.popitem(last=False)
         self._saturated[device] = num_values
@@ -56,12 +57,17 @@ class Habits:
         """Note how many samples a device says to have; return (it jumped, it boasts)."""
         told = math.log2(1 + max(0, num_samples))
         before = self._claims.pop(device, None)
-        others = _median(list(self._claims.values())[-MEMORY:])
+        others = _median(_newest(self._claims))
         if before is None and len(self._claims) >= self._max_devices:
             self._claims.popitem(last=False)
         self._claims[device] = told if before is None else before + _PACE * (told - before)
         jumped = before is not None and abs(told - before) > math.log2(JUMP)
         return jumped, others > 0 and told > others + math.log2(BOAST)
+
+
+def _newest(facts: OrderedDict[str, float] | OrderedDict[str, int]) -> Iterable[float]:
+    """Look at no more of them, however many devices there are."""
+    return islice(reversed(facts.values()), MEMORY)
 
 
 def _median(values: Iterable[float]) -> float:

@@ -1,5 +1,6 @@
 """Evidence, score, standing, budget: what leads to a quarantine and what never does."""
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -314,6 +315,19 @@ def test_a_claim_of_a_million_samples_among_hundreds_is_a_boast() -> None:
         assert habits.declares(f"device-{number}", 100 + number) == (False, False)
     assert habits.declares("eve", 1_000_000) == (False, True)
     assert habits.declares("device-0", 5_000) == (True, False)
+
+
+def test_what_a_device_says_is_compared_with_few_however_many_there_are() -> None:
+    habits = Habits(5_000)
+    for number in range(5_000):
+        habits.declares(f"device-{number}", 100)
+        habits.saturates(f"device-{number}", 0)
+    tracemalloc.start()
+    habits.declares("device-7", 100)
+    habits.saturates("device-7", 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000  # a list of them all would take 40,000 bytes
 
 
 def test_a_device_that_gathers_data_steadily_is_not_said_to_jump() -> None:
