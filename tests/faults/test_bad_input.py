@@ -155,8 +155,8 @@ def test_a_bad_update_is_refused_counted_and_shown(
     bus.publish(device.topic, make(device, lease))
     bus.settle()
     aggregator.until(lambda: aggregator.refused == expected, f"not counted as {reason}")
-    alerts = aggregator.monitor.report("alerts")["alerts"]
-    assert alerts[-1].startswith(f"{device.name}: {reason}: ")
+    said = f"{device.name}: {reason}: "
+    aggregator.until(lambda: last_alert(aggregator).startswith(said), f"no alert says {said}")
     if is_told:
         bus.until(lambda: isinstance(device.answers()[-1], Refusal), "the device is told")
         answer = device.answers()[-1]
@@ -165,6 +165,12 @@ def test_a_bad_update_is_refused_counted_and_shown(
     assert aggregator.version == version
     assert model_hash(aggregator) == lease.model_hash
     assert aggregator.is_running("aggregator")
+
+
+def last_alert(aggregator: Federation) -> str:
+    """Return the newest alert that a subscriber has seen; reports arrive one topic at a time."""
+    alerts: list[str] = aggregator.monitor.report("alerts").get("alerts", [])
+    return alerts[-1] if alerts else ""
 
 
 def model_hash(aggregator: Federation) -> bytes:
