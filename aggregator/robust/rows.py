@@ -60,6 +60,8 @@ class RowBuffer:
         self._history = history
         self._root = root
         self._rows: list[Row] = []
+        #: Whose they are.
+        self.devices: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -69,18 +71,14 @@ class RowBuffer:
         """Whose they are, by lease."""
         return [row.lease_id for row in self._rows]
 
-    @property
-    def devices(self) -> set[str]:
-        """Whose they are."""
-        return {row.device for row in self._rows}
-
     def add(self, row: Row) -> None:
         """Take one update."""
         self._rows.append(row)
+        self.devices.add(row.device)
 
     def clear(self) -> None:
         """Start again with nothing."""
-        self._rows = []
+        self._rows, self.devices = [], set()
 
     def judged(self, *, by_number: bool) -> Judged:
         """Return what the rule makes of the updates, of which there must be one or more.
