@@ -8,7 +8,7 @@ from aggregator.gate import Heard
 from aggregator.leases import Lease
 from aggregator.parts import Parts
 from aggregator.progress import Progress
-from aggregator.records import LeaseState
+from aggregator.records import LeaseState, Standing
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
 from protocol.messages import COUNTER_START_BITS, MAX_STARTS, CheckIn, Refusal
@@ -68,6 +68,8 @@ class CheckIns:
         if reason:
             return self._refusing.turn_away(device, check_in, reason, detail)
         self._conduct.declared(device, check_in.num_samples)
+        if self._conduct.standing(device) is not Standing.ADMITTED:  # that was one claim too many
+            return self._refusing.turn_away(device, check_in, refusals.QUARANTINED)
         lease = self._leases.of_device(device)
         if check_in.num_samples == 0 or (lease and lease.state is LeaseState.JOURNALLED):
             return []

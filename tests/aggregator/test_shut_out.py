@@ -88,6 +88,28 @@ def test_what_was_decreed_while_nobody_ran_holds_from_the_start(make_desk: MakeD
     assert reason(desk, "ada") == refusals.QUARANTINED
 
 
+def declares(desk: Desk, device: str, num_samples: int) -> None:
+    check_in = CheckIn(install_id(device), -1, num_samples, CODECS)
+    desk.hear(desk.coordinator.topics.out(device), desk.sealed(device, check_in))
+
+
+@pytest.mark.parametrize("holds_a_lease", [False, True])
+def test_the_check_in_that_is_one_claim_too_many_gets_no_lease(
+    make_desk: MakeDesk, *, holds_a_lease: bool
+) -> None:
+    desk = make_desk(buffered=Buffered(goal=1), conduct=ConductConfig(threshold=0.5))
+    declares(desk, "eve", 10)
+    if not holds_a_lease:
+        lease = desk.last("eve")
+        assert isinstance(lease, Lease)
+        desk.send("eve", lease, ONE)
+    declares(desk, "eve", 10_000_000)
+    assert standing(desk, "eve") is Standing.QUARANTINED
+    assert reason(desk, "eve") == refusals.QUARANTINED
+    assert desk.coordinator.counts["leases_given"] == 1
+    assert desk.coordinator.leases.of_device("eve") is None
+
+
 def test_nothing_of_a_revoked_device_is_read(make_desk: MakeDesk) -> None:
     desk = make_desk()
     revoked = StandingRecord("eve", Standing.REVOKED, "lost", is_cut=True)
