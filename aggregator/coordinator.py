@@ -255,6 +255,10 @@ class Coordinator:
         actions = self.secure.offer(signed, now)
         return [*actions, *self._progress.advance(now)]
 
+    def watch_groups(self) -> None:
+        """From the next step on there are `candidates`: the shell can say how good they are."""
+        self._stepping.groups.are_wanted = True
+
     def candidates(self) -> Candidates | None:
         """Take the groups of the newest step, for the shell to say how good each would be."""
         return self._stepping.groups.take()

@@ -22,13 +22,15 @@ class GroupTrials:
         self._trained = trained
         self._conduct = conduct
         self._refusing = refusing
+        #: Whether anybody will try them; to nobody no models are offered.
+        self.are_wanted = False
         self._watch = GroupWatch()
         self._candidates: Candidates | None = None
 
     def offer(self, outcome: Outcome, versions: Versions) -> None:
         """A buffer is about to be counted: its groups are what may be tried."""
         self._candidates = None
-        if not outcome.groups:
+        if not (self.are_wanted and outcome.groups):
             return
         params, before = versions.params, versions.trained
         means = ((each.devices, (before + each.mean).astype("<f4")) for each in outcome.groups)

@@ -154,6 +154,7 @@ class _Tenure:
     def _make_evaluator(self) -> Evaluator | None:
         if not self._config.evaluation.file:
             return None
+        self._coordinator.watch_groups()
         file = Path(self._config.evaluation.file)
         return Evaluator(self._coordinator.model, file, self.loop.wake)
 

@@ -139,6 +139,7 @@ def test_a_buffer_is_not_closed_with_fewer_than_three_groups(desk: SecureDesk) -
 def test_what_each_group_alone_would_make_of_the_model_can_be_asked_for_once(
     desk: SecureDesk,
 ) -> None:
+    desk.coordinator.watch_groups()
     before = desk.desk.params.astype(np.float64)
     groups = groups_of(desk, desk.train(*TEN))
     answer_all(desk)
@@ -149,6 +150,13 @@ def test_what_each_group_alone_would_make_of_the_model_can_be_asked_for_once(
         assert set(devices) == {desk.sent[each].device for each in group}
         wanted = before + desk.expected(group)
         np.testing.assert_allclose(params, wanted, atol=desk.tolerance(3) + 1e-6)
+    assert desk.coordinator.candidates() is None
+
+
+def test_where_nobody_evaluates_no_candidates_are_made(desk: SecureDesk) -> None:
+    desk.train(*TEN)
+    answer_all(desk)
+    assert desk.version == 1
     assert desk.coordinator.candidates() is None
 
 
