@@ -245,6 +245,11 @@ class Coordinator:
         """The standings as the store has them: `fedbus devices` may have changed some."""
         return self._standings.decreed(standings)
 
+    @property
+    def epochs(self) -> str:
+        """Which mask epochs are open, in one word; empty where updates are not masked."""
+        return "" if self.secure is None else self.secure.cohorts.epochs
+
     def roster(self, signed: SignedRoster, now: float) -> list[Action]:
         """The operator lays down a roster.
 

@@ -19,6 +19,7 @@ from aggregator.actions import Action, Recall, Store
 from aggregator.config import AggregatorConfig, load_enrolment, load_trust, read_rosters
 from aggregator.coordinator import Coordinator
 from aggregator.evaluation import Evaluator
+from aggregator.laid_rosters import LaidRosters
 from aggregator.monitor import status
 from aggregator.monitor.board import Board
 from aggregator.records import CounterRecord, Record
@@ -26,7 +27,7 @@ from aggregator.store import StoreError, no_fault, open_store
 from device_sdk.engine.data import load_npz
 from protocol.actions import Publish, Subscribe, Unsubscribe
 from protocol.chunks import MIN_PACKET_BYTES
-from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.errors import ConfigError
 from protocol.secagg.messages import SignedRoster
 from protocol.topics import Topics
 from transport import (
@@ -134,7 +135,8 @@ class _Tenure:
         self._counts_at = 0.0
         self._judged = 0
         self._rosters_at = 0.0
-        self._rosters: dict[str, SignedRoster] = {}
+        self._rosters = LaidRosters()
+        self._rosters_problem = ""
         self._kept: dict[str, int] = {}
         self._incomplete = False
         self._board = Board(self._topics)
@@ -318,21 +320,20 @@ class _Tenure:
     def _look_for_rosters(self, now: float) -> None:
         """Hand the rosters that the operator has laid down since to the coordinator."""
         self._rosters_at = now + ROSTERS_S
+        before, self._rosters_problem = self._rosters_problem, ""
         try:
             found = read_rosters(Path(self._config.secure.rosters))
         except ConfigError as error:
-            _log.error("%s", error)
+            self._rosters_problem = str(error)
+            if before != self._rosters_problem:
+                _log.error("%s", error)
             return
-        for name, signed in found.items():
-            if self._rosters.get(name) == signed:
-                continue
-            self._rosters[name] = signed
-            try:
-                self._perform(self._coordinator.roster(signed, now))
-            except RemoteProtocolError as error:
-                _log.error("roster %s: %s", name, error)
-            except ConfigError as error:
-                _log.error("roster %s: %s; start again if the settings changed", name, error)
+
+        def take(signed: SignedRoster) -> None:
+            self._perform(self._coordinator.roster(signed, now))
+
+        for problem in self._rosters.offer(found, self._coordinator.epochs, take):
+            _log.error("%s", problem)
 
     def _facts(self) -> list[Record]:
         """Return the counters, and the evidence, that have changed since they were stored last."""
