@@ -83,7 +83,7 @@ class Connection:
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
-        self._client.on_unsubscribe = self._on_subscribe
+        self._client.on_unsubscribe = self._on_unsubscribe
         self._client.open(settings)
 
     def fileno(self) -> int:
@@ -298,8 +298,18 @@ class Connection:
                 flow.subscriptions.refused(topic_filter)
                 flow.events.append(SubscribeRefused(topic_filter, str(reason)))
             else:
-                # of an UNSUBACK too: what is wanted no longer is not granted
                 flow.subscriptions.granted(topic_filter, time.monotonic())
+
+    def _on_unsubscribe(
+        self,
+        _client: Client,
+        _userdata: object,
+        packet_id: int,
+        _reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for topic_filter in self._asked.pop(packet_id, ()):
+            self._flow.subscriptions.ended(topic_filter)
 
 
 def _groups(filters: Sequence[str]) -> Iterator[Sequence[str]]:

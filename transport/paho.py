@@ -267,6 +267,9 @@ class PahoTransport:
         asked = self._flow.subscriptions.missing(now, session_present=connection.session_present)
         for qos, filters in asked:
             connection.subscribe(filters, qos)
+        connection.unsubscribe(
+            self._flow.subscriptions.lingering(session_present=connection.session_present)
+        )
 
     def _lost(self, connection: Connection, reason: str, now: float) -> float:
         """Return the delay before the next attempt."""

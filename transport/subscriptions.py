@@ -19,16 +19,22 @@ SETTLED_S: Final = 240.0
 AWAY_S: Final = 60.0
 #: What a broker has forgotten although it says otherwise is asked for again after this long.
 RENEWED_S: Final = 3600.0
+#: Of what has ended without the broker's word for it, so many filters are kept, the newest.
+MAX_LINGERING: Final = 256
 
 
 class Subscriptions:
-    """The filters wanted, with their QoS, and since when the broker has granted them."""
+    """The filters wanted, with their QoS, and since when the broker has granted them.
 
-    __slots__ = ("_granted", "_lost_at", "_wanted")
+    And those wanted no longer that the broker may have still.
+    """
+
+    __slots__ = ("_granted", "_lingering", "_lost_at", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: dict[str, int] = {}
         self._granted: dict[str, float] = {}
+        self._lingering: dict[str, None] = {}
         self._lost_at = -math.inf
 
     def want(self, filters: Sequence[str], qos: int) -> None:
@@ -36,13 +42,21 @@ class Subscriptions:
         self._wanted |= dict.fromkeys(filters, qos)
         for each in filters:
             self._granted.pop(each, None)
+            self._lingering.pop(each, None)
 
     def end(self, filters: Sequence[str]) -> list[str]:
         """Want these no longer; return those that were wanted."""
         known = [each for each in filters if self._wanted.pop(each, None) is not None]
         for each in known:
             self._granted.pop(each, None)
+            self._lingering[each] = None
+        while len(self._lingering) > MAX_LINGERING:
+            del self._lingering[next(iter(self._lingering))]
         return known
+
+    def ended(self, topic_filter: str) -> None:
+        """The broker has answered that it is over."""
+        self._lingering.pop(topic_filter, None)
 
     def granted(self, topic_filter: str, now: float) -> None:
         """The broker said yes."""
@@ -68,6 +82,12 @@ class Subscriptions:
             if topic_filter not in self._granted:
                 asked.setdefault(qos, []).append(topic_filter)
         return sorted(asked.items())
+
+    def lingering(self, *, session_present: bool) -> list[str]:
+        """Return what to end once more on a new connection: the broker may not have heard it."""
+        if not session_present:
+            self._lingering.clear()
+        return list(self._lingering)
 
     def _keep_those_granted(self, begin: float, end: float) -> None:
         self._granted = {each: at for each, at in self._granted.items() if begin <= at <= end}

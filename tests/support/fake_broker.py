@@ -19,6 +19,8 @@ PUBLISH: Final = 3
 PUBACK: Final = 4
 SUBSCRIBE: Final = 8
 SUBACK: Final = 9
+UNSUBSCRIBE: Final = 10
+UNSUBACK: Final = 11
 PINGREQ: Final = 12
 PINGRESP: Final = 13
 DISCONNECT: Final = 14
@@ -80,11 +82,11 @@ class Peer:
         """Send bytes as they are."""
         self._sock.sendall(data)
 
-    def accept(self, properties: bytes = b"") -> int:
+    def accept(self, properties: bytes = b"", *, session_present: bool = False) -> int:
         """Read CONNECT, answer that it is welcome, and return its protocol level (4 or 5)."""
         level = self.expect(CONNECT).body[6]
         extra = bytes([len(properties)]) + properties if level == 5 else b""
-        self.send(packet(CONNACK, b"\0\0" + extra))
+        self.send(packet(CONNACK, bytes([session_present, 0]) + extra))
         return level
 
     def grant(self) -> Packet:

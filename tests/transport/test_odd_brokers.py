@@ -17,6 +17,8 @@ from tests.support.fake_broker import (
     PUBLISH,
     SUBACK,
     SUBSCRIBE,
+    UNSUBACK,
+    UNSUBSCRIBE,
     FakeBroker,
     Peer,
     packet,
@@ -413,6 +415,43 @@ def test_filters_travel_eight_a_packet(start: Start) -> None:
         bus.until(lambda: sum(sizes) == 20)
         assert sizes == [8, 8, 4]
         bus.close()
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_an_unsubscribe_that_got_lost_is_repeated_until_it_is_answered(
+    start: Start, protocol: str
+) -> None:
+    asked: list[bytes] = []
+
+    def lose(peer: Peer) -> None:
+        peer.accept()
+        asked.append(peer.expect(UNSUBSCRIBE).body[2:])
+
+    def answer(peer: Peer) -> None:
+        mqtt_5 = peer.accept(session_present=True) == 5
+        body = peer.expect(UNSUBSCRIBE).body
+        asked.append(body[2:])
+        peer.send(packet(UNSUBACK, body[:2] + (b"\0\0" if mqtt_5 else b"")))
+        peer.send(publish(b"b", b"answered", mqtt_5=mqtt_5))
+        peer.wait_for_end()
+
+    def look(peer: Peer) -> None:
+        mqtt_5 = peer.accept(session_present=True) == 5
+        peer.send(publish(b"b", b"looked", mqtt_5=mqtt_5))
+        while True:
+            asked.append(peer.expect(UNSUBSCRIBE).body[2:])
+
+    with FakeBroker([lose, answer, look]) as broker:
+        bus, client = start(broker, settings("a"), protocol)
+        client.transport.subscribe(["a"])
+        bus.until(lambda: client.transport.connected)
+        client.transport.unsubscribe(["a"])
+        bus.until(lambda: b"answered" in client.payloads)
+        bus.cut(client)
+        bus.until(lambda: b"looked" in client.payloads)
+        bus.close()
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
 
 
 def test_a_takeover_that_the_broker_names_slows_us_down_at_the_second_time(start: Start) -> None:

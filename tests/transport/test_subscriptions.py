@@ -14,7 +14,7 @@ from tests.support.mosquitto import OPEN, PERSISTENT, Mosquitto, require_mosquit
 from tests.transport.paho_bus import PahoBus
 from transport import Connected, SubscribeRefused
 from transport.paho import PahoTransport
-from transport.subscriptions import AWAY_S, RENEWED_S, SETTLED_S, Subscriptions
+from transport.subscriptions import AWAY_S, MAX_LINGERING, RENEWED_S, SETTLED_S, Subscriptions
 
 
 def connected(*, at: float = 0.0) -> Subscriptions:
@@ -83,6 +83,39 @@ def test_the_answer_to_what_has_ended_grants_nothing() -> None:
     subscriptions.granted("a", 1.0)
     subscriptions.want(["a"], 1)
     assert asked_again(subscriptions, SETTLED_S + 1, SETTLED_S + 2) == ["a"]
+
+
+def test_what_a_broker_has_not_confirmed_to_have_ended_is_ended_again() -> None:
+    subscriptions = connected()
+    subscriptions.end(["a", "b", "never"])
+    subscriptions.ended("a")
+    for _ in range(2):
+        subscriptions.connection_lost(1.0)
+        assert subscriptions.lingering(session_present=True) == ["b"]
+    subscriptions.ended("b")
+    assert subscriptions.lingering(session_present=True) == []
+
+
+def test_what_has_ended_and_is_wanted_again_is_not_ended_again() -> None:
+    subscriptions = connected()
+    subscriptions.end(["a"])
+    subscriptions.want(["a"], 1)
+    assert subscriptions.lingering(session_present=True) == []
+
+
+def test_in_a_new_session_nothing_has_to_be_ended() -> None:
+    subscriptions = connected()
+    subscriptions.end(["a"])
+    assert subscriptions.lingering(session_present=False) == []
+    assert subscriptions.lingering(session_present=True) == []
+
+
+def test_no_more_is_ended_again_than_there_is_room_for() -> None:
+    subscriptions = Subscriptions()
+    many = [str(number) for number in range(MAX_LINGERING + 10)]
+    subscriptions.want(many, 1)
+    subscriptions.end(many)
+    assert subscriptions.lingering(session_present=True) == many[10:]
 
 
 def test_each_quality_of_service_is_asked_for_apart() -> None:
