@@ -4,15 +4,20 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from fedbus.early import INTERRUPTED, leaving_at_once
+
 _EXTRAS: Final = {"typer", "click", "rich", "sqlalchemy"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (``sys.argv`` without ``argv``); return its exit status."""
     try:
-        from fedbus.app import run  # noqa: PLC0415 - its absence is what we answer for
+        with leaving_at_once():
+            from fedbus.app import run  # noqa: PLC0415 - its absence is what we answer for
 
         return run(argv)  # imports what the command needs
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from fedbus.commands import COMMANDS
+from fedbus.early import leaving_at_once
 from protocol.errors import ConfigError
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
@@ -18,9 +19,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     What a person can mend (a setting, a file, a broker that is not there) ends in one sentence on
     standard error and status 2.
     """
-    words = _spelled_out(list(sys.argv[1:] if argv is None else argv))
     try:
-        command_line(words)(args=words, prog_name="fedbus")
+        with leaving_at_once():
+            words = _spelled_out(list(sys.argv[1:] if argv is None else argv))
+            application = command_line(words)
+        application(args=words, prog_name="fedbus")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ConfigError as error:

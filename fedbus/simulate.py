@@ -6,15 +6,18 @@ import sys
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 
+from fedbus.early import INTERRUPTED, leaving_at_once
 from protocol.errors import ConfigError
 
+if TYPE_CHECKING:
+    from simulator.scenario import Scenario
+
 _FOLDER: Final = Path(__file__).parent.parent / "simulator" / "scenarios"
-_INTERRUPTED: Final = 130
 _MAX_SEEDS: Final = 1000
 
 ScenariosArgument = Annotated[
@@ -140,20 +143,12 @@ def simulate(
 
 def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
     """Run, report, and return the exit status."""
-    _check_extra()
-    _check_engine(wish)
-    from fedbus import report_files, simulation  # noqa: PLC0415 - they stand on an extra
-    from simulator.scenario import load_scenario  # noqa: PLC0415
+    with leaving_at_once():
+        _check_extra()
+        _check_engine(wish)
+        from fedbus import report_files, simulation  # noqa: PLC0415 - they stand on an extra
 
-    loaded = []
-    for word in wish.scenarios:
-        scenario = load_scenario(_path_of(word))
-        if wish.duration_s is not None:
-            scenario = replace(scenario, duration_s=wish.duration_s)
-        if wish.target is not None:
-            scenario = replace(scenario, target=0.0)  # timed, but not the end
-        loaded.append(simulation.without_training(scenario) if wish.is_dry else scenario)
-    loaded = simulation.apart(loaded, wish.scenarios)
+        loaded = simulation.apart(_loaded(wish), wish.scenarios)
     folder = out or Path("-against-".join(scenario.name for scenario in loaded) + "-report")
     report_files.check_writable(folder, json)
     outcome = simulation.run_all(
@@ -169,12 +164,28 @@ def _simulate(wish: Wish, out: Path | None, json: str, console: Console) -> int:
     )
     if outcome.report is None:
         sys.stderr.write("fedbus: interrupted before anything ran\n")
-        return _INTERRUPTED
+        return INTERRUPTED
     report_files.write(outcome.report, folder, json)
     simulation.print_summary(outcome.report, folder, report_files.PAGE, console)
     if outcome.is_interrupted:
-        return _INTERRUPTED
+        return INTERRUPTED
     return int(not simulation.is_sound(outcome.report))
+
+
+def _loaded(wish: Wish) -> list["Scenario"]:
+    """Read the scenarios, and change in them what was asked for."""
+    from fedbus import simulation  # noqa: PLC0415 - it stands on an extra
+    from simulator.scenario import load_scenario  # noqa: PLC0415
+
+    loaded = []
+    for word in wish.scenarios:
+        scenario = load_scenario(_path_of(word))
+        if wish.duration_s is not None:
+            scenario = replace(scenario, duration_s=wish.duration_s)
+        if wish.target is not None:
+            scenario = replace(scenario, target=0.0)  # timed, but not the end
+        loaded.append(simulation.without_training(scenario) if wish.is_dry else scenario)
+    return loaded
 
 
 def _exact(number: float) -> str:

@@ -109,6 +109,41 @@ def test_ctrl_c_leaves_a_report_of_what_ran(small: Path, tmp_path: Path) -> None
     assert "Interrupted" in assert_stands_alone((out / "report.html").read_bytes()).text
 
 
+#: Presses Ctrl-C when a module is looked for, where Python ignores what it raises.
+PRESSED = """
+import signal, sys
+
+class Presses:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            try:
+                signal.raise_signal(signal.SIGINT)
+                for _ in range(1000): pass
+            except KeyboardInterrupt:
+                pass
+
+sys.meta_path.insert(0, Presses())
+from fedbus.__main__ import main
+sys.exit(main(["simulate", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "fedbus.simulate", "jinja2", "fedbus.simulation"])
+def test_ctrl_c_before_anything_runs_ends_it_at_once(
+    module: str, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED, module, str(small), "--out", str(out), "--dry"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+    assert not out.exists()
+
+
 def test_a_run_that_fails_leaves_the_others_a_report_and_a_status(
     small: Path,
     tmp_path: Path,
