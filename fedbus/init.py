@@ -4,7 +4,7 @@ import ipaddress
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -138,7 +138,6 @@ def init(
     ports = Ports(port, password_port, websocket_port)
     _check_ways(hosts, [port, password_port, websocket_port])
     with _whole_or_nothing(place):
-        directory.mkdir(parents=True, exist_ok=True)
         _write_settings(place, names[0], first, host=hosts[0], port=port)
         place.enrolment.mkdir(mode=0o700)
         authority = Authority.create(place.ca, f"fedbus {first.task}")
@@ -154,14 +153,22 @@ def init(
 
 @contextmanager
 def _whole_or_nothing(place: Workplace) -> Iterator[None]:
-    """Take away what was written if something fails; all of it is new (`Workplace.check_new`)."""
+    """Make the folder, and leave nothing new if something fails.
+
+    All that is written is new (`Workplace.check_new`); the folder and those above it may be.
+    """
+    folders = [each for each in (place.directory, *place.directory.parents) if not each.exists()]
     try:
+        place.directory.mkdir(parents=True, exist_ok=True)
         yield
     except (ConfigError, OSError) as error:
         for folder in (place.aggregator, place.broker, place.enrolment):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (place.fed, place.device):
             file.unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):  # somebody has put something there
+                folder.rmdir()
         if isinstance(error, OSError):
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
         raise

@@ -185,9 +185,15 @@ def test_hosts_decide_where_the_broker_listens_and_what_it_is_certified_for(
 def test_what_cannot_be_is_refused(
     given: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["init", str(tmp_path / "new"), *given]) == 2
+    assert main(["init", str(tmp_path / "brand" / "new"), *given]) == 2
     assert problem in capsys.readouterr().err
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_stays_when_init_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert main(["init", str(tmp_path / "mine"), "--set", "robust.attackers=9"]) == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_without_masks_one_device_is_enough(
