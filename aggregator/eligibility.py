@@ -2,6 +2,7 @@
 
 from aggregator.parts import Parts
 from aggregator.records import Standing
+from aggregator.wording import many
 from protocol import refusals
 from protocol.messages import CheckIn
 
@@ -33,7 +34,7 @@ class Eligibility:
             return refusals.WRONG_CODEC, detail
         given, least = check_in.num_samples, self._min_samples
         if 0 < given < least:
-            detail = f"{given} samples at hand: an update of this task needs {least}"
+            detail = f"{many(given, 'sample')} at hand: an update of this task needs {least}"
             return refusals.FEW_SAMPLES, detail
         return (refusals.PRIVACY_SPENT, "") if self._privacy.is_spent(device) else ("", "")
 

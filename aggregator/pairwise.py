@@ -30,6 +30,7 @@ from aggregator.records import DocumentRecord
 from aggregator.strategy import Float32
 from aggregator.supports import Supports
 from aggregator.task_config import TaskConfig
+from aggregator.wording import many
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -120,7 +121,7 @@ class PairwiseBuffers:
         if self.round is None or self.round.stage is Stage.UPDATES:
             return ""
         num_missing = len(self.round.missing(self.members))
-        return f"the {self.round.stage.value} of {num_missing} devices of the round"
+        return f"the {self.round.stage.value} of {many(num_missing, 'device')} of the round"
 
     @property
     def members(self) -> set[int]:

@@ -15,6 +15,7 @@ from aggregator.contributors import leases_of
 from aggregator.leases import Lease, LeaseBook
 from aggregator.publication import Publication
 from aggregator.records import RefusalRecord
+from aggregator.wording import many
 from protocol import refusals
 from protocol.actions import Publish
 from protocol.messages import CheckIn, Refusal
@@ -112,7 +113,7 @@ class Refusing:
         leases = leases_of(ids, self._leases)
         meaning = refusals.MEANING[reason]
         self._counts[f"refused_{reason}"] += len(leases)
-        self.show("buffer", reason, f"{len(leases)} updates given up: {meaning}")
+        self.show("buffer", reason, f"{many(len(leases), 'update')} given up: {meaning}")
         actions: list[Action] = []
         for lease in leases:
             actions += [*self.close(lease, reason), self._answer(lease, reason, meaning)]

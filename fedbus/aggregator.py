@@ -14,6 +14,7 @@ from aggregator.records import DeviceRecord
 from aggregator.secure_config import RosterMismatchError
 from aggregator.service import Service
 from aggregator.store import open_store
+from aggregator.wording import many
 from device_sdk.engine import Model, TrainingError, load_npz
 from fedbus.roster_steps import explained
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -97,8 +98,7 @@ def _masking(config: AggregatorConfig) -> str:
         )
     for roster in newest.values():
         config.secure.check_roster(config.task, roster.parameters, num_params)
-    num_rosters = len(enrolment.rosters)
-    rosters = f"{num_rosters} roster{'s' * (num_rosters != 1)}"
+    rosters = many(len(enrolment.rosters), "roster")
     return f"masked by {config.secure.scheme} ({rosters}), {signed}"
 
 

@@ -9,6 +9,7 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from aggregator.wording import many
 from broker_config.accounts import AGGREGATOR, MONITOR
 from broker_config.authority import Authority, days_left, read_certificate
 from broker_config.files import BrokerFiles
@@ -58,7 +59,7 @@ def show(*, directory: DirectoryOption = Path()) -> None:
     """Say whose certificates there are, and how long they last. Exit status 1 if one ends soon."""
     authority = Authority.open(Workplace(directory).ca)
     own = days_left(authority.certificate)
-    typer.echo(f"authority, {int(own)} days left, sha256 {_fingerprint(authority)}")
+    typer.echo(f"authority, {many(int(own), 'day')} left, sha256 {_fingerprint(authority)}")
     revoked, width = authority.revoked(), max(map(len, ["-", *authority.names()]))
     ends_soon = own < SOON_DAYS
     for name in authority.names():
@@ -184,4 +185,4 @@ def _state(left: float | None) -> str:
         return "revoked"
     if left < 0:
         return "EXPIRED: `fedbus ca renew`"
-    return f"{int(left)} days left{': `fedbus ca renew`' if left < SOON_DAYS else ''}"
+    return f"{many(int(left), 'day')} left{': `fedbus ca renew`' if left < SOON_DAYS else ''}"

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from aggregator.wording import many
 from protocol.errors import ConfigError
 
 HELD_OUT: Final = 0.2
@@ -86,7 +87,7 @@ def split(data: Dataset, *, devices: int, alpha: float, seed: int) -> Split:
     if not 1 <= devices * MIN_ROWS <= num_rows * (1 - HELD_OUT):
         raise ConfigError(
             f"--devices {devices}: {num_rows} rows are enough for 1 to "
-            f"{int(num_rows * (1 - HELD_OUT)) // MIN_ROWS} devices"
+            f"{many(int(num_rows * (1 - HELD_OUT)) // MIN_ROWS, 'device')}"
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(num_rows)
@@ -121,7 +122,7 @@ def _dirichlet(
 def _by_owner(owner: Labels, rows: Rows, devices: int) -> list[Rows]:
     owners, sizes = np.unique(owner[rows], return_counts=True)
     if devices > len(owners):
-        raise ConfigError(f"--devices {devices}: the data has {len(owners)} clients only")
+        raise ConfigError(f"--devices {devices}: the data has {many(len(owners), 'client')} only")
     hands: list[list[int]] = [[] for _ in range(devices)]
     load = np.zeros(devices, dtype=np.int64)
     for place in np.argsort(-sizes, kind="stable"):

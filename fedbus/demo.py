@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from aggregator.secure_config import SecureConfig
+from aggregator.wording import many
 from broker_config.programs import Engine
 from fedbus.datasets import Dataset, load, split
 from fedbus.demonstration import Outcome, demonstrate
@@ -94,8 +95,8 @@ def demo(
     num_devices = devices or _default_devices(dataset)
     if recipe.secure and num_devices < MIN_COHORT:
         raise ConfigError(
-            f"{num_devices} devices: a sum hides nobody among fewer than {MIN_COHORT}; take more"
-            " --devices, or --scheme none"
+            f"{many(num_devices, 'device')}: a sum hides nobody among fewer than {MIN_COHORT};"
+            " take more --devices, or --scheme none"
         )
     parts = split(dataset, devices=num_devices, alpha=alpha, seed=seed)
     with _folder(keep) as folder:

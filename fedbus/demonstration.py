@@ -12,6 +12,7 @@ from typing import Final
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from aggregator.wording import many
 from fedbus.children import Child
 from fedbus.datasets import Dataset, Split
 from fedbus.federation import TASK, TELEMETRY_S, Federation, Recipe, protocol_of, running_federation
@@ -77,7 +78,8 @@ def _introduce(federation: Federation, data: Dataset, console: Console) -> None:
     kind = "embedded, for trying things out" if broker.embedded else "with accounts and rules"
     console.print(
         f"broker {broker.name} on {broker.host}:{broker.port} ({kind}), "
-        f"an aggregator and {len(federation.devices)} devices, a process each; data: {data.name}",
+        f"an aggregator and {many(len(federation.devices), 'device')}, a process each; "
+        f"data: {data.name}",
         highlight=False,
         soft_wrap=not console.is_terminal,
     )
@@ -189,7 +191,8 @@ class _Run:
         return (
             f"{time.monotonic() - self._began:5.1f} s  version {count(metrics, 'version'):>3}  "
             f"accuracy {accuracy_text(view.accuracy)}  "
-            f"{count(metrics, 'updates_accepted')} updates accepted, {refused or 'none'} refused  "
+            f"{many(count(metrics, 'updates_accepted'), 'update')} accepted, "
+            f"{refused or 'none'} refused  "
             f"{human_bytes(up)} up, {human_bytes(down)} down"
         )
 

@@ -11,6 +11,7 @@ from aggregator.config import AggregatorConfig, load_config
 from aggregator.decrees import Decrees, Sheet, meaning, open_decrees
 from aggregator.records import Standing, StandingRecord
 from aggregator.store_errors import NoStoreError
+from aggregator.wording import many
 from broker_config.accounts import account_names
 from fedbus.key_files import parse_key
 from fedbus.roster_steps import next_roster
@@ -65,7 +66,8 @@ def list_(
         sheets = decrees.sheets()
     shown = [sheet for sheet in sheets if not suspects or _is_suspect(sheet)]
     if not shown:
-        typer.echo("no devices" if not sheets else f"nothing speaks against {len(sheets)} devices")
+        known = many(len(sheets), "device")
+        typer.echo(f"nothing speaks against {known}" if sheets else "no devices")
         return
     width = max(len("device"), *(len(sheet.device) for sheet in shown))
     typer.echo(f"{'device':<{width}}  {'standing':<11}  {'score':>5}  why")

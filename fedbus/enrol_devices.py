@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aggregator.config import AggregatorConfig, load_config
+from aggregator.wording import many
 from broker_config.accounts import account_names
 from broker_config.authority import Authority
 from fedbus import enrolment
@@ -89,8 +90,8 @@ def _make_keys(
         return made, "\n  ".join([told, *steps])
     if len(names) < MIN_COHORT:
         raise ConfigError(
-            f"cohort {cohort!r} would have {len(names)} devices: a sum hides nobody among fewer"
-            f" than {MIN_COHORT}; there are {', '.join(sorted(known)) or 'no others'}"
+            f"cohort {cohort!r} would have {many(len(names), 'device')}: a sum hides nobody among"
+            f" fewer than {MIN_COHORT}; there are {', '.join(sorted(known)) or 'no others'}"
         )
     parameters = config.secure.parameters(
         config.task, len(names), config.task.trained().layout.size

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from aggregator.wording import many
 from device_sdk import SDK_VERSION
 from fedbus.tls_options import CaOption, CertificateOption, KeyOption
 from fedbus.toml_text import Values, fill
@@ -216,7 +217,7 @@ def _carry_out(target: Target, plan: Plan, *, act_now: bool) -> None:
     else:
         act(target, plan)
         num_changed = sum(line.verdict is not Verdict.SAME for line in plan.lines)
-        typer.echo(f"done: {num_changed} things new or changed")
+        typer.echo(f"done: {many(num_changed, 'thing')} new or changed")
 
 
 def _say_data(wish: Wish) -> None:

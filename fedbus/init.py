@@ -12,6 +12,7 @@ import typer
 
 from aggregator.config import load_config
 from aggregator.secure_config import NONE
+from aggregator.wording import many
 from broker_config.accounts import account_names
 from broker_config.authority import Authority
 from broker_config.files import write_secure_broker
@@ -182,8 +183,8 @@ def _check(place: Workplace, names: tuple[str, ...], first: First) -> None:
         raise ConfigError("a device is named twice")
     if first.scheme != NONE and len(names) < MIN_COHORT:
         raise ConfigError(
-            f"{len(names)} devices: a sum hides nobody among fewer than {MIN_COHORT}; name more"
-            " with --device, or take --scheme none"
+            f"{many(len(names), 'device')}: a sum hides nobody among fewer than {MIN_COHORT}; name"
+            " more with --device, or take --scheme none"
         )
 
 
@@ -269,7 +270,7 @@ def _signed(given: Parameters) -> str:
 
 
 def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None:
-    typer.echo(f"task and {len(names)} devices, in {place.directory.absolute()}:")
+    typer.echo(f"task and {many(len(names), 'device')}, in {place.directory.absolute()}:")
     for path, what in (
         ("broker/", f"to the broker's host ({_where(host, port)})"),
         ("fed.toml, aggregator/", "to the aggregator's host"),

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aggregator.wording import many
 from fedbus.wording import accuracy_text, human_bytes
 from simulator.report import cells
 from simulator.report.measures import SCALE
@@ -94,7 +95,7 @@ def summary(report: Report) -> RenderableType:
 def safety(lost: int, counted_twice: int) -> Text:
     """Return what must be 0."""
     style = "bold red" if lost or counted_twice else "green"
-    return Text(f"{lost} updates lost, {counted_twice} counted twice", style=style)
+    return Text(f"{many(lost, 'update')} lost, {counted_twice} counted twice", style=style)
 
 
 def _runs(num_ended: int, of: int) -> RenderableType:

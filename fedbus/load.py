@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
+from aggregator.wording import many
 from fedbus.load_figures import Meter, Watched, memory_kib, name_of
 from fedbus.load_fleet import Fleet, Pace
 from fedbus.load_run import Outcome, drive
@@ -290,10 +291,13 @@ def _say(console: Console, outcome: Outcome) -> None:
     if outcome.interrupted:
         console.print("interrupted: these are the figures until then", style="yellow")
     if outcome.unanswered:
-        console.print(f"{outcome.unanswered} updates unanswered: their devices still hold them")
+        console.print(
+            f"unanswered, and held by their devices: {many(outcome.unanswered, 'update')}"
+        )
     if outcome.lost or outcome.counted_twice:
         console.print(
-            f"{outcome.lost} updates lost, {outcome.counted_twice} counted twice", style="red"
+            f"{many(outcome.lost, 'update')} lost, {outcome.counted_twice} counted twice",
+            style="red",
         )
     elif not (outcome.unanswered or outcome.problem or outcome.interrupted):
         console.print("nothing was lost", style="green")

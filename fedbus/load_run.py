@@ -9,6 +9,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
+from aggregator.wording import many
 from fedbus.demonstration import interrupts
 from fedbus.load_figures import Figures, Meter
 from fedbus.load_fleet import Fleet
@@ -111,7 +112,7 @@ class _Patience:
         fleet = self._fleet
         if fleet.problems:
             [(problem, count)] = fleet.problems.most_common(1)
-            return f"{problem} ({count} times)"
+            return f"{problem} ({many(count, 'time')})"
         if not fleet.num_connected:
             return "no client got in; see --broker, --username and --passwords"
         if fleet.ledger.first_sent_at is None:

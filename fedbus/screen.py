@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from aggregator.wording import many
 from fedbus.view import Member, TaskView, count, number, table, text
 from fedbus.wording import accuracy_text, human_bytes, refusals
 
@@ -91,7 +92,7 @@ def _updates(view: TaskView) -> Text:
     if refused:
         reasons = ", ".join(f"{reason} {some}" for reason, some in refused.items())
         line.append(f" ({reasons})", style="red")
-    line.append(f" · {count(metrics, 'leases_expired')} leases ran out", style="dim")
+    line.append(f" · {many(count(metrics, 'leases_expired'), 'lease')} ran out", style="dim")
     return line
 
 

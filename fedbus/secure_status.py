@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from aggregator.wording import many
 from fedbus.roster_steps import next_roster
 from fedbus.view import Report, TaskView, count, names, printable, reports, table, text
 from protocol.errors import ConfigError
@@ -40,7 +41,7 @@ def secure_lines(view: TaskView, folder: Path = Path()) -> Iterator[str]:
         yield _round(table(rounds, "round"))
     waiting = count(rounds, "updates_without_shares")
     if waiting:
-        yield f"  {waiting} updates wait until enough holders have shares of their masks"
+        yield f"  waiting until enough holders have shares of the masks: {many(waiting, 'update')}"
 
 
 def _stall(cohort: str, stall: Report, folder: Path) -> Iterator[str]:
@@ -81,7 +82,8 @@ def _is_id(name: str) -> bool:
 def _buffer(buffer: Report) -> str:
     head = (
         f"  buffer of cohort {text(buffer, 'cohort')}, epoch {count(buffer, 'epoch')}: "
-        f"{count(buffer, 'updates')} updates, {count(buffer, 'holders')} holders have all shares, "
+        f"{many(count(buffer, 'updates'), 'update')}, all shares with "
+        f"{many(count(buffer, 'holders'), 'holder')}, "
         f"{count(buffer, 'answers_needed')} must answer"
     )
     if text(buffer, "state") != "recovering":
@@ -90,7 +92,9 @@ def _buffer(buffer: Report) -> str:
     wanted = count(buffer, "answers_missing")
     if not wanted:
         return f"{head}; {count(buffer, 'answers')} did: the sum is being checked"
-    return f"{head}; {wanted} answers are missing, from any of {', '.join(missing) or 'nobody'}"
+    return (
+        f"{head}; missing: {many(wanted, 'answer')}, from any of {', '.join(missing) or 'nobody'}"
+    )
 
 
 def _round(under_way: Report) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from aggregator.wording import many
 from fedbus.secure_status import secure_lines
 from fedbus.view import Report, TaskView, count, names, number, printable, reports, table, text
 from fedbus.wording import accuracy_text, refusals
@@ -48,9 +49,9 @@ def _waiting(view: TaskView) -> Iterator[str]:
     num_training, num_waiting = count(rounds, "devices_training"), count(rounds, "devices_waiting")
     incomplete = count(rounds, "updates_incomplete")
     yield (
-        f"  because the buffer has {_many(count(rounds, 'updates_in_buffer'), 'update')}; "
-        f"{_many(num_training, 'device')} at work, {num_waiting} waiting for a lease, "
-        f"{_many(incomplete, 'update')} incomplete"
+        f"  because the buffer has {many(count(rounds, 'updates_in_buffer'), 'update')}; "
+        f"{many(num_training, 'device')} at work, {num_waiting} waiting for a lease, "
+        f"{many(incomplete, 'update')} incomplete"
     )
     training = names(view.report("devices"), "training")
     if training:
@@ -129,7 +130,7 @@ def _privacy(view: TaskView) -> Iterator[str]:
     if since := count(told, "since_version"):
         yield f"  of what versions up to {since} learned, it says nothing: they had no noise"
     if num_spent := count(told, "devices_spent"):
-        yield f"  {_many(num_spent, 'device')} spent all of it and get no more leases"
+        yield f"  {many(num_spent, 'device')} spent all of it and get no more leases"
 
 
 def _devices(view: TaskView) -> Iterator[str]:
@@ -165,7 +166,3 @@ def _listed(some: list[str], total: int) -> str:
     shown = some[:_MAX_NAMES]
     more = max(total, len(some)) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,6 +8,7 @@ longest. A buffer closes when ``goal`` updates are in it, or after ``max_wait_s`
 from dataclasses import dataclass
 
 from aggregator.scheduling import View
+from aggregator.wording import many
 from protocol.errors import ConfigError
 from protocol.messages import MAX_COUNTED
 
@@ -59,10 +60,11 @@ class Buffered:
 
     def waiting_for(self, view: View) -> str:
         """Return, for a person, what would close the buffer."""
-        goal = f"{self.goal - view.num_buffered} more updates ({view.num_buffered} of {self.goal})"
+        goal = many(self.goal - view.num_buffered, "more update")
+        goal += f" ({view.num_buffered} of {self.goal})"
         if view.opened_at is None:
             return goal
         missing = self.min_contributors - view.num_contributors
         if missing > 0:
-            return f"{goal}, among them from {missing} more devices"
+            return f"{goal}, among them from {many(missing, 'more device')}"
         return f"{goal}, or {max(0.0, view.opened_at + self.max_wait_s - view.now):.0f} s"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aggregator.scheduling import Supply, View
+from aggregator.wording import many
 from protocol.errors import ConfigError
 from protocol.messages import MAX_COUNTED
 
@@ -122,10 +123,10 @@ class Rounds:
         wanted = self.wanted(view.supply)
         since = self._gathering_since(view)
         if view.opened_at is None and (view.num_waiting < wanted or since is None):
-            return f"{wanted} devices to check in ({view.num_waiting} wait)"
+            return f"{many(wanted, 'device')} to check in ({view.num_waiting} waiting)"
         if view.opened_at is None:
             gather_s = max(0.0, (since or 0.0) + self.gather_s - view.now)
-            return f"the others to check in ({view.num_waiting} wait), {gather_s:.0f} s at most"
+            return f"the others to check in ({view.num_waiting} waiting), {gather_s:.0f} s at most"
         left_s = view.opened_at + self.deadline_s - view.now
         if left_s > 0:
             return f"{view.num_buffered} of {self.size} updates; deadline in {left_s:.0f} s"

@@ -82,7 +82,7 @@ def test_a_round_that_chooses_waits_for_those_of_the_last_one(make_desk: MakeDes
         desk.send(device, lease, ONE)
     assert desk.coordinator.version == 1
     assert desk.coordinator.leases.num_active == 0, "two wait, and two are about to check in"
-    assert "others to check in (2 wait)" in desk.coordinator.waiting_for(desk.now)
+    assert "others to check in (2 waiting)" in desk.coordinator.waiting_for(desk.now)
     desk.check_in(min(first))
     assert desk.coordinator.leases.num_active == 0
     desk.check_in(max(first))
