@@ -2,8 +2,13 @@
 
 import gc
 import signal
+from functools import lru_cache
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from protocol import identity
+from protocol.secagg import keys
 
 # Half of the usual number: each run draws others, and finds are kept and tried again. No deadline:
 # how long something takes on a busy machine says nothing.
@@ -21,3 +26,19 @@ def pytest_collection_finish() -> None:
     """Leave thousands of tests and their modules, which stay to the end, out of collections."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def remembered_crypto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute no signature and no agreed key twice, in tests of many machines in one process.
+
+    What one has checked each of the others checks again, from the same bytes to the same answer.
+    Refusals are not remembered.
+    """
+    for module, name in (
+        (identity, "crypto_sign"),
+        (identity, "crypto_sign_open"),
+        (keys, "crypto_box_beforenm"),
+        (keys, "crypto_scalarmult_base"),
+    ):
+        monkeypatch.setattr(module, name, lru_cache(maxsize=20_000)(getattr(module, name)))
