@@ -26,7 +26,7 @@ NAMES = "abcdef"
 SECURE_NAMES = "abcdefgh"
 #: A training takes one of these; the last is too long for any version to wait for.
 DURATIONS_S = (0.5, 1.0, 2.0, 4.0, 30.0)
-NUM_UPDATES = 200
+NUM_UPDATES = 120
 PATIENCE = 2_000
 #: Of 32 disturbances up to this one are harmful.
 POWER_CUTS = 16
@@ -121,10 +121,20 @@ def _numbers(seed: bytes) -> Iterator[int]:
 # --- in the open -------------------------------------------------------------------------------
 
 
+def suffer(trouble: Trouble) -> Caches:
+    """Let much go wrong, all the while each sum is that of all caches; return what was counted."""
+    trouble.run(NUM_UPDATES)
+    caches = trouble.caches
+    assert len(caches.caches) == len(NAMES)
+    assert trouble.num_doubled > 0
+    assert caches.refused[refusals.TOO_STALE] > 0
+    assert trouble.world.server.store.snapshot().totals["starts"] > 1
+    return caches
+
+
 @pytest.mark.parametrize(
     ("codec", "mode"),
     [
-        ("dense/float32", "buffered"),
         ("dense/int8", "buffered"),
         ("topk-0.25/int8", "buffered"),
         ("randk-0.25/float32", "buffered"),
@@ -132,20 +142,14 @@ def _numbers(seed: bytes) -> Iterator[int]:
     ],
 )
 def test_the_sum_is_that_of_all_caches_whatever_befalls_them(codec: str, mode: str) -> None:
-    trouble = Trouble(config(codec, mode), NAMES, derive(bytes(32), codec, mode))
-    trouble.run(NUM_UPDATES)
-    caches = trouble.caches
-    assert len(caches.caches) == len(NAMES)
-    assert trouble.num_doubled > 0
-    assert caches.refused[refusals.TOO_STALE] > 0
-    assert trouble.world.server.store.snapshot().totals["starts"] > 1
+    suffer(Trouble(config(codec, mode), NAMES, derive(bytes(32), codec, mode)))
 
 
 @pytest.mark.parametrize("after", range(24))
 def test_power_may_go_between_any_two_writes(after: int) -> None:
     """Both of a device and of the aggregator, again and again."""
     trouble = Trouble(config(), NAMES, derive(bytes(32), "power", after))
-    for _ in range(4):
+    for _ in range(2):
         trouble.world.devices["a"].lose_power(after=after, down_s=2.0)
         trouble.world.server.lose_power(after=after, down_s=2.0)
         trouble.world.run_for(30.0)
@@ -158,8 +162,7 @@ def test_in_every_disturbance_versions_are_those_of_the_textbook() -> None:
     trouble = Trouble(config(), NAMES, derive(bytes(32), "textbook"))
     first = trouble.world.server.store.params(0)
     assert first is not None
-    trouble.run(NUM_UPDATES)
-    caches = trouble.caches
+    caches = suffer(trouble)
     textbook = Textbook(np.frombuffer(first, "<f4").astype(np.float64))
     for record in caches.versions:
         textbook.step([(caches.devices[id_], caches.bases[id_]) for id_ in record.counted])
@@ -198,8 +201,8 @@ class Textbook:
         ("seedmask", "randk-0.25", 2.0, 12),
         ("lightsecagg", "plan-0.25", 2.0, 12),
         ("lightsecagg", "dense", 0.1, 12),
-        pytest.param("seedmask", "dense", 2.0, 60, marks=pytest.mark.slow),
-        pytest.param("seedmask", "plan-0.25", 2.0, 60, marks=pytest.mark.slow),
+        pytest.param("seedmask", "dense", 2.0, 30, marks=pytest.mark.slow),
+        pytest.param("seedmask", "plan-0.25", 2.0, 30, marks=pytest.mark.slow),
     ],
 )
 def test_masked_too_up_to_the_noise_that_the_next_epoch_is_free_of(
