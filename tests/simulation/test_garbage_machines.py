@@ -39,9 +39,9 @@ from tests.simulation.play import Player
 from tests.simulation.training import SIZE
 
 NUM_PAYLOADS = 100_000
-NUM_QUICK = 2_000
+NUM_QUICK = 4_000
 #: So many payloads meet one machine before it is brought into its state afresh.
-ROUND = 200
+ROUND = 400
 NAN_BODY = b"\0\0\xc0\x7f" * SIZE
 
 Settled = Callable[[World], bool]
