@@ -255,8 +255,8 @@ class _Tenure:
             match action:
                 case Publish():
                     self._publish(action)
-                case Subscribe(filters):
-                    self._transport.subscribe(filters)
+                case Subscribe(filters, retained):
+                    self._transport.subscribe(filters, retained=retained)
                 case Unsubscribe(filters):
                     self._transport.unsubscribe(filters)
                 case Recall(lease_id, device):

@@ -189,7 +189,7 @@ class Device:
                 if event.taken_over and self._twins.gives_way:
                     self._step_aside()
                 elif event.taken_over:  # to hear who did it, though the session may be kept
-                    self._transport.subscribe([self.topics.info(self.config.device)])
+                    self._transport.subscribe([self.topics.info(self.config.device)], retained=True)
             case Refused():
                 _log.error("the broker refuses this device: %s; see [broker]", event.reason)
             case PublishRefused() | SubscribeRefused():
@@ -255,8 +255,8 @@ class Device:
                 self._held = ""
                 self._look(time.monotonic())
                 self._training.train(action)
-            case Subscribe(filters):
-                self._transport.subscribe(filters)
+            case Subscribe(filters, retained):
+                self._transport.subscribe(filters, retained=retained)
             case Unsubscribe(filters):
                 self._transport.unsubscribe(filters)
 
@@ -334,7 +334,7 @@ class Device:
 
     def _new_transport(self) -> PahoTransport:
         transport = PahoTransport(self._settings(), random=random.SystemRandom().random)
-        transport.subscribe([self.topics.info(self.config.device)])
+        transport.subscribe([self.topics.info(self.config.device)], retained=True)
         return transport
 
     def _new_session(self) -> Session:

@@ -96,7 +96,7 @@ class Fetch:
             if not assembly.complete
         ]
         self._asked |= dict.fromkeys(filters)
-        return [Subscribe(some) for some in _in_batches(filters)]
+        return [Subscribe(some, retained=True) for some in _in_batches(filters)]
 
     def leave(self) -> list[Unsubscribe]:
         """End all subscriptions."""

@@ -94,7 +94,7 @@ class Preparing:
         fetch = self._work.fetch
         if fetch is None or fetch.is_complete:
             self._alarm.after(RETRY_S, now)
-            return [Subscribe((self._topics.plan(),))]
+            return [Subscribe((self._topics.plan(),), retained=True)]
         self._alarm.after(fetch.next_retry_s(), now)
         return [self._asking.ask_whole()] if fetch.is_stuck else [*fetch.ask(self._topics)]
 

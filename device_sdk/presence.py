@@ -41,8 +41,10 @@ class Presence:
         if self._is_subscribed:
             return []
         self._is_subscribed = True
-        own_state = self._topics.state(self._device)
-        return [Subscribe((*self._topics.device_filters(self._device), own_state))]
+        return [
+            Subscribe((self._topics.into(self._device),)),
+            Subscribe(self._topics.news_filters(self._device), retained=True),
+        ]
 
     def announce(self) -> list[Action]:
         """Say birth and state."""

@@ -138,8 +138,8 @@ class Member:
         self.say_all_again(now)
         if not self._is_subscribed:
             self._is_subscribed = True
-            return [self._subscribe()]
-        return [Subscribe((self._topics.roster(self._keys.cohort),))]  # to be heard anew
+            return self._subscribe()
+        return [Subscribe((self._topics.roster(self._keys.cohort),), retained=True)]  # heard anew
 
     def disconnected(self) -> None:
         """The bus is gone."""
@@ -160,10 +160,13 @@ class Member:
         if self._num_asked < _PATIENCE or self._num_asked.bit_count() > 1:
             return []
         self.say_all_again(now)
-        return [self._subscribe()]
+        return self._subscribe()
 
-    def _subscribe(self) -> Subscribe:
-        return Subscribe(self._topics.member_filters(self._keys.device, self._keys.cohort))
+    def _subscribe(self) -> list[Action]:
+        return [
+            Subscribe((self._topics.shares_to(self._keys.device),)),
+            Subscribe(self._topics.member_news_filters(self._keys.cohort), retained=True),
+        ]
 
     def timer(self, now: float) -> list[Action]:
         """`timer_at` has come: say what is held."""

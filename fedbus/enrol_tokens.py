@@ -59,7 +59,7 @@ def token(
         check_id(f"{NEWCOMER}{device}", "device")
         if authority.issued(device) or device == OPERATOR or device.startswith(NEWCOMER):
             raise ConfigError(f"{device}: enrolled already, or reserved: take another name")
-    files = [place.carried(device).with_name(f"{device}.token") for device in devices]
+    files = [place.token(device) for device in devices]
     refuse_existing(files)
     at = port or _password_port(place)
     for device, file in zip(devices, files, strict=True):

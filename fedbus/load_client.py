@@ -281,8 +281,8 @@ class LoadClient:
                 self._storage.pop(key, None)
             case Publish():
                 self._publish(action)
-            case Subscribe(filters) if self._transport is not None:
-                self._transport.subscribe(filters)
+            case Subscribe(filters, retained) if self._transport is not None:
+                self._transport.subscribe(filters, retained=retained)
             case Unsubscribe(filters) if self._transport is not None:
                 self._transport.unsubscribe(filters)
             case Train():

@@ -142,13 +142,19 @@ class Desk:
         return self._certify(kept, request)
 
     def tidy(self) -> None:
-        """Take away the accounts of tokens that are redeemed or over."""
+        """Take away the accounts of tokens that are redeemed or over, and their files here.
+
+        Who asks again because an answer got lost needs both, and is given `LINGER_S`.
+        """
         now = self._now()
-        gone = {
-            f"{NEWCOMER}{kept.device}"
+        over = [
+            kept.device
             for kept in _all(self._place)
             if (kept.identity and kept.redeemed_at + LINGER_S < now) or kept.until < now
-        }
+        ]
+        for device in over:
+            self._place.token(device).unlink(missing_ok=True)
+        gone = {f"{NEWCOMER}{device}" for device in over}
         files = BrokerFiles(self._place.broker)
         entries = read_entries(files.passwords)
         if gone & entries.keys():

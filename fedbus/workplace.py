@@ -78,6 +78,10 @@ class Workplace:
         """The folder to carry to a device."""
         return self.enrolment / CARRY / device
 
+    def token(self, device: str) -> Path:
+        """The one-time token to carry to a device instead."""
+        return self.enrolment / CARRY / f"{device}.token"
+
     def service(self, name: str) -> tuple[Path, Path]:
         """A service's certificate and its key."""
         return self.enrolment / "services" / f"{name}.crt", (

@@ -20,9 +20,13 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Ask the broker for topics (again: it is idempotent)."""
+    """Ask the broker for topics (again: it is idempotent).
+
+    ``retained``: so is all that is said there, and nothing is missed between two subscriptions.
+    """
 
     filters: tuple[str, ...]
+    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,13 +224,13 @@ class Topics:
         base = f"{self.prefix}/{self.task}"
         return (f"{base}/model/+/+", f"{base}/diff/+/+")
 
-    def device_filters(self, device: str) -> tuple[str, ...]:
-        """What a device subscribes to all the time (model chunks only while it fetches)."""
-        return (self.into(device), self.plan(), self.manifest())
+    def news_filters(self, device: str) -> tuple[str, ...]:
+        """The retained topics that a device listens to all the time, its own state among them."""
+        return (self.plan(), self.manifest(), self.state(device))
 
-    def member_filters(self, device: str, cohort: str) -> tuple[str, ...]:
-        """What a device of a secure task subscribes to beside `device_filters`."""
-        return (self.roster(cohort), self.support(), self.shares_to(device))
+    def member_news_filters(self, cohort: str) -> tuple[str, ...]:
+        """The retained topics that a device of a secure task listens to beside."""
+        return (self.roster(cohort), self.support())
 
     def monitor_filters(self) -> tuple[str, ...]:
         """What a person or a dashboard subscribes to."""

@@ -360,8 +360,8 @@ class SimulatedDevice:
             case Publish(topic, payload, retain, qos):
                 self._power.use()
                 self._publish(self.transport, topic, payload, qos=qos, retain=retain)
-            case Subscribe(filters):
-                self.transport.subscribe(filters)
+            case Subscribe(filters, retained):
+                self.transport.subscribe(filters, retained=retained)
             case Unsubscribe(filters):
                 self.transport.unsubscribe(filters)
             case Train():

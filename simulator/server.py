@@ -189,8 +189,8 @@ class SimulatedServer:
                 case Publish(topic, payload, retain, qos):
                     self._power.use()
                     self.transport.publish(topic, payload, qos=qos, retain=retain)
-                case Subscribe(filters):
-                    self.transport.subscribe(filters)
+                case Subscribe(filters, retained):
+                    self.transport.subscribe(filters, retained=retained)
                 case Unsubscribe(filters):
                     self.transport.unsubscribe(filters)
                 case Recall(lease_id, device):

@@ -110,9 +110,9 @@ class MemoryTransport:
         self.counters.published += 1
         self.counters.bytes_up += size
 
-    def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:
+    def subscribe(self, filters: Sequence[str], *, qos: int = 1, retained: bool = False) -> None:
         """Subscribe now or when connected."""
-        self._subscriptions.want(filters, qos)
+        self._subscriptions.want(filters, qos, retained=retained)
         if self.connected:
             self._ask(filters)
 

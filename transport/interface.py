@@ -164,10 +164,12 @@ class Transport(Protocol):
         Raise PacketTooLargeError or QueueFullError; then nothing was sent.
         """
 
-    def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:
+    def subscribe(self, filters: Sequence[str], *, qos: int = 1, retained: bool = False) -> None:
         """Subscribe now, or as soon as connected, and whenever the broker may have forgotten it.
 
-        Each call asks the broker, so that what is retained arrives once more.
+        Each call asks the broker, so that what is retained arrives once more. ``retained``: so is
+        all that is said there; the broker may then end a subscription that it has before it makes
+        the new one, which costs some brokers less.
         """
 
     def unsubscribe(self, filters: Sequence[str]) -> None:

@@ -108,13 +108,13 @@ class PahoTransport:
         self._connection.pump()
         self._announce()
 
-    def subscribe(self, filters: Sequence[str], *, qos: int = 1) -> None:
+    def subscribe(self, filters: Sequence[str], *, qos: int = 1, retained: bool = False) -> None:
         """Subscribe now or when connected; see `Transport.subscribe`."""
         for topic_filter in filters:
             check_filter(topic_filter)
-        self._flow.subscriptions.want(filters, qos)
+        self._flow.subscriptions.want(filters, qos, retained=retained)
         if self._connected and self._connection is not None:
-            self._connection.subscribe(filters, qos)
+            self._ask(self._connection, filters, qos)
             self._announce()
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
@@ -266,10 +266,16 @@ class PahoTransport:
             self._flow.events.append(PublishRefused(outgoing.topic, "larger than the broker takes"))
         asked = self._flow.subscriptions.missing(now, session_present=connection.session_present)
         for qos, filters in asked:
-            connection.subscribe(filters, qos)
+            self._ask(connection, filters, qos)
         connection.unsubscribe(
             self._flow.subscriptions.lingering(session_present=connection.session_present)
         )
+
+    def _ask(self, connection: Connection, filters: Sequence[str], qos: int) -> None:
+        """Subscribe. mosquitto 2.0 loses memory with each filter that a kept session repeats."""
+        if connection.session_present:
+            connection.unsubscribe(self._flow.subscriptions.replaceable(filters))
+        connection.subscribe(filters, qos)
 
     def _lost(self, connection: Connection, reason: str, now: float) -> float:
         """Return the delay before the next attempt."""

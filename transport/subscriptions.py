@@ -29,17 +29,20 @@ class Subscriptions:
     And those wanted no longer that the broker may have still.
     """
 
-    __slots__ = ("_granted", "_lingering", "_lost_at", "_wanted")
+    __slots__ = ("_granted", "_lingering", "_lost_at", "_retained", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: dict[str, int] = {}
+        self._retained: set[str] = set()
         self._granted: dict[str, float] = {}
         self._lingering: dict[str, None] = {}
         self._lost_at = -math.inf
 
-    def want(self, filters: Sequence[str], qos: int) -> None:
+    def want(self, filters: Sequence[str], qos: int, *, retained: bool = False) -> None:
         """Want these too; those that are granted are to be asked for again."""
         self._wanted |= dict.fromkeys(filters, qos)
+        self._retained.difference_update(filters)
+        self._retained.update(filters if retained else ())
         for each in filters:
             self._granted.pop(each, None)
             self._lingering.pop(each, None)
@@ -49,6 +52,7 @@ class Subscriptions:
         known = [each for each in filters if self._wanted.pop(each, None) is not None]
         for each in known:
             self._granted.pop(each, None)
+            self._retained.discard(each)
             self._lingering[each] = None
         while len(self._lingering) > MAX_LINGERING:
             del self._lingering[next(iter(self._lingering))]
@@ -82,6 +86,10 @@ class Subscriptions:
             if topic_filter not in self._granted:
                 asked.setdefault(qos, []).append(topic_filter)
         return sorted(asked.items())
+
+    def replaceable(self, filters: Sequence[str]) -> list[str]:
+        """Return those that may be ended before they are asked for again: nothing is missed."""
+        return [each for each in filters if each in self._retained]
 
     def lingering(self, *, session_present: bool) -> list[str]:
         """Return what to end once more on a new connection: the broker may not have heard it."""

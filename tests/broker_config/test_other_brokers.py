@@ -106,8 +106,8 @@ def test_everybody_may_subscribe_as_fedbus_does(name: str) -> None:
         AGGREGATOR: (*topics.aggregator_filters(), *topics.own_model_filters()),
         MONITOR: topics.monitor_filters(),
         "a": (
-            *topics.device_filters("a"),
-            *topics.member_filters("a", "c"),
+            *(topics.into("a"), topics.shares_to("a")),
+            *(*topics.news_filters("a"), *topics.member_news_filters("c")),
             topics.model_filter(7),
             topics.difference_filter(7),
         ),

@@ -30,8 +30,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[PahoTransport, str]]:
     """What is subscribed to, and over which transport."""
     asked: list[tuple[PahoTransport, str]] = []
 
-    def subscribe(transport: PahoTransport, filters: Sequence[str], *, qos: int = 1) -> None:
+    def subscribe(
+        transport: PahoTransport, filters: Sequence[str], *, qos: int = 1, retained: bool = False
+    ) -> None:
         assert qos == 1
+        assert retained is not any(each.endswith("/in") for each in filters)
         asked.extend((transport, each) for each in filters)
 
     monkeypatch.setattr(PahoTransport, "subscribe", subscribe)

@@ -90,11 +90,11 @@ def test_a_device_cannot_say_who_is_in_a_cohort_nor_which_coordinates_count() ->
 
 
 def test_a_member_hears_its_roster_the_support_and_its_own_shares() -> None:
-    assert TOPICS.member_filters("a-1", "pumps") == (
+    assert TOPICS.member_news_filters("pumps") == (
         "fedbus/1/digits/roster/pumps",
         "fedbus/1/digits/support",
-        "fedbus/1/digits/share/a-1/+",
     )
+    assert TOPICS.shares_to("a-1") == "fedbus/1/digits/share/a-1/+"
 
 
 def test_only_devices_read_shares() -> None:

@@ -77,6 +77,14 @@ def test_what_a_broker_has_forgotten_comes_back_within_an_hour() -> None:
     assert asked_again(subscriptions, RENEWED_S + 2, RENEWED_S + 3) == ["a", "b"]  # no answer yet
 
 
+def test_only_what_is_retained_can_be_ended_before_it_is_asked_for_again() -> None:
+    subscriptions = connected()
+    subscriptions.want(["state"], 1, retained=True)
+    assert subscriptions.replaceable(["a", "state"]) == ["state"]
+    subscriptions.want(["state"], 1)
+    assert subscriptions.replaceable(["a", "state"]) == []
+
+
 def test_the_answer_to_what_has_ended_grants_nothing() -> None:
     subscriptions = connected()
     assert subscriptions.end(["a", "never"]) == ["a"]
@@ -174,12 +182,19 @@ def keen(monkeypatch: pytest.MonkeyPatch) -> None:
 def logging_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
     require_mosquitto()
     folder = tmp_path_factory.mktemp("broker")
-    with Mosquitto(folder, OPEN + "max_queued_messages 3\nlog_type subscribe\n") as running:
+    with Mosquitto(
+        folder, OPEN + "max_queued_messages 3\nlog_type subscribe\nlog_type unsubscribe\n"
+    ) as running:
         yield running
 
 
 def num_asked(broker: Mosquitto, client_id: str, topic_filter: str) -> int:
     wanted = f": {client_id} 1 {topic_filter}"
+    return sum(line.endswith(wanted) for line in broker.log.splitlines())
+
+
+def num_ended(broker: Mosquitto, client_id: str, topic_filter: str) -> int:
+    wanted = f": {client_id} {topic_filter}"
     return sum(line.endswith(wanted) for line in broker.log.splitlines())
 
 
@@ -203,6 +218,33 @@ def test_over_many_reconnections_mosquitto_is_asked_once(
     assert num_asked(logging_broker, "reader", "a") == 1
     assert num_asked(logging_broker, "reader", "state") == 1
     assert num_asked(logging_broker, "guest", "a") == 6
+
+
+@pytest.mark.broker
+def test_over_a_kept_session_what_is_retained_is_ended_before_it_is_asked_for_again(
+    logging_broker: Mosquitto, protocol: str
+) -> None:
+    """For mosquitto 2.0 keeps memory of each filter that a session repeats. Nothing is missed."""
+    bus = PahoBus(logging_broker.port, protocol)
+    writer = bus.connected(settings("writer"))
+    writer.transport.publish("state", b"on", retain=True)
+    reader = bus.connected(settings("reader"), "in")
+    reader.transport.subscribe(["state"], retained=True)
+    bus.until(lambda: reader.payloads == [b"on"])
+    reader.acknowledge_all()
+    bus.settle(reader)
+    bus.reconnected(reader)
+    bus.until(lambda: reader.payloads == [b"on", b"on"])
+    reader.transport.subscribe(["state"], retained=True)
+    bus.until(lambda: reader.payloads == [b"on", b"on", b"on"])
+    for topic in ("in", "state"):
+        writer.transport.publish(topic, b"new")
+    bus.until(lambda: reader.payloads[3:] == [b"new", b"new"])
+    bus.close()
+    assert num_asked(logging_broker, "reader", "in") == 2
+    assert num_asked(logging_broker, "reader", "state") == 3
+    assert num_ended(logging_broker, "reader", "state") == 2
+    assert num_ended(logging_broker, "reader", "in") == 0
 
 
 @pytest.mark.broker
