@@ -36,7 +36,7 @@ def forget(enrolment: Path, device: str) -> list[Path]:
         enrolment / DEVICES / f"{device}.json",
         enrolment / TOKENS / f"{device}.json",
         folder.with_name(f"{device}.tar"),
-        place.token(device),
+        folder.with_name(f"{device}.token"),
         *(enrolment / WAITING).glob(f"*/{device}.json"),
     ]
     gone = [path for path in files if path.exists()]

@@ -7,6 +7,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -153,7 +154,8 @@ class Desk:
             if (kept.identity and kept.redeemed_at + LINGER_S < now) or kept.until < now
         ]
         for device in over:
-            self._place.token(device).unlink(missing_ok=True)
+            with suppress(OSError):  # not there any more, or stays: it is worth nothing
+                self._place.token(device).unlink()
         gone = {f"{NEWCOMER}{device}" for device in over}
         files = BrokerFiles(self._place.broker)
         entries = read_entries(files.passwords)

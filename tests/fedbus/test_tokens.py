@@ -103,7 +103,7 @@ def test_a_reply_that_somebody_changed_is_not_believed(farm: Workplace) -> None:
             open_reply(data, token.token, identity)
 
 
-def test_a_token_that_is_over_gets_nothing_and_its_account_goes(farm: Workplace) -> None:
+def test_a_token_that_is_over_gets_nothing_and_its_account_and_file_go(farm: Workplace) -> None:
     token = made(farm, "emil")
     entries = BrokerFiles(farm.broker).passwords
     assert "join-emil" in read_entries(entries)
@@ -115,17 +115,20 @@ def test_a_token_that_is_over_gets_nothing_and_its_account_goes(farm: Workplace)
     assert given.certificate == b""
     later.tidy()
     assert "join-emil" not in read_entries(entries)
+    assert not carried(farm, "emil").exists()
     assert "monitor" in read_entries(entries)
 
 
-def test_the_account_of_a_redeemed_token_stays_a_while_and_goes(farm: Workplace) -> None:
+def test_account_and_file_of_a_redeemed_token_stay_a_while_and_go(farm: Workplace) -> None:
     token = made(farm, "finn")
     entries = BrokerFiles(farm.broker).passwords
     Desk(farm, now=lambda: 1000.0).asked("join-finn", request_of(token, OWN))
     Desk(farm, now=lambda: 999.0 + LINGER_S).tidy()
     assert "join-finn" in read_entries(entries)
+    assert carried(farm, "finn").exists(), "an answer that got lost can be asked for again"
     Desk(farm, now=lambda: 1001.0 + LINGER_S).tidy()
     assert "join-finn" not in read_entries(entries)
+    assert not carried(farm, "finn").exists()
 
 
 @pytest.mark.parametrize("name", ["device-1", "operator", "join-x", "a/b"])
