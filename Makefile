@@ -1,5 +1,5 @@
 # Thin verbs, no logic. The first use of each makes its own virtual environment.
-.PHONY: demo check static test brokers rest plain tflite test-arm soak fuzz audit lock locked fix broker bench clean
+.PHONY: demo check static test brokers plain others tflite test-arm soak fuzz audit lock locked fix broker bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := protocol transport device_sdk aggregator simulator fedbus broker_config firmware_scripts \
@@ -33,16 +33,16 @@ check: static ## the same, and tests without a broker
 
 test: .venv/dev ## everything that is checked; brokers wait much, and what they leave the rest takes
 	scripts/ensure-servers
-	$(MAKE) --jobs 2 --output-sync=target brokers rest
+	$(MAKE) --jobs 3 --output-sync=target brokers plain others
 
 brokers: .venv/dev ## tests of real brokers and processes
 	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
-rest: .venv/dev ## all but those, out of the way of whatever else runs
-	nice -n 19 $(MAKE) static plain tflite
+plain: .venv/dev ## tests without a broker, the long ones too, out of the way of whatever else runs
+	nice -n 19 $(BIN)/pytest -q -n 2 --dist worksteal -m 'not broker'
 
-plain: .venv/dev ## tests without a broker, the long ones too
-	$(BIN)/pytest -q -n 2 -m 'not broker'
+others: .venv/dev ## what needs neither, likewise
+	nice -n 19 $(MAKE) static tflite
 
 tflite: .venv/dev ## .tflite files by tflite-runtime, with NumPy 1.26
 	scripts/test-tflite
