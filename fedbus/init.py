@@ -1,9 +1,8 @@
 """``fedbus init``: a federation that is secure without an edit."""
 
-import ipaddress
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -21,6 +20,7 @@ from fedbus import enrolment
 from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, ROSTERS
 from fedbus.first_settings import First, Wishes, first_settings
 from fedbus.key_files import read_key
+from fedbus.reach import Reach
 from fedbus.toml_text import Values, fill, with_lines
 from fedbus.workplace import (
     DEVICE,
@@ -36,83 +36,96 @@ from protocol.secagg.parameters import MIN_COHORT, Parameters
 from protocol.topics import DEFAULT_PREFIX, check_id
 
 DEFAULT_DEVICES: Final = ("device-1", "device-2", "device-3")
-LOOPBACK: Final = "127.0.0.1"
+
+
+DirArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write.")]
+DeviceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A device; repeat for more. Default: device-1 to device-3."),
+]
+TaskOption = Annotated[
+    str, typer.Option(help="The task's id. Default: digits.", show_default=False)
+]
+HostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The broker's name or address as devices reach it; repeat for more, the first is"
+        " used. Default: 127.0.0.1, and the broker listens there alone."
+    ),
+]
+PortOption = Annotated[
+    int, typer.Option(min=1, max=65_535, help="Where the broker takes certificates.")
+]
+PasswordPortOption = Annotated[
+    int, typer.Option(min=0, max=65_535, help="Where it takes passwords; 0: nowhere.")
+]
+WebsocketPortOption = Annotated[
+    int, typer.Option(min=0, max=65_535, help="The same over websockets; 0: nowhere.")
+]
+SchemeOption = Annotated[
+    Literal["seedmask", "lightsecagg", "pairwise", "none", ""],
+    typer.Option(
+        metavar="[seedmask|lightsecagg|pairwise|none]",
+        help="How updates are masked; pairwise: in rounds; none: the aggregator sees them."
+        " Default: seedmask.",
+        show_default=False,
+    ),
+]
+GroupOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=64,
+        help="Sum masked updates in groups of so many, which a robust rule compares; needs"
+        " three times as many devices, and robust.attackers becomes what such groups can bear."
+        " 0: one sum, which one attacker can spoil.",
+    ),
+]
+EpsilonOption = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Differential privacy: the most that may be learned of one device's data; 8 is"
+        " weak, below 1 strong. With --updates. 0: none.",
+    ),
+]
+UpdatesOption = Annotated[
+    int, typer.Option(min=0, help="From how many updates of a device in all, before it stops.")
+]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other setting of fed.toml, like robust.attackers=0.1; repeat for more.",
+    ),
+]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Begin with the settings of this fed.toml (model, training, ...) instead of the"
+        " sample's. Files it names stay where they are.",
+    ),
+]
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write.")] = Path(),
+    directory: DirArgument = Path(),
     *,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="A device; repeat for more. Default: device-1 to device-3."),
-    ] = None,
-    task: Annotated[
-        str, typer.Option(help="The task's id. Default: digits.", show_default=False)
-    ] = "",
-    host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The broker's name or address as devices reach it; repeat for more, the first is"
-            " used. Default: 127.0.0.1, and the broker listens there alone."
-        ),
-    ] = None,
-    port: Annotated[
-        int, typer.Option(min=1, max=65_535, help="Where the broker takes certificates.")
-    ] = 8883,
-    password_port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Where it takes passwords; 0: nowhere.")
-    ] = 8884,
-    websocket_port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="The same over websockets; 0: nowhere.")
-    ] = 0,
-    scheme: Annotated[
-        Literal["seedmask", "lightsecagg", "pairwise", "none", ""],
-        typer.Option(
-            metavar="[seedmask|lightsecagg|pairwise|none]",
-            help="How updates are masked; pairwise: in rounds; none: the aggregator sees them."
-            " Default: seedmask.",
-            show_default=False,
-        ),
-    ] = "",
-    group: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=64,
-            help="Sum masked updates in groups of so many, which a robust rule compares; needs"
-            " three times as many devices, and robust.attackers becomes what such groups can bear."
-            " 0: one sum, which one attacker can spoil.",
-        ),
-    ] = 0,
-    epsilon: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Differential privacy: the most that may be learned of one device's data; 8 is"
-            " weak, below 1 strong. With --updates. 0: none.",
-        ),
-    ] = 0.0,
-    updates: Annotated[
-        int,
-        typer.Option(min=0, help="From how many updates of a device in all, before it stops."),
-    ] = 0,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other setting of fed.toml, like robust.attackers=0.1; repeat for more.",
-        ),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Begin with the settings of this fed.toml (model, training, ...) instead of the"
-            " sample's. Files it names stay where they are.",
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    task: TaskOption = "",
+    host: HostOption = None,
+    port: PortOption = 8883,
+    password_port: PasswordPortOption = 8884,
+    websocket_port: WebsocketPortOption = 0,
+    scheme: SchemeOption = "",
+    group: GroupOption = 0,
+    epsilon: EpsilonOption = 0.0,
+    updates: UpdatesOption = 0,
+    setting: SettingOption = None,
+    source: SourceOption = None,
 ) -> None:
     """Make a federation: settings, keys, certificates and a broker, for one task and its devices.
 
@@ -134,22 +147,29 @@ def init(
     )
     first = first_settings(wishes, len(names))
     _check(place, names, first)
-    hosts = list(dict.fromkeys([*(host or []), LOOPBACK, "localhost"]))
-    listen = "" if host else LOOPBACK
-    ports = Ports(port, password_port, websocket_port)
-    _check_ways(hosts, [port, password_port, websocket_port])
+    reach = Reach.by(host or (), Ports(port, password_port, websocket_port))
+    signed = _make(place, names, first, reach)
+    _say(place, names, reach)
+    if signed:
+        typer.echo(f"\n{signed}")
+
+
+def _make(place: Workplace, names: tuple[str, ...], first: First, reach: Reach) -> str:
+    """Write it all; return what was signed for all devices."""
     with _whole_or_nothing(place):
-        _write_settings(place, names[0], first, host=hosts[0], port=port)
+        _write_settings(place, names[0], first, reach)
         place.enrolment.mkdir(mode=0o700)
         authority = Authority.create(place.ca, f"fedbus {first.task}")
         write_secure_broker(
-            place.broker, authority, hosts, ports=ports, listen=listen, prefix=first.prefix
+            place.broker,
+            authority,
+            reach.hosts,
+            ports=reach.ports,
+            listen=reach.listen,
+            prefix=first.prefix,
         )
         write_services(place, authority)
-        signed = _enrol(place, authority, names)
-    _say(place, names, hosts[0], port)
-    if signed:
-        typer.echo(f"\n{signed}")
+        return _enrol(place, authority, names)
 
 
 @contextmanager
@@ -188,21 +208,12 @@ def _check(place: Workplace, names: tuple[str, ...], first: First) -> None:
         )
 
 
-def _check_ways(hosts: Sequence[str], ports: Sequence[int]) -> None:
-    for host in hosts:
-        if not _is_address(host) and any(each in "/:" or each.isspace() for each in host):
-            raise ConfigError(f"--host {host}: a name or an address alone; --port says where")
-    taken = [port for port in ports if port]
-    if len(set(taken)) != len(taken):
-        raise ConfigError("--port, --password-port and --websocket-port must differ")
-
-
-def _write_settings(place: Workplace, name: str, first: First, *, host: str, port: int) -> None:
+def _write_settings(place: Workplace, name: str, first: First, reach: Reach) -> None:
     fed: Values = {
         "": {"state_dir": "aggregator/state"},
         "broker": {
-            "host": host,
-            "port": port,
+            "host": reach.host,
+            "port": reach.ports.tls,
             "ca_file": "aggregator/ca.crt",
             "certificate_file": "aggregator/tls.crt",
             "key_file": "aggregator/tls.key",
@@ -219,8 +230,8 @@ def _write_settings(place: Workplace, name: str, first: First, *, host: str, por
         },
         "data": {"file": "data.npz"},
         "broker": {
-            "host": host,
-            "port": port,
+            "host": reach.host,
+            "port": reach.ports.tls,
             "ca_file": "ca.crt",
             "certificate_file": "device.crt",
             "key_file": "device.key",
@@ -269,10 +280,10 @@ def _signed(given: Parameters) -> str:
     )
 
 
-def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None:
+def _say(place: Workplace, names: tuple[str, ...], reach: Reach) -> None:
     typer.echo(f"task and {many(len(names), 'device')}, in {place.directory.absolute()}:")
     for path, what in (
-        ("broker/", f"to the broker's host ({_where(host, port)})"),
+        ("broker/", f"to the broker's host ({reach.text})"),
         ("fed.toml, aggregator/", "to the aggregator's host"),
         ("enrolment/carry/<id>/", "each to its device, and its data.npz (x, y) into it"),
         ("enrolment/", "SECRET: stays with you, on none of these machines"),
@@ -287,16 +298,3 @@ def _say(place: Workplace, names: tuple[str, ...], host: str, port: int) -> None
         f"fedbus watch --dir {here}",
     ):
         typer.echo(f"  {line}")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _where(host: str, port: int) -> str:
-    alone = _is_address(host) and ipaddress.ip_address(host).is_loopback
-    return f"{host}:{port}" + (": this machine alone; --host says otherwise" if alone else "")
