@@ -15,6 +15,7 @@ from aggregator.wording import many
 from broker_config.programs import Engine
 from fedbus.datasets import Dataset, load, split
 from fedbus.demonstration import Outcome, demonstrate
+from fedbus.early import INTERRUPTED
 from fedbus.federation import Recipe
 from fedbus.summary import print_summary, result_of, say_where
 from protocol.errors import ConfigError
@@ -23,59 +24,71 @@ from protocol.vectors.packing import parse_codec
 
 DEFAULT_DEVICES: Final = 8
 MAX_DEVICES: Final = 64
-_INTERRUPTED: Final = 130
+
+
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MAX_DEVICES,
+        help="Device processes; default 8, or one per client of --data.",
+        show_default=False,
+    ),
+]
+ModeOption = Annotated[str, typer.Option(help="buffered (asynchronous) or rounds.")]
+CodecOption = Annotated[
+    str, typer.Option(help="How updates travel, like dense/float32 or topk-0.01/int8.")
+]
+SchemeOption = Annotated[
+    str,
+    typer.Option(
+        help="How updates are masked: seedmask, lightsecagg, pairwise (with --mode rounds) or"
+        " none (all in sight)."
+    ),
+]
+SupportOption = Annotated[
+    str, typer.Option(help="What masked updates contain: dense, randk-F or plan-F.")
+]
+AlphaOption = Annotated[
+    float, typer.Option(help="Dirichlet parameter; small: each device sees few labels.")
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Decides who holds which rows.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="An .npz with x, y and perhaps client (a row's owner).")
+]
+TargetOption = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Accuracy on held-out rows to be reached.")
+]
+TimeoutOption = Annotated[float, typer.Option(min=1.0, help="Seconds after which it gives up.")]
+BrokerOption = Annotated[
+    Engine, typer.Option(help="auto: mosquitto if it is installed, else amqtt.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.")
+]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Work in this new folder, and leave it there."),
+]
 
 
 def demo(
     *,
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MAX_DEVICES,
-            help="Device processes; default 8, or one per client of --data.",
-            show_default=False,
-        ),
-    ] = None,
-    mode: Annotated[str, typer.Option(help="buffered (asynchronous) or rounds.")] = "buffered",
-    codec: Annotated[
-        str, typer.Option(help="How updates travel, like dense/float32 or topk-0.01/int8.")
-    ] = "topk-0.05/int4",
-    scheme: Annotated[
-        str,
-        typer.Option(
-            help="How updates are masked: seedmask, lightsecagg, pairwise (with --mode rounds) or"
-            " none (all in sight)."
-        ),
-    ] = "seedmask",
-    support: Annotated[
-        str, typer.Option(help="What masked updates contain: dense, randk-F or plan-F.")
-    ] = "dense",
-    alpha: Annotated[
-        float, typer.Option(help="Dirichlet parameter; small: each device sees few labels.")
-    ] = 0.3,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides who holds which rows.")
-    ] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="An .npz with x, y and perhaps client (a row's owner).")
-    ] = None,
-    target: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Accuracy on held-out rows to be reached.")
-    ] = 0.93,
-    timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds after which it gives up.")
-    ] = 60.0,
-    broker: Annotated[
-        Engine, typer.Option(help="auto: mosquitto if it is installed, else amqtt.")
-    ] = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the figures here.")
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Work in this new folder, and leave it there."),
-    ] = None,
+    devices: DevicesOption = None,
+    mode: ModeOption = "buffered",
+    codec: CodecOption = "topk-0.05/int4",
+    scheme: SchemeOption = "seedmask",
+    support: SupportOption = "dense",
+    alpha: AlphaOption = 0.3,
+    seed: SeedOption = 0,
+    data: DataOption = None,
+    target: TargetOption = 0.93,
+    timeout: TimeoutOption = 60.0,
+    broker: BrokerOption = "auto",
+    json_file: JsonOption = None,
+    keep: KeepOption = None,
 ) -> None:
     """Train one model on real data, on devices that share none of it.
 
@@ -92,12 +105,7 @@ def demo(
         mode=mode, codec=codec, seed=seed, engine=broker, scheme=scheme, support=support
     )
     dataset = load(data)
-    num_devices = devices or _default_devices(dataset)
-    if recipe.secure and num_devices < MIN_COHORT:
-        raise ConfigError(
-            f"{many(num_devices, 'device')}: a sum hides nobody among fewer than {MIN_COHORT};"
-            " take more --devices, or --scheme none"
-        )
+    num_devices = _num_devices(devices, recipe, dataset)
     parts = split(dataset, devices=num_devices, alpha=alpha, seed=seed)
     with _folder(keep) as folder:
         outcome = demonstrate(
@@ -114,7 +122,7 @@ def demo(
 
 def _exit_status(outcome: Outcome) -> int:
     if outcome.interrupted:
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0 if outcome.reached else 1
 
 
@@ -128,6 +136,17 @@ def _check(mode: str, codec: str, scheme: str, support: str, json_file: Path | N
         raise ConfigError("--scheme pairwise works in rounds only: add --mode rounds")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+
+
+def _num_devices(devices: int | None, recipe: Recipe, dataset: Dataset) -> int:
+    """Return how many devices there are to be. Raises ConfigError for too few."""
+    num_devices = devices or _default_devices(dataset)
+    if recipe.secure and num_devices < MIN_COHORT:
+        raise ConfigError(
+            f"{many(num_devices, 'device')}: a sum hides nobody among fewer than {MIN_COHORT};"
+            " take more --devices, or --scheme none"
+        )
+    return num_devices
 
 
 def _default_devices(dataset: Dataset) -> int:
