@@ -26,6 +26,8 @@ from protocol.secagg.pairwise import OUTCOME, VIEW
 from protocol.secagg.pairwise_keys import ADVERTISEMENT, PAIR_BYTES, Publics, keys_message
 from tests.support.rounds import NUMBER, Ring
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 
 def refused(ring: Ring, index: int, message: RoundTold) -> str:
     """The reason why a device does not go along, having stored nothing."""

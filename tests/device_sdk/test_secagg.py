@@ -23,6 +23,8 @@ from protocol.vectors.sparse import encode_indices
 from tests.support.circle import NAMES, Circle
 from tests.support.handset import SIZE, Handset
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 #: A share of one mask: 512 columns (U - T = 2) and 4 of the dealers' test, 4 bytes each.
 ROW_BYTES = 516 * 4
 DELTA = [0.5, -0.25, 0.125, 0.0, 1.0, -1.0]

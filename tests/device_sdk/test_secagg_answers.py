@@ -25,6 +25,8 @@ from protocol.secagg.requests import Asked, make_request, request_hash
 from tests.support.circle import NAMES, Circle
 from tests.support.enrolment import cohort
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 COHORT = cohort(NAMES)
 DELTA = [0.5, -0.25, 0.125, 0.0, 1.0, -1.0]
 

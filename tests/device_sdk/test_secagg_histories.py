@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from protocol.secagg.requests import request_hash
 from tests.support.circle import Circle
 from tests.support.handset import Handset
 from tests.support.messages import KINDS
+
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
 
 HOLDER = "e"
 DEALERS = "abcd"

@@ -22,6 +22,8 @@ from simulator import World
 from tests.simulation.caches import MODEL, SIZE, TASK, Caches, Float64, Pull, Secure
 from transport import Message
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 NAMES = "abcdef"
 SECURE_NAMES = "abcdefgh"
 #: A training takes one of these; the last is too long for any version to wait for.
