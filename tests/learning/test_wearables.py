@@ -43,8 +43,8 @@ def recordings_of(sensor: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("sensor", CENTRAL)
 def test_people_who_share_no_data_learn_as_well_as_in_one_place(sensor: str) -> None:
-    """With one seed; `python -m benchmarks learning` has three."""
-    assert wearable_accuracy(recordings_of(sensor), seed=0) >= CENTRAL[sensor]
+    """With one seed and after half the rounds; `python -m benchmarks learning` has three seeds."""
+    assert wearable_accuracy(recordings_of(sensor), seed=0, num_rounds=30) >= CENTRAL[sensor]
 
 
 def test_nobody_trains_who_is_tested_on() -> None:
