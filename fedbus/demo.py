@@ -1,7 +1,6 @@
 """``fedbus demo``: a whole federation on this machine, from nothing to an accurate model."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from fedbus.demonstration import Outcome, demonstrate
 from fedbus.early import INTERRUPTED
 from fedbus.federation import Recipe
 from fedbus.summary import print_summary, result_of, say_where
+from fedbus.temporary import temporary_folder
 from protocol.errors import ConfigError
 from protocol.secagg.parameters import MIN_COHORT, PAIRWISE
 from protocol.vectors.packing import parse_codec
@@ -160,8 +160,8 @@ def _default_devices(dataset: Dataset) -> int:
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="fedbus-demo-") as folder:
-            yield Path(folder)
+        with temporary_folder("fedbus-demo-") as folder:
+            yield folder
         return
     try:
         keep.mkdir(mode=0o700, parents=True)

@@ -2,7 +2,6 @@
 
 import json
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from fedbus.load_run import Outcome, drive
 from fedbus.load_scratch import TASK, carried_config, device_names, running_scratch
 from fedbus.load_screen import tables
 from fedbus.load_trainer import DryTrainer
+from fedbus.temporary import temporary_folder
 from fedbus.whole_files import check_file, write_whole
 from fedbus.workplace import DEVICE_CERTIFICATE
 from protocol.errors import ConfigError
@@ -209,8 +209,8 @@ def _scratch(names: Sequence[str], given: _Given, task: str, *, tls: bool) -> It
             " --username, --password-file, --passwords and --carried"
         )
     with (
-        tempfile.TemporaryDirectory(prefix="fedbus-load-") as folder,
-        running_scratch(Path(folder), names, tls=tls) as running,
+        temporary_folder("fedbus-load-") as folder,
+        running_scratch(folder, names, tls=tls) as running,
     ):
         aggregator = running.aggregator.process
         yield _Target(
