@@ -19,7 +19,7 @@ import pytest
 import protocol
 from device_sdk import SDK_VERSION
 from firmware_scripts import bundle
-from firmware_scripts.bundle import MANIFEST, MAX_BYTES, SDK_ZIP, BundleError, build_bundle
+from firmware_scripts.bundle import MANIFEST, MAX_BYTES, SDK_ZIP, Bundle, BundleError, build_bundle
 from firmware_scripts.slim import slim
 from protocol.messages import WIRE_VERSION
 from tests.firmware_scripts.workbench import noise, unzipped
@@ -34,6 +34,12 @@ def slimmed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("firmware_scripts.bundle.slim", functools.cache(slim))
         yield
+
+
+@pytest.fixture(scope="module")
+def whole() -> Bundle:
+    """Return the bundle of the source as it is."""
+    return build_bundle()
 
 
 def _copy(folder: Path) -> dict[str, Path]:
@@ -89,25 +95,26 @@ def test_words_and_columns_alone_make_no_new_release(tmp_path: Path) -> None:
     assert build_bundle(sources).name != before, "a traceback would name other lines"
 
 
-def test_its_name_follows_from_the_modules_and_not_from_how_they_are_deflated() -> None:
-    built = build_bundle()
-    manifest = json.loads(built.files[MANIFEST])
-    assert built.name == f"{SDK_VERSION}-{hashlib.sha256(built.files[MANIFEST]).hexdigest()[:12]}"
-    assert hashlib.sha256(built.files[SDK_ZIP]).hexdigest() not in built.files[MANIFEST].decode()
+def test_its_name_follows_from_the_modules_and_not_from_how_they_are_deflated(
+    whole: Bundle,
+) -> None:
+    manifest = json.loads(whole.files[MANIFEST])
+    assert whole.name == f"{SDK_VERSION}-{hashlib.sha256(whole.files[MANIFEST]).hexdigest()[:12]}"
+    assert hashlib.sha256(whole.files[SDK_ZIP]).hexdigest() not in whole.files[MANIFEST].decode()
     assert manifest == {
         "sdk": SDK_VERSION,
         "wire": WIRE_VERSION,
         "requires": list(bundle.REQUIREMENTS),
         "modules": {
             path: hashlib.sha256(data).hexdigest()
-            for path, data in unzipped(built.files[SDK_ZIP]).items()
+            for path, data in unzipped(whole.files[SDK_ZIP]).items()
         },
     }
 
 
-def test_all_that_a_device_stores_of_it_is_small() -> None:
+def test_all_that_a_device_stores_of_it_is_small(whole: Bundle) -> None:
     """With ``-rP`` pytest prints the sizes; "room" is what the SDK may still grow by."""
-    files = build_bundle().files
+    files = whole.files
     size = sum(map(len, files.values()))
     code = sum(map(len, unzipped(files[SDK_ZIP]).values()))
     figures = f"{code} bytes of code, {len(files[SDK_ZIP])} as a zip, {size} with the manifest; "
@@ -133,10 +140,9 @@ def test_a_source_that_is_not_python_is_refused_by_name(tmp_path: Path, source: 
         build_bundle(sources)
 
 
-def test_it_holds_the_three_packages_and_no_data() -> None:
-    built = build_bundle()
-    assert list(built.files) == [SDK_ZIP, MANIFEST]
-    paths = set(unzipped(built.files[SDK_ZIP]))
+def test_it_holds_the_three_packages_and_no_data(whole: Bundle) -> None:
+    assert list(whole.files) == [SDK_ZIP, MANIFEST]
+    paths = set(unzipped(whole.files[SDK_ZIP]))
     assert {path.split("/")[0] for path in paths} == {"device_sdk", "protocol", "transport"}
     assert all(path.endswith((".py", "/py.typed")) for path in paths)
     assert not [path for path in paths if "test" in path or "__pycache__" in path]
@@ -150,15 +156,15 @@ def test_what_is_no_source_stays_at_home(tmp_path: Path) -> None:
     assert build_bundle(sources) == before
 
 
-def test_nothing_in_it_looks_for_files_beside_itself() -> None:
+def test_nothing_in_it_looks_for_files_beside_itself(whole: Bundle) -> None:
     """There are none: a module lies in a zip, which no ``open`` looks into."""
-    for path, data in unzipped(build_bundle().files[SDK_ZIP]).items():
+    for path, data in unzipped(whole.files[SDK_ZIP]).items():
         words = {getattr(node, "id", "") for node in ast.walk(ast.parse(data))}
         assert not words & {"__file__", "__path__"}, path
 
 
-def test_nothing_in_it_needs_what_is_left_out() -> None:
-    modules = unzipped(build_bundle().files[SDK_ZIP])
+def test_nothing_in_it_needs_what_is_left_out(whole: Bundle) -> None:
+    modules = unzipped(whole.files[SDK_ZIP])
     assert (ROOT / LEFT_OUT.replace(".", "/")).is_dir()
     assert not [path for path in modules if path.startswith(LEFT_OUT.replace(".", "/"))]
     for path, data in modules.items():
@@ -176,10 +182,10 @@ def test_what_it_requires_is_the_bare_install() -> None:
 
 
 @pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdk(whole: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the zip as it lies on a device."""
     path = tmp_path_factory.mktemp("release") / SDK_ZIP
-    path.write_bytes(build_bundle().files[SDK_ZIP])
+    path.write_bytes(whole.files[SDK_ZIP])
     return path
 
 

@@ -87,9 +87,7 @@ def distance(strategy: str, codec: str, seed: bytes) -> float:
     return float(np.linalg.norm(np.mean(params, axis=0) - optimum) / np.sqrt(SIZE))
 
 
-@pytest.mark.parametrize(
-    ("codec", "number"), [("dense/float32", 0), ("dense/float32", 1), ("topk-0.25/int8", 2)]
-)
+@pytest.mark.parametrize(("codec", "number"), [("dense/float32", 0), ("topk-0.25/int8", 2)])
 def test_calibrated_the_slow_ones_count_as_much(codec: str, number: int) -> None:
     seed = derive(bytes(32), "fast devices", number)
     plain, calibrated = distance("fedavg", codec, seed), distance("calibrated", codec, seed)

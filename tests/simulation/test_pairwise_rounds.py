@@ -93,7 +93,7 @@ def test_a_device_that_comes_back_takes_part_again(stage: str) -> None:
         return usual(said, device)
 
     rounds.hook = hook
-    assert rounds.reaches(4)
+    assert rounds.reaches(3)
     assert cut
     assert rounds.audit.counted[-1] == tuple(rounds.names)
     assert rounds.audit.violations == []
@@ -104,7 +104,7 @@ def test_a_device_may_lose_power_at_any_write_or_word(after: int) -> None:
     rounds = RoundWorld(6)
     rounds.world.run_for(1.0)
     rounds.device(1).lose_power(after=after, down_s=0.4)
-    assert rounds.reaches(4)
+    assert rounds.reaches(3)
     assert rounds.audit.counted[-1] == tuple(rounds.names)
     assert rounds.audit.violations == []
 

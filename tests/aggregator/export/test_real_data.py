@@ -128,8 +128,8 @@ SERIES: Final[Layers] = [just("gru", units=24), dense(5)]
 QUICK: Final = {"batch_size": 32, "momentum": 0.9, "learning_rate": 0.05}
 CASES: Final[Mapping[str, Case]] = {
     "digits": Case(digits, [dense(32), just("relu"), dense(10)], 0.94, {"epochs": 20}),
-    "Fashion-MNIST, CNN": Case(fashion, CNN, 0.8, {**QUICK, "epochs": 4}),
-    "Fashion-MNIST, separable": Case(fashion, SEPARABLE, 0.75, {**QUICK, "epochs": 2}),
+    "Fashion-MNIST, CNN": Case(fashion, CNN, 0.8, {**QUICK, "epochs": 3}),
+    "Fashion-MNIST, separable": Case(fashion, SEPARABLE, 0.75, {**QUICK, "epochs": 1}),
     "phones": Case(lambda: features_of("phone"), WORN, 0.8, {"epochs": 10, "learning_rate": 0.05}),
     "watches": Case(lambda: features_of("watch"), WORN, 0.8, {"epochs": 10, "learning_rate": 0.05}),
     "watches, GRU": Case(
