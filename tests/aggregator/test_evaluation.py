@@ -3,16 +3,22 @@
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from aggregator.config import AggregatorConfig, EvaluationConfig, IdentityConfig
+from aggregator.coordinator import Coordinator
 from aggregator.evaluation import Evaluator
 from aggregator.robust.group_testing import harm
 from aggregator.robust.group_watch import Candidates
+from aggregator.secure_config import NONE, SecureConfig
+from aggregator.service import Service
 from device_sdk.engine import Model, parse_spec
 from device_sdk.engine.data import as_blocks
 from device_sdk.engine.statistics import measure_statistics
+from tests.support.desk import task_config
 
 SPEC: dict[str, Any] = {
     "input": [4],
@@ -63,3 +69,23 @@ def test_groups_are_compared_with_the_model_without_them(tmp_path: Path) -> None
     assert trials[0].change == pytest.approx(expected, abs=1e-5)
     assert trials[1].change == 1.0
     assert trials[2].change == 0.0
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_groups_are_watched_where_somebody_evaluates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, evaluates: bool
+) -> None:
+    watched = Mock()
+    monkeypatch.setattr(Coordinator, "watch_groups", watched)
+    np.savez(tmp_path / "held_out.npz", x=np.zeros((8, 2), np.float32), y=np.zeros(8, np.int64))
+    config = AggregatorConfig(
+        state_dir=str(tmp_path),
+        task=task_config(),
+        evaluation=EvaluationConfig(file=str(tmp_path / "held_out.npz") if evaluates else ""),
+        secure=SecureConfig(scheme=NONE),
+        identity=IdentityConfig(required=False),
+    )
+    service = Service(config)
+    monkeypatch.setattr("aggregator.service._Tenure.serve", lambda *_: service.stop())
+    service.run()
+    assert watched.call_count == evaluates
