@@ -33,6 +33,8 @@ from protocol.secagg.pairwise_keys import ADVERTISEMENT, Publics, keys_message
 from tests.support.round_desk import DEADLINE_S, NAMES, RoundDesk
 from tests.support.secure_desk import enrol, secure_task
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 MakeRounds = Callable[..., RoundDesk]
 SOON_S = PATIENCE * DEADLINE_S
 

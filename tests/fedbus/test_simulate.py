@@ -65,6 +65,12 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the report without plots, which take most of the time."""
+    monkeypatch.setattr("fedbus.report_files.plots", lambda _report: [])
+
+
 def report_in(folder: Path) -> Report:
     return from_json((folder / "report.json").read_bytes())
 
@@ -144,6 +150,7 @@ def test_ctrl_c_before_anything_runs_ends_it_at_once(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_fails_leaves_the_others_a_report_and_a_status(
     small: Path,
     tmp_path: Path,
@@ -358,6 +365,7 @@ def test_a_narrow_terminal_cuts_no_number() -> None:
     assert "…" not in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_quiet_run_says_nothing_and_json_goes_to_a_file_of_its_own_too(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ class Trouble:
             self._disturb()
         else:
             pytest.fail(f"stuck at {self.caches.num_counted} updates")
-        self.world.run_for(60.0)
+        self.world.run_for(40.0)
         self.caches.check_devices()
 
     def _draw(self, bound: int) -> int:
