@@ -23,9 +23,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_finish() -> None:
-    """Leave thousands of tests and their modules, which stay to the end, out of collections."""
+    """Leave thousands of tests and their modules, which stay to the end, out of collections.
+
+    And collect less often than after 700 more objects than before: a twentieth of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture
