@@ -27,6 +27,7 @@ from nacl.utils import random
 from broker_config.private_files import PUBLIC, create, replace
 from protocol.errors import ConfigError
 from protocol.topics import check_id
+from transport.secret_files import read_secret_file
 
 CA_DAYS: Final = 20 * 365
 LEAF_DAYS: Final = 2 * 365
@@ -83,14 +84,17 @@ class Authority:
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Read an authority. Raises ConfigError that names the file."""
-        text = _read(directory / "ca.key", "`fedbus ca init` makes one")
+        """Read an authority, whose key must be of mode 0600. Raises ConfigError with the file."""
+        path = directory / "ca.key"
+        if not path.exists():
+            raise ConfigError(f"{path}: there is none; `fedbus ca init` makes one")
+        text = read_secret_file(path)
         try:
-            key = serialization.load_pem_private_key(text, None)
+            key = serialization.load_pem_private_key(text.encode(), None)
         except (ValueError, TypeError):
-            raise ConfigError(f"{directory / 'ca.key'}: no private key in PEM") from None
+            raise ConfigError(f"{path}: no private key in PEM") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigError(f"{directory / 'ca.key'}: expected an ECDSA key")
+            raise ConfigError(f"{path}: expected an ECDSA key")
         return cls(directory, read_certificate(directory / "ca.crt"), key)
 
     @property

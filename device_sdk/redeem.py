@@ -35,6 +35,7 @@ from protocol.topics import Topics, check_id
 from transport import BrokerSettings, Disconnected, Message, Refused
 from transport.loop import Loop
 from transport.paho import PahoTransport
+from transport.secret_files import read_secret_file
 from transport.settings import Tls
 
 #: How long until it asks again.
@@ -68,11 +69,10 @@ def token_text(token: Token) -> str:
 
 
 def read_token(path: Path) -> Token:
-    """Read a token's file. Raises ConfigError that shows nothing of it."""
+    """Read a token's file, of mode 0600. Raises ConfigError that shows nothing of it."""
+    text = read_secret_file(path)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        table = json.loads(text)
     except (ValueError, RecursionError):
         raise ConfigError(f"{path}: not a token of `fedbus enrol --token`") from None
     if not isinstance(table, dict) or table.keys() != _FIELDS or not _are_right(table):
@@ -148,8 +148,9 @@ def _own_secrets(path: Path) -> dict[str, bytes]:
     if not path.exists():
         fresh = {name: nacl.utils.random(KEY_BYTES).hex() for name in _SECRETS}
         _write(path, json.dumps(fresh).encode())
+    text = read_secret_file(path)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(text)
         return {name: bytes.fromhex(table[name]) for name in _SECRETS}
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: damaged; delete it, and have a new token made") from None

@@ -44,6 +44,7 @@ from protocol.joining import (
 from protocol.messages import KEY_BYTES
 from protocol.secagg import keys
 from protocol.secagg.roster import RosterMember
+from transport.secret_files import read_secret_file
 
 TOKENS: Final = "tokens"
 #: How long an account of a token that was redeemed stays, so that a lost answer can be said again.
@@ -249,12 +250,11 @@ def _write(place: Workplace, kept: Kept) -> None:
 
 
 def _read(path: Path) -> Kept:
+    text = read_secret_file(path)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(text)
         secret = {name: bytes.fromhex(table[name]) for name in ("token", "identity", "reply")}
         kept = Kept(**{**table, **secret})
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: damaged; delete it, and make a new token") from None
     if len(kept.token) != KEY_BYTES:

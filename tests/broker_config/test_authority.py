@@ -111,6 +111,15 @@ def test_a_damaged_file_is_named(authority: Authority, name: str) -> None:
         _ = Authority.open(authority.directory).list_pem
 
 
+def test_a_key_that_others_may_read_signs_nothing(authority: Authority) -> None:
+    key = authority.directory / "ca.key"
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"ca\.key: others may read it: chmod 600"):
+        Authority.open(authority.directory)
+    key.chmod(0o600)
+    assert Authority.open(authority.directory).names() == []
+
+
 def test_a_certificate_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.crt").write_text("no PEM")
     with pytest.raises(ConfigError, match=r"a\.crt: no certificate in PEM"):

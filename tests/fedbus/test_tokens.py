@@ -12,7 +12,7 @@ from broker_config.authority import Authority
 from broker_config.files import BrokerFiles, read_entries
 from broker_config.running import free_port, running_secure_broker
 from device_sdk.identity import read_keys
-from device_sdk.redeem import Token, read_token, request_of
+from device_sdk.redeem import Token, read_token, redeem, request_of
 from fedbus.__main__ import main
 from fedbus.enrolment import ENROLMENT_PUBLIC
 from fedbus.key_files import read_key
@@ -20,7 +20,7 @@ from fedbus.listener import Listener
 from fedbus.tokens import LINGER_S, Desk
 from fedbus.waiting import waiting_in
 from fedbus.workplace import Workplace
-from protocol.errors import RemoteProtocolError
+from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.identity import identity_public, open_certificate
 from protocol.joining import Reply, open_reply, private_pem, tls_public
 from protocol.topics import DEFAULT_PREFIX
@@ -77,6 +77,28 @@ def test_the_same_device_may_ask_again_and_another_may_not(farm: Workplace) -> N
     assert reply(farm, token) == first
     assert "another identity" in reply(farm, token, OTHER).problem
     assert len(Authority.open(farm.ca).issued("bob")) == 1
+
+
+def test_a_token_that_others_may_read_is_redeemed_on_neither_side(tmp_path: Path) -> None:
+    place = init(tmp_path)
+    token, own = made(place, "gil"), tmp_path / "device"
+    carried(place, "gil").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"gil\.token: others may read it: chmod 600"):
+        redeem(carried(place, "gil"), own, 0.0)
+    assert not own.exists()
+    (place.enrolment / "tokens" / "gil.json").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"gil\.json: others may read it: chmod 600"):
+        reply(place, token)
+
+
+def test_keys_of_a_first_try_that_others_may_read_are_not_taken(farm: Workplace) -> None:
+    made(farm, "hal")
+    own = farm.directory / "hal"
+    own.mkdir()
+    (own / "joining.json").write_text("{}")
+    (own / "joining.json").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"joining\.json: others may read it: chmod 600"):
+        redeem(carried(farm, "hal"), own, 0.0)
 
 
 def test_a_request_that_is_not_the_tokens_gets_no_answer(farm: Workplace) -> None:
