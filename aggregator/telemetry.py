@@ -4,17 +4,18 @@ Telemetry is for people, unsigned, and may be lost. A device that invents a spee
 that suit that speed, nothing else; what masking cut is shown. Pure.
 """
 
-import json
-import math
 from typing import Final
 
 from protocol import refusals
 from protocol.errors import RemoteProtocolError
+from protocol.json_objects import read_object
 
 UPLINK: Final = "uplink_bytes_per_s"
 SATURATED: Final = "saturated_values"
 #: Longer telemetry is nobody's who measures.
 MAX_BYTES: Final = 8_192
+#: A larger number is nobody's either, and with a few hundred digits no float.
+MOST: Final = 1 << 62
 
 
 def uplink_speed(payload: bytes) -> float:
@@ -23,9 +24,7 @@ def uplink_speed(payload: bytes) -> float:
     Raises RemoteProtocolError (``malformed``) for what is no JSON object, or no speed.
     """
     speed = _told(payload).get(UPLINK, 0)
-    if not isinstance(speed, int | float) or isinstance(speed, bool):
-        raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{UPLINK} is no speed")
-    if not (math.isfinite(speed) and speed >= 0):
+    if not isinstance(speed, int | float) or isinstance(speed, bool) or not 0 <= speed <= MOST:
         raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{UPLINK} is no speed")
     return float(speed)
 
@@ -36,7 +35,7 @@ def saturated_values(payload: bytes) -> int:
     Raises RemoteProtocolError (``malformed``) for what is no JSON object, or no count.
     """
     count = _told(payload).get(SATURATED, 0)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST:
         raise RemoteProtocolError(refusals.MALFORMED, f"telemetry.{SATURATED} is no count")
     return count
 
@@ -44,10 +43,4 @@ def saturated_values(payload: bytes) -> int:
 def _told(payload: bytes) -> dict[str, object]:
     if len(payload) > MAX_BYTES:
         raise RemoteProtocolError(refusals.MALFORMED, f"telemetry of {len(payload)} bytes")
-    try:
-        told = json.loads(payload)
-    except (ValueError, RecursionError):
-        raise RemoteProtocolError(refusals.MALFORMED, "telemetry is not JSON") from None
-    if not isinstance(told, dict):
-        raise RemoteProtocolError(refusals.MALFORMED, "telemetry is not an object")
-    return told
+    return read_object(payload, "telemetry")

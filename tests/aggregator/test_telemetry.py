@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aggregator.actions import Action
 from aggregator.scheduling.rounds import Rounds
 from aggregator.scheduling.selection import SelectionConfig
-from aggregator.telemetry import MAX_BYTES, uplink_speed
+from aggregator.telemetry import MAX_BYTES, saturated_values, uplink_speed
 from protocol.actions import Subscribe
 from protocol.errors import RemoteProtocolError
 from tests.aggregator.conftest import MakeDesk
@@ -84,12 +84,19 @@ def asked_for(actions: Sequence[Action]) -> set[str]:
         b'{"uplink_bytes_per_s": -1}',
         b'{"uplink_bytes_per_s": NaN}',
         b'{"uplink_bytes_per_s": 1e999}',
+        b'{"uplink_bytes_per_s": 1' + b"0" * 400 + b"}",
         b'{"x": "' + b"y" * MAX_BYTES + b'"}',
     ],
 )
 def test_what_is_no_speed_is_refused(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="telemetry"):
         uplink_speed(payload)
+
+
+@pytest.mark.parametrize("count", ["-1", "1.5", "true", "1" + "0" * 400])
+def test_what_is_no_count_is_refused(count: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="telemetry"):
+        saturated_values(f'{{"saturated_values": {count}}}'.encode())
 
 
 @given(st.binary(max_size=200) | st.from_regex(rb'\{"uplink_bytes_per_s": .{0,20}\}'))
