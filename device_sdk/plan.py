@@ -1,13 +1,13 @@
 """The plan as a device uses it: what the message says, taken apart and checked once."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from protocol import refusals
-from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.errors import RemoteProtocolError
+from protocol.json_objects import read_object
 from protocol.messages import Plan
 from protocol.vectors.layout import Subset
 
@@ -29,15 +29,9 @@ def read_plan(plan: Plan) -> TrainingPlan:
     from device_sdk.engine.subset import trained_subset  # noqa: PLC0415 - without the engine
 
     try:
-        model, training = _json_object(plan.model), _json_object(plan.training)
+        model = read_object(plan.model, "plan.model")
+        training = read_object(plan.training, "plan.training")
         trained = trained_subset(parse_spec(model), training)
-    except (ValueError, RecursionError) as error:  # JSON errors and ConfigError are ValueErrors
+    except (ValueError, RecursionError) as error:  # ConfigError is a ValueError
         raise RemoteProtocolError(refusals.MALFORMED, f"plan: {error}") from None
     return TrainingPlan(model, training, trained, float(plan.check_in_s))
-
-
-def _json_object(text: str) -> Mapping[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ConfigError("not a JSON object")
-    return value

@@ -1,6 +1,7 @@
 """Whether a copy of this medium takes part under the same id, and which of the two gives way."""
 
-import json
+from protocol.errors import RemoteProtocolError
+from protocol.json_objects import read_object
 
 
 class Twins:
@@ -27,8 +28,7 @@ class Twins:
 def _boot_of(birth: bytes) -> str:
     """Return the boot of a birth, or nothing if it is none: anybody may have said it."""
     try:
-        told = json.loads(birth)
-    except (ValueError, RecursionError):
+        boot = read_object(birth, "a birth").get("boot")
+    except RemoteProtocolError:
         return ""
-    boot = told.get("boot") if isinstance(told, dict) else None
     return boot if isinstance(boot, str) else ""

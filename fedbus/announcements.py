@@ -11,6 +11,7 @@ import nacl.utils
 
 from broker_config.accounts import AGGREGATOR
 from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.json_objects import read_object
 from protocol.messages import KEY_BYTES, SIGNATURE_BYTES
 from protocol.topics import Kind, Topics
 from transport import Connected, Disconnected, Event, Message, Refused, Will
@@ -59,9 +60,10 @@ def announced_text(announced: Mapping[str, Announcement]) -> str:
 
 def parse_announced(text: str) -> dict[str, Announcement]:
     """Return what `announced_text` wrote. Raises ConfigError that names the device."""
-    table = _parse(text)
-    if not isinstance(table, dict):
-        raise ConfigError("not a JSON object; `fedbus enrol collect` writes one")
+    try:
+        table = read_object(text, "the file")
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{error.detail}; `fedbus enrol collect` writes one") from None
     announced = {}
     for device, value in table.items():
         found = read_announcement(value)
@@ -126,18 +128,9 @@ class Collector:
     def _hear(self, topic: str, payload: bytes) -> None:
         try:
             address = self._topics.parse(topic)
+            birth = read_object(payload, "a birth")
         except RemoteProtocolError:
             return
-        birth = _parse(payload)
-        found = read_announcement(birth.get("next_epoch")) if isinstance(birth, dict) else None
+        found = read_announcement(birth.get("next_epoch"))
         if address.kind is Kind.INFO and found is not None:
             self.announced[address.device] = found
-
-
-def _parse(text: str | bytes) -> object:
-    """Return what a JSON text stands for; None for a text that is none."""
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value

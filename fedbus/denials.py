@@ -19,7 +19,8 @@ from broker_config.private_files import replace
 from broker_config.revoke import allow_device, denied_devices, deny_device
 from broker_config.running import Broker
 from fedbus.listener import reader_settings
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.json_objects import read_object
 from protocol.topics import DEFAULT_PREFIX, check_id, denied_filter
 from transport import BrokerSettings, Message
 from transport.loop import Loop
@@ -154,10 +155,10 @@ def _obey(denials: Denials, message: Message, say: Callable[[str], None]) -> Non
 def _names(payload: bytes) -> set[str]:
     """Return the devices of a report. Raises ConfigError for anything else."""
     try:
-        told = json.loads(payload) if payload else {"devices": []}
+        told = read_object(payload, "mon/denied") if payload else {"devices": []}
         names: Iterable[object] = told["devices"]
         found = {check_id(name, "device") for name in names if isinstance(name, str)}
-    except (ValueError, TypeError, KeyError) as error:
+    except (RemoteProtocolError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"no report of denied devices: {error}") from None
     if len(found) > MAX_DENIED:
         raise ConfigError(f"{len(found)} devices denied: too many to be meant")

@@ -4,12 +4,12 @@ Pure: messages in, values out. Everything a topic says is material from somebody
 parse is dropped and counted, and text is made safe to print.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.errors import RemoteProtocolError
+from protocol.json_objects import read_object
 from protocol.topics import Kind, Topics
 
 MAX_REPORT_BYTES: Final = 256 * 1024
@@ -103,13 +103,12 @@ class TaskView:
 
     def _parse(self, payload: bytes) -> Report | None:
         try:
-            report = json.loads(payload) if len(payload) <= MAX_REPORT_BYTES else None
-        except (ValueError, RecursionError):
-            report = None
-        if not isinstance(report, dict):
-            self.num_unreadable += 1
-            return None
-        return report
+            if len(payload) <= MAX_REPORT_BYTES:
+                return read_object(payload, "a report")
+        except RemoteProtocolError:
+            pass
+        self.num_unreadable += 1
+        return None
 
 
 def number(report: Report, key: str) -> float | None:

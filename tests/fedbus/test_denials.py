@@ -77,7 +77,9 @@ def test_who_was_denied_before_a_restart_is_released_after_it(files: BrokerFiles
     assert denied_devices(files.directory) == set()
 
 
-@pytest.mark.parametrize("payload", [b"[]", b"{}", b"\xff", b'{"devices": ["a/b"]}', b"7"])
+@pytest.mark.parametrize(
+    "payload", [b"[]", b"{}", b"\xff", b'{"devices": ["a/b"]}', b"7", b"[" * 100_000]
+)
 def test_a_report_that_is_none_changes_nothing(files: BrokerFiles, payload: bytes) -> None:
     with pytest.raises(ConfigError):
         Denials(files.directory).said(TOPIC, payload)
