@@ -44,12 +44,11 @@ class Fleet:
         self._max_devices = max_devices
         self.site_of = site_of
         self.queues = Queues()
-        self._install_ids = {
-            record.device: record.install_id for record in known if record.install_id
-        }
+        known = [record for record in known if record.install_id]
+        self._install_ids = {record.device: record.install_id for record in known}
         self._waiting: dict[str, Waiting] = {}
         self._unready: dict[str, Waiting] = {}
-        self._counters: dict[str, int] = {}
+        self._counters = {record.device: record.counter for record in known if record.counter}
         self.presence: dict[str, str] = {}
         self._num_in_state: Counter[str] = Counter()
 
@@ -108,6 +107,13 @@ class Fleet:
         if device in self._install_ids or len(self._counters) < self._max_devices:
             self._counters[device] = counter
         return False
+
+    def record(self, device: str) -> DeviceRecord:
+        """Return what is to be stored of a device that gets a lease, its newest counter with it.
+
+        So that a broker that says its check-ins again after a restart gets no lease for them.
+        """
+        return DeviceRecord(device, self._install_ids[device], self._counters.get(device, 0))
 
     def newest_start(self, device: str) -> int:
         """Return how often a device had started when it was heard of last."""

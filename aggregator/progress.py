@@ -102,7 +102,8 @@ class Progress:
             record = LeaseRecord(lease_id, device, version, str(grant.codec))
             lease = self._granting.open(record, grant, now)
             self._counts["leases_given"] += 1
-            actions += [Store(record), *self._messages.of(lease, check_in, now)]
+            heard = Store(self._fleet.record(device))
+            actions += [Store(record), heard, *self._messages.of(lease, check_in, now)]
         if actions and self._config.mode == "rounds":
             self._buffers.open(now)
         return actions

@@ -32,10 +32,12 @@ class DeviceRecord:
     """A device id, bound to the installation that used it first.
 
     An empty ``install_id`` releases the id: the next installation that uses it gets it.
+    ``counter`` is that of the newest check-in that led to a lease: none up to it leads to another.
     """
 
     device: str
     install_id: bytes
+    counter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

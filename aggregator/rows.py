@@ -73,7 +73,7 @@ _LEASES: Final = select(
 ).outerjoin_from(lease, journal)
 
 # What a commit writes. Parameters are given by position, in the order of the comment.
-_SET_DEVICE: Final = _insert(device, "device", "install_id")
+_SET_DEVICE: Final = _insert(device, "device", "install_id", "counter")
 _SET_TOTAL: Final = _insert(counter, "name", "total")
 _SET_DOCUMENT: Final = _insert(document, "key", "data")
 _GIVE: Final = _insert(lease, "lease_id", "device", "version", "codec")
@@ -126,7 +126,10 @@ class Rows:
         """
         # Deleting and inserting is the same SQL everywhere, which an upsert is not.
         self._run(_DROP_DEVICE, [(new.device,) for new in batch.devices.values()])
-        self._run(_SET_DEVICE, [(new.device, new.install_id) for new in batch.devices.values()])
+        self._run(
+            _SET_DEVICE,
+            [(new.device, new.install_id, new.counter) for new in batch.devices.values()],
+        )
         self._run(
             _GIVE, [(new.lease_id, new.device, new.version, new.codec) for new in batch.leases]
         )

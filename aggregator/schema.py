@@ -34,9 +34,11 @@ from aggregator.store_errors import StoreError
 from protocol.errors import ConfigError
 
 #: Grows with every change of the tables that an older program could not read.
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 #: The schema with which versions began to be published as differences.
 _PUBLISHED_SINCE: Final = 3
+#: The schema with which the counters of check-ins began to be kept.
+_COUNTERS_SINCE: Final = 5
 #: The key in `meta` of the digest of the model; the text is empty if nobody named one.
 MODEL: Final = "model"
 #: The key in `meta` of the sequence that the next admitted update gets.
@@ -60,7 +62,9 @@ device = Table(
     metadata,
     Column("device", Text, primary_key=True),
     Column("install_id", LargeBinary, nullable=False),
+    Column("counter", _BIG, nullable=False),
 )
+_ADD_COUNTER: Final = "ALTER TABLE fedbus_device ADD COLUMN counter BIGINT DEFAULT 0 NOT NULL"
 # A row per lease, for good: it is the record by which an update counts once. Its state is not
 # kept but follows: counted, refused, else journalled if the journal has it, else open. So the
 # hottest commit, many updates into the journal, touches no lease.
@@ -245,8 +249,10 @@ def claim(connection: Connection, task: str, where: str, model: str) -> None:
 
 
 def _upgrade(connection: Connection, found: int) -> None:
-    """Tables were added, none was changed. Before 3 versions were published whole, as they are."""
+    """Tables were added, and a column. Before 3 versions were published whole, as they are."""
     metadata.create_all(connection)
+    if found < _COUNTERS_SINCE:
+        connection.exec_driver_sql(_ADD_COUNTER)
     if found < _PUBLISHED_SINCE:
         empty = literal(b"", LargeBinary)
         as_it_is = select(params.c.version, literal("float32"), empty, empty)

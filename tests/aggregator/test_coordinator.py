@@ -290,6 +290,21 @@ def rounds_of(size: int) -> Rounds:
     return Rounds(size=size)
 
 
+def test_after_a_restart_no_check_in_leads_to_a_second_lease(make_desk: MakeDesk) -> None:
+    """Whoever recorded it, the broker first of all, could say it again at each restart."""
+    desk = make_desk(buffered=goal(1))
+    topic = desk.coordinator.topics.out("a")
+    recorded = desk.sealed("a", CheckIn(install_id("a"), -1, 10, CODECS))
+    desk.hear(topic, recorded)
+    lease = desk.last("a")
+    assert isinstance(lease, Lease)
+    desk.send("a", lease, ONE)
+    desk.restart()
+    desk.hear(topic, recorded)
+    assert (desk.coordinator.counts["duplicates"], desk.coordinator.leases.num_active) == (1, 0)
+    assert isinstance(desk.lease("a"), Lease)
+
+
 def test_a_check_in_delivered_again_is_old_news(make_desk: MakeDesk) -> None:
     desk = make_desk(buffered=goal(5), lease_ttl_s=30)
     message = CheckIn(install_id("a"), -1, 10, CODECS)
