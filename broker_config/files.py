@@ -33,6 +33,7 @@ from broker_config.mosquitto import (
 )
 from broker_config.private_files import PUBLIC, replace
 from protocol.topics import DEFAULT_PREFIX
+from transport.secret_files import read_secret_file
 
 PASSWORD_BYTES: Final = 24
 
@@ -101,6 +102,12 @@ class BrokerFiles:
     def secret(self, account: str) -> Path:
         """The password of an account, alone: a client's ``password_file``."""
         return self.directory / "secrets" / account
+
+    def check_secrets(self) -> None:
+        """Raise ConfigError for a secret that is there and that others may read."""
+        for path in (self.passwords, self.key, *sorted(self.secret("").glob("*"))):
+            if path.is_file():
+                read_secret_file(path)
 
 
 def write_broker(

@@ -83,7 +83,7 @@ def running_broker(
 
     The password of each account is in ``files.secret(account)``. Port 0 takes a free one, and
     another if somebody was faster. Raises BrokerError if the broker cannot be started,
-    ConfigError for a device or prefix that cannot be spelled.
+    ConfigError for a device or prefix that cannot be spelled, and for secrets that others may read.
     """
     log = BrokerFiles(directory).log
     program, names = find_program(engine), tuple(devices)
@@ -166,6 +166,7 @@ def _plain(
     prefix: str,
     log: Path | None,
 ) -> _Order:
+    BrokerFiles(directory).check_secrets()
     files = write_broker(directory, devices, port=port, host=host, prefix=prefix)
     password = files.secret(MONITOR).read_text(encoding="utf-8").strip()
 
@@ -178,7 +179,9 @@ def _plain(
 
 
 def _secure(directory: Path, log: Path | None) -> _Order:
-    program, files = find_program("mosquitto"), BrokerFiles(directory)
+    files = BrokerFiles(directory)
+    files.check_secrets()
+    program = find_program("mosquitto")
     config = files.config.read_text(encoding="utf-8")
     host, port = listening(config)
     here = host or "127.0.0.1"

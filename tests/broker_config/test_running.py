@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from broker_config.accounts import MONITOR
-from broker_config.files import BrokerFiles, write_broker
+from broker_config.authority import Authority
+from broker_config.files import BrokerFiles, write_broker, write_secure_broker
 from broker_config.probe import accepts
 from broker_config.programs import BrokerError, Engine, find_program
-from broker_config.running import free_port, running_broker
+from broker_config.running import free_port, running_broker, running_secure_broker
 from protocol.errors import ConfigError
 from tests.support.mosquitto import require_mosquitto
 
@@ -123,6 +124,25 @@ def test_a_broker_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
     with (
         pytest.raises(BrokerError, match=r"(?s)mosquitto .* ended with status.*database"),
         running_broker(tmp_path, engine="mosquitto"),
+    ):
+        pytest.fail("must not start")
+
+
+@pytest.mark.parametrize("name", ["passwords", "broker.key", "secrets/monitor"])
+def test_a_broker_with_secrets_that_others_may_read_is_not_started(
+    tmp_path: Path, name: str
+) -> None:
+    authority = Authority.create(tmp_path / "ca", "test")
+    files = write_secure_broker(tmp_path / "broker", authority, ["127.0.0.1"])
+    (files.directory / name).chmod(0o640)
+    with (
+        pytest.raises(ConfigError, match=f"{name}: others may read it: chmod 600"),
+        running_secure_broker(files.directory),
+    ):
+        pytest.fail("must not start")
+    with (
+        pytest.raises(ConfigError, match=f"{name}: others may read it: chmod 600"),
+        running_broker(files.directory, engine="amqtt"),
     ):
         pytest.fail("must not start")
 
