@@ -30,8 +30,8 @@ def secure_lines(view: TaskView, folder: Path = Path()) -> Iterator[str]:
     for cohort in sorted(epochs):
         epoch = table(epochs, cohort)
         yield (
-            f"  cohort {cohort}: epoch {count(epoch, 'epoch')} of {count(epoch, 'devices')} devices"
-            f" ends in {human_time(count(epoch, 'ends_in_s'))}"
+            f"  cohort {printable(cohort)}: epoch {count(epoch, 'epoch')} of"
+            f" {count(epoch, 'devices')} devices ends in {human_time(count(epoch, 'ends_in_s'))}"
         )
     for cohort in sorted(stalls := table(rounds, "stalls")):
         yield from _stall(cohort, table(stalls, cohort), folder)

@@ -137,7 +137,7 @@ def test_nothing_that_is_said_steers_the_terminal() -> None:
     evil = "\x1b[2J\x07[bold]x\r\n"
     view = view_of(
         aggregator={"state": evil},
-        rounds={"waiting_for": evil, "mode": evil},
+        rounds={"waiting_for": evil, "mode": evil, "epochs": {evil: {}, "\ud800": {}}},
         alerts={"alerts": [evil]},
         metrics={"refused": {evil: 1}},
         devices={"late": [evil], "training": {evil: "x"}},
@@ -145,6 +145,7 @@ def test_nothing_that_is_said_steers_the_terminal() -> None:
     shown = "\n".join(status_lines(view)) + drawn(view)
     assert "\x1b" not in shown
     assert "\x07" not in shown
+    assert shown.encode(), "no terminal takes half a character"
     assert "[bold]x" in shown  # neither is it markup
 
 
