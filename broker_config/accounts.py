@@ -1,7 +1,7 @@
 """Broker accounts: who may do what, by name.
 
-Two names are fixed: ``aggregator`` and ``monitor``. Every other account is a device, and its
-name is the id that stands in its topics.
+Two names are fixed: ``aggregator`` and ``monitor``. ``join-<id>`` is the account of a one-time
+token. Every other account is a device, and its name is the id that stands in its topics.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.errors import ConfigError
+from protocol.joining import NEWCOMER
 from protocol.topics import Grant, Role, check_id, grants
 
 AGGREGATOR: Final = "aggregator"
@@ -18,7 +19,8 @@ SERVICES: Final = {AGGREGATOR: Role.AGGREGATOR, MONITOR: Role.MONITOR}
 
 def role_of(name: str) -> Role:
     """Return the role of the account called ``name``."""
-    return SERVICES.get(name, Role.DEVICE)
+    usual = Role.NEWCOMER if name.startswith(NEWCOMER) else Role.DEVICE
+    return SERVICES.get(name, usual)
 
 
 def account_names(devices: Iterable[str]) -> tuple[str, ...]:

@@ -181,6 +181,28 @@ def denied(acl: str) -> set[str]:
     }
 
 
+def confine(acl: str, name: str) -> str:
+    """Return access rules that leave a token's account a newcomer's rights of all a device has.
+
+    mosquitto's patterns are for every account, so that what is too much has to be denied by name.
+    """
+    block = confinement(name, prefix_of(acl))
+    return acl if block in acl else f"{acl.rstrip()}\n\n{block}"
+
+
+def unconfine(acl: str, name: str) -> str:
+    """Return access rules without what `confine` has added for an account."""
+    return acl.replace(f"\n\n{confinement(name, prefix_of(acl))}", "\n")
+
+
+def confinement(name: str, prefix: str) -> str:
+    """Return the lines that `confine` adds for an account."""
+    left = {grant.filter for grant in grants(Role.NEWCOMER, prefix)}
+    too_much = {grant.filter for grant in grants(Role.DEVICE, prefix)} - left
+    lines = (f"topic deny {topic.format(device=name)}" for topic in sorted(too_much))
+    return "\n".join([f"user {name}", *lines]) + "\n"
+
+
 _EVERYTHING: Final = "topic deny #"
 _DENIAL_LINES: Final = 2
 

@@ -7,7 +7,8 @@ message on.
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,21 +47,31 @@ def revoke(authority: Authority, device: str, broker: Path | None = None) -> Rev
     certificates = authority.revoke(device)
     if broker is None:
         return Revoked(certificates, reloaded=False)
-    replace(BrokerFiles(broker).revocations, authority.list_pem, PUBLIC)
+    publish_list(authority, broker)
     removed = forget_passwords(broker, device)
     return Revoked(certificates, deny_device(broker, device), removed)
+
+
+def publish_list(authority: Authority, broker: Path) -> None:
+    """Lay down what an authority has taken back where a broker reads it; it is not told yet.
+
+    Raises ConfigError.
+    """
+    with file_errors_told():
+        replace(BrokerFiles(broker).revocations, authority.list_pem, PUBLIC)
 
 
 def deny_device(broker: Path, device: str) -> bool:
     """Deny a device everything at the broker of a folder; return whether one runs and was told.
 
-    Its password goes for good; its certificates stay valid, for `allow_device`.
+    Its password goes for good; its certificates stay valid, for `allow_device`. Raises ConfigError.
     """
     _check_device(device)
     files = BrokerFiles(broker)
-    entries = read_entries(files.passwords)
-    if entries.pop(device, None) is not None:
-        write_entries(files.passwords, entries)
+    with file_errors_told():
+        entries = read_entries(files.passwords)
+        if entries.pop(device, None) is not None:
+            write_entries(files.passwords, entries)
     _write_rules(files, mosquitto.deny(_rules(files), device))
     return reload_broker(broker)
 
@@ -72,16 +83,17 @@ def forget_passwords(broker: Path, device: str) -> tuple[Path, ...]:
     """
     _check_device(device)
     files, accounts = BrokerFiles(broker), (device, f"{NEWCOMER}{device}")
-    entries = read_entries(files.passwords)
-    left = {name: entry for name, entry in entries.items() if name not in accounts}
-    gone = [path for path in map(files.secret, accounts) if path.exists()]
-    try:
+    with file_errors_told():
+        entries = read_entries(files.passwords)
+        left = {name: entry for name, entry in entries.items() if name not in accounts}
+        gone = [path for path in map(files.secret, accounts) if path.exists()]
         if left != entries:
             write_entries(files.passwords, left)
         for path in gone:
             path.unlink()
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    rules = _rules(files)
+    if (without := mosquitto.unconfine(rules, accounts[1])) != rules:
+        _write_rules(files, without)
     return tuple(gone)
 
 
@@ -116,17 +128,22 @@ def _check_device(device: str) -> None:
 
 
 def _rules(files: BrokerFiles) -> str:
-    try:
+    with file_errors_told():
         return files.acl.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{files.acl}: {error.strerror}") from None
 
 
 def _write_rules(files: BrokerFiles, rules: str) -> None:
-    try:
+    with file_errors_told():
         replace(files.acl, rules.encode())
+
+
+@contextmanager
+def file_errors_told() -> Iterator[None]:
+    """Raise a ConfigError that names the file for any OSError within."""
+    try:
+        yield
     except OSError as error:
-        raise ConfigError(f"{files.acl}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
 
 
 def running_pid(path: Path) -> int | None:

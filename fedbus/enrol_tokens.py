@@ -16,7 +16,7 @@ from device_sdk.redeem import Token, token_text
 from fedbus.denials import password_listener
 from fedbus.enrolment import DEFAULT_COHORT, newest_roster
 from fedbus.key_files import refuse_existing
-from fedbus.tokens import Desk, entry_of, make
+from fedbus.tokens import Desk, entry_of, make, rules_of
 from fedbus.toml_text import fill
 from fedbus.workplace import CA_CERTIFICATE, Workplace
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -72,6 +72,7 @@ def token(
         typer.echo(str(file))
         if not place.broker.is_dir():
             typer.echo(f"  a line for the broker's passwords: {entry_of(made)}")
+            typer.echo(f"  if it is a mosquitto, lines for its acl:\n\n{rules_of(made)}")
     typer.echo(
         "  SECRET until redeemed: each to its device, where `fedbus-device redeem` reads it;"
     )

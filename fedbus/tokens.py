@@ -1,12 +1,13 @@
 """One-time tokens: a device makes its own keys, and the operator's machine certifies them.
 
 ``enrolment/tokens/<id>.json`` has the secret of a token, and who redeemed it. Until then an account
-``join-<id>`` at the broker lets its device ask, and do nothing that the aggregator listens to.
+``join-<id>`` at the broker lets its device ask: it writes and reads shares as itself
+(`protocol.topics.Role.NEWCOMER`), and so nothing that the aggregator listens to.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,9 @@ import nacl.utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker_config.authority import Authority
-from broker_config.files import BrokerFiles, read_entries, write_entries
-from broker_config.mosquitto import SALT_BYTES, password_entry
+from broker_config.mosquitto import SALT_BYTES, confinement, password_entry
+from broker_config.newcomers import accounts_of_tokens, admit, dismiss
 from broker_config.private_files import replace as replace_file
-from broker_config.revoke import reload_broker
 from device_sdk.redeem import Token
 from fedbus.enrolment import (
     AGGREGATOR_PUBLIC,
@@ -66,6 +66,11 @@ class Kept:
     redeemed_at: float = 0.0
     reply: bytes = b""
 
+    @property
+    def over_at(self) -> float:
+        """When its account has no use any more: POSIX time."""
+        return min(self.until, self.redeemed_at + LINGER_S) if self.identity else self.until
+
 
 def make(
     place: Workplace,
@@ -97,9 +102,10 @@ def make(
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         _write(place, kept)
-        _let_in(place.broker, f"{NEWCOMER}{token.device}", drawn.password)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    if place.broker.is_dir():
+        admit(place.broker, f"{NEWCOMER}{token.device}", entry_of(drawn))
     return drawn
 
 
@@ -107,6 +113,11 @@ def entry_of(token: Token) -> str:
     """Return the line that a broker elsewhere needs in its ``passwords``."""
     salt = nacl.utils.random(SALT_BYTES)
     return password_entry(f"{NEWCOMER}{token.device}", token.password, salt)
+
+
+def rules_of(token: Token) -> str:
+    """Return the lines that a mosquitto elsewhere needs in its ``acl``."""
+    return confinement(f"{NEWCOMER}{token.device}", token.prefix)
 
 
 class Desk:
@@ -119,11 +130,22 @@ class Desk:
     @property
     def outstanding(self) -> list[str]:
         """The devices whose tokens can still be redeemed."""
+        now = self._now()
         return [
-            kept.device
-            for kept in _all(self._place)
-            if not kept.identity and kept.until > self._now()
+            kept.device for kept in _sound(self._place) if not kept.identity and kept.until > now
         ]
+
+    @property
+    def accounts(self) -> dict[str, float]:
+        """The devices whose token's account the broker here lets in, and until when (POSIX)."""
+        open_ = accounts_of_tokens(self._place.broker)
+        kept = (each for each in _sound(self._place) if f"{NEWCOMER}{each.device}" in open_)
+        return {each.device: each.over_at for each in kept}
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong with files of tokens that cannot be read: nobody can redeem these."""
+        return [problem for _, problem in _all(self._place) if problem]
 
     def asked(self, account: str, data: bytes) -> bytes:
         """Return the answer to what an account asks.
@@ -146,24 +168,15 @@ class Desk:
     def tidy(self) -> None:
         """Take away the accounts of tokens that are redeemed or over, and their files here.
 
-        Who asks again because an answer got lost needs both, and is given `LINGER_S`.
+        Who asks again because an answer got lost needs both, and is given `LINGER_S`. Raises
+        ConfigError.
         """
         now = self._now()
-        over = [
-            kept.device
-            for kept in _all(self._place)
-            if (kept.identity and kept.redeemed_at + LINGER_S < now) or kept.until < now
-        ]
+        over = [kept.device for kept in _sound(self._place) if kept.over_at < now]
         for device in over:
             with suppress(OSError):  # not there any more, or stays: it is worth nothing
                 self._place.token(device).unlink()
-        gone = {f"{NEWCOMER}{device}" for device in over}
-        files = BrokerFiles(self._place.broker)
-        entries = read_entries(files.passwords)
-        if gone & entries.keys():
-            left = {name: entry for name, entry in entries.items() if name not in gone}
-            write_entries(files.passwords, left)
-            reload_broker(self._place.broker)
+        dismiss(self._place.broker, {f"{NEWCOMER}{device}" for device in over})
 
     def _problem(self, kept: Kept, request: Request) -> str:
         """Return why a sound request gets no certificate; empty if it does."""
@@ -216,22 +229,21 @@ class Desk:
         )
 
 
-def _let_in(broker: Path, account: str, password: str) -> None:
-    """Give an account to the broker whose folder is here, if it is."""
-    if not broker.is_dir():
-        return
-    files = BrokerFiles(broker)
-    entry = password_entry(account, password, nacl.utils.random(SALT_BYTES))
-    write_entries(files.passwords, {**read_entries(files.passwords), account: entry})
-    reload_broker(broker)
-
-
 def _path(place: Workplace, device: str) -> Path:
     return place.enrolment / TOKENS / f"{device}.json"
 
 
-def _all(place: Workplace) -> list[Kept]:
-    return [_read(path) for path in sorted((place.enrolment / TOKENS).glob("*.json"))]
+def _all(place: Workplace) -> Iterator[tuple[Kept | None, str]]:
+    """Yield every token that is kept, or what is wrong with its file."""
+    for path in sorted((place.enrolment / TOKENS).glob("*.json")):
+        try:
+            yield _read(path), ""
+        except ConfigError as error:
+            yield None, str(error)
+
+
+def _sound(place: Workplace) -> list[Kept]:
+    return [kept for kept, _ in _all(place) if kept is not None]
 
 
 def _write(place: Workplace, kept: Kept) -> None:

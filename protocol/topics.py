@@ -56,9 +56,10 @@ class Kind(Enum):
 
 
 class Role(Enum):
-    """Who a broker account belongs to."""
+    """Who a broker account belongs to; a newcomer's is that of a one-time token."""
 
     DEVICE = "device"
+    NEWCOMER = "newcomer"
     AGGREGATOR = "aggregator"
     MONITOR = "monitor"
 
@@ -67,7 +68,7 @@ class Role(Enum):
 class Rule:
     """Which roles may publish and which may read a kind of topic.
 
-    For a device, ``{device}`` (in a share it reads: ``{to}``) is the device's own id.
+    For a device and a newcomer, ``{device}`` (in a share it reads: ``{to}``) is its own id.
     """
 
     writers: frozenset[Role]
@@ -78,6 +79,8 @@ def _rule(writer: Role, *readers: Role) -> Rule:
     return Rule(frozenset({writer}), frozenset(readers))
 
 
+_NAMED: Final = frozenset({Role.DEVICE, Role.NEWCOMER})  # roles of many accounts
+
 RULES: Final[dict[Kind, Rule]] = {
     Kind.STATE: _rule(Role.DEVICE, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.INFO: _rule(Role.DEVICE, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
@@ -85,7 +88,7 @@ RULES: Final[dict[Kind, Rule]] = {
     Kind.OUT: _rule(Role.DEVICE, Role.AGGREGATOR),
     Kind.IN: _rule(Role.AGGREGATOR, Role.DEVICE),
     Kind.UPDATE: _rule(Role.DEVICE, Role.AGGREGATOR),
-    Kind.SHARE: _rule(Role.DEVICE, Role.DEVICE),
+    Kind.SHARE: Rule(_NAMED, _NAMED),
     Kind.PLAN: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.ROSTER: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
     Kind.SUPPORT: _rule(Role.AGGREGATOR, Role.DEVICE, Role.AGGREGATOR, Role.MONITOR),
@@ -301,7 +304,7 @@ class Grant:
 def grants(role: Role, prefix: str, task: str = "+") -> Iterator[Grant]:
     """Every right of a role, in the order of `RULES`: what a broker's access rules are made from.
 
-    A device may write and read only what carries its own id, wherever a kind has one.
+    A device or newcomer may write and read only what carries its own id, wherever a kind has one.
     """
     check_prefix(prefix)
     for kind, rule in RULES.items():
@@ -312,7 +315,7 @@ def grants(role: Role, prefix: str, task: str = "+") -> Iterator[Grant]:
 
 
 def _own(kind: Kind, role: Role, *, reading: bool) -> str:
-    own = "{device}" if role is Role.DEVICE else "+"
+    own = "{device}" if role in _NAMED else "+"
     device, to = ("+", own) if kind is Kind.SHARE and reading else (own, "+")
     fields = {"device": device, "to": to, "part": "+", "version": "+", "index": "+", "what": "+"}
     fields["cohort"] = "+"

@@ -1,8 +1,8 @@
 """mosquitto with its dynamic-security plugin: accounts and rights that change while it runs.
 
 A service has one role. A device has two: ``device``, what all may read, and one of its own, for
-the plugin of mosquitto 2.0 knows no ``%u``. Clients come with certificates, so that only ``admin``
-has a password.
+the plugin of mosquitto 2.0 knows no ``%u``; the account of a token has its own alone. Clients come
+with certificates, so that only ``admin`` has a password.
 """
 
 import hashlib
@@ -11,10 +11,11 @@ from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any, Final
 
-from broker_config.accounts import SERVICES
+from broker_config.accounts import SERVICES, role_of
 from broker_config.mosquitto import DROPPED_TOPIC, HASH_ROUNDS
 from broker_config.others.wanted import Wanted
 from protocol.errors import ConfigError
+from protocol.topics import Role as AccountRole
 
 ADMIN: Final = "admin"
 CONTROL: Final = "$CONTROL/dynamic-security/v1"
@@ -49,7 +50,7 @@ def render_state(wanted: Wanted, admin_password: str, salt: bytes) -> str:
     clients += [_client(name, [name]) for name in SERVICES]
     for device in wanted.devices:
         roles.append(_own_role(wanted, device))
-        clients.append(_client(device, [_EVERY_DEVICE, _own_name(device)]))
+        clients.append(_client(device, _names(device)))
     state = {
         "defaultACLAccess": {
             "publishClientSend": False,
@@ -66,7 +67,7 @@ def render_state(wanted: Wanted, admin_password: str, salt: bytes) -> str:
 def add_device(wanted: Wanted, device: str) -> str:
     """Return what to publish to `CONTROL` so that a running broker serves one more device."""
     own = _own_role(wanted, device)
-    roles = _roles([_EVERY_DEVICE, _own_name(device)])
+    roles = _roles(_names(device))
     return _commands(
         {"command": "createRole", **own},
         {"command": "createClient", "username": device, "roles": roles},
@@ -93,6 +94,11 @@ def _common(wanted: Wanted) -> set[str]:
     """What every device may read alike."""
     one, other = (set(wanted.topics(name, "read")) for name in ("one", "other"))
     return one & other
+
+
+def _names(device: str) -> list[str]:
+    is_device = role_of(device) is AccountRole.DEVICE
+    return [*([_EVERY_DEVICE] * is_device), _own_name(device)]
 
 
 def _own_name(device: str) -> str:

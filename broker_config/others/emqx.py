@@ -9,7 +9,10 @@ from typing import Final
 
 from broker_config.accounts import SERVICES
 from broker_config.others.wanted import MADE, Wanted
+from protocol.joining import NEWCOMER
+from protocol.topics import Role
 
+OWN: Final = "${username}"
 _CONFIG: Final = """\
 # {made}
 # Goes behind EMQX's own base.hocon; fedbus.acl lies in its etc folder.
@@ -60,13 +63,16 @@ def _rules(wanted: Wanted) -> str:
     for name in SERVICES:
         lines += _allowed(wanted, f'{{username, "{name}"}}', name)
         lines.append(f'{{deny, {{username, "{name}"}}, all, ["#"]}}.')
-    lines += ["%% every device", *_allowed(wanted, "all", "${username}"), "{deny, all}."]
+    newcomers = f'{{username, {{re, "^{NEWCOMER}"}}}}'
+    lines += ["%% tokens", *_allowed(wanted, newcomers, OWN, Role.NEWCOMER)]
+    lines.append(f'{{deny, {newcomers}, all, ["#"]}}.')
+    lines += ["%% every device", *_allowed(wanted, "all", OWN), "{deny, all}."]
     return "\n".join(lines) + "\n"
 
 
-def _allowed(wanted: Wanted, who: str, own: str) -> Iterable[str]:
+def _allowed(wanted: Wanted, who: str, own: str, role: Role | None = None) -> Iterable[str]:
     for access, action in (("write", "publish"), ("read", "subscribe")):
-        topics = wanted.topics(own, access)
+        topics = wanted.topics(own, access, role)
         if topics:
             listed = ",\n  ".join(f'"{topic}"' for topic in topics)
             yield f"{{allow, {who}, {action}, [\n  {listed}]}}."

@@ -12,10 +12,12 @@ from typing import Final
 
 from broker_config.accounts import SERVICES, role_of
 from broker_config.others.wanted import MADE, Wanted
+from protocol.topics import Role
 
 HASH_ROUNDS: Final = 100
 """What the extension's own tool uses; our passwords are random, which no rounds improve on."""
 
+OWN: Final = "${{username}}"
 _CONFIG: Final = """\
 <?xml version="1.0" encoding="UTF-8" ?>
 <!-- {made} -->
@@ -81,7 +83,7 @@ def render(wanted: Wanted, passwords: Mapping[str, str], salt: bytes) -> dict[st
     accounts = (*SERVICES, *wanted.devices)
     users = "".join(_user(name, password_entry(passwords[name], salt)) for name in accounts)
     roles = "".join(_role(wanted, name, name) for name in SERVICES)
-    roles += _role(wanted, "device", "${{username}}")
+    roles += "".join(_role(wanted, each.value, OWN, each) for each in (Role.DEVICE, Role.NEWCOMER))
     credentials = (
         '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
         f"<!-- {MADE} -->\n<file-rbac>\n"
@@ -107,12 +109,12 @@ def _user(name: str, entry: str) -> str:
     )
 
 
-def _role(wanted: Wanted, role: str, own: str) -> str:
+def _role(wanted: Wanted, name: str, own: str, role: Role | None = None) -> str:
     """The extension takes the permissions in order and denies what none of them allows."""
     granted = [
         (activity, topic)
         for access, activity in (("write", "PUBLISH"), ("read", "SUBSCRIBE"))
-        for topic in wanted.topics(own, access)
+        for topic in wanted.topics(own, access, role)
     ]
     permissions = "".join(
         f"        <permission>\n          <topic>{escape(topic)}</topic>\n"
@@ -120,6 +122,6 @@ def _role(wanted: Wanted, role: str, own: str) -> str:
         for activity, topic in granted
     )
     return (
-        f"    <role>\n      <id>{role}</id>\n      <permissions>\n{permissions}"
+        f"    <role>\n      <id>{name}</id>\n      <permissions>\n{permissions}"
         "      </permissions>\n    </role>\n"
     )

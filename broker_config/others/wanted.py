@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from broker_config.accounts import SERVICES, account_names
+from broker_config.accounts import SERVICES, account_names, role_of
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX, Grant, Role, check_id, grants
 
@@ -40,17 +40,20 @@ class Wanted:
                 f"gateway {self.gateway!r}: somebody else has this account; rename it"
             )
 
-    def device_grants(self, own: str) -> Iterator[Grant]:
-        """Yield what a device may do, whose id is ``own`` (or a broker's word for it)."""
-        for grant in grants(Role.DEVICE, self.prefix, self.task):
+    def device_grants(self, own: str, role: Role | None = None) -> Iterator[Grant]:
+        """Yield what a device (or newcomer) may do, whose id is ``own``.
+
+        Where ``own`` is a broker's word for the name, ``role`` says whether it is a newcomer's.
+        """
+        for grant in grants(role or role_of(own), self.prefix, self.task):
             yield Grant(grant.access, grant.filter.format(device=own))
 
     def service_grants(self, name: str) -> Iterator[Grant]:
         """Yield what ``aggregator`` or ``monitor`` may do."""
         yield from grants(SERVICES[name], self.prefix, self.task)
 
-    def topics(self, account: str, access: str) -> list[str]:
-        """Return the filters that a service or device may ``read`` or ``write``."""
+    def topics(self, account: str, access: str, role: Role | None = None) -> list[str]:
+        """Return the filters that an account may ``read`` or ``write``; ``role`` as above."""
         is_service = account in SERVICES
-        found = self.service_grants(account) if is_service else self.device_grants(account)
+        found = self.service_grants(account) if is_service else self.device_grants(account, role)
         return [grant.filter for grant in found if grant.access == access]

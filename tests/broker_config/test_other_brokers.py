@@ -22,6 +22,7 @@ from broker_config.others import aws, bridge, choice, dynsec, emqx, hivemq, nats
 from broker_config.others.wanted import Wanted
 from fedbus.__main__ import main
 from protocol.errors import ConfigError
+from protocol.joining import OPERATOR
 from protocol.topics import DEFAULT_PREFIX, Topics, grants
 from tests.support.rule_models import (
     May,
@@ -35,8 +36,9 @@ from tests.support.rule_models import (
 from tests.support.servers import require_program
 
 DEVICES: Final = ("a", "roster")
-ACCOUNTS: Final = (AGGREGATOR, MONITOR, *DEVICES)
-WANTED: Final = Wanted(devices=DEVICES)
+NEWCOMER_A: Final = "join-a"
+ACCOUNTS: Final = (AGGREGATOR, MONITOR, *DEVICES, NEWCOMER_A)
+WANTED: Final = Wanted(devices=(*DEVICES, NEWCOMER_A))
 ONE_TASK: Final = Wanted(devices=DEVICES, task="t")
 TOPICS: Final = sorted(
     {topic for name in ACCOUNTS for topic in probe_topics(Topics(DEFAULT_PREFIX, "t"), name)}
@@ -62,7 +64,7 @@ class Case:
     """The files of one broker as its model reads them."""
 
     may: May
-    task: str = "+"
+    accounts: tuple[str, ...] = ACCOUNTS
 
 
 def case(name: str) -> Case:
@@ -73,7 +75,7 @@ def case(name: str) -> Case:
         case "hivemq":
             return Case(hivemq_model(hivemq.render(WANTED, passwords, b"salt")))
         case "aws":
-            return Case(aws_model(aws.render(ONE_TASK)), task="t")
+            return Case(aws_model(aws.render(ONE_TASK)), (AGGREGATOR, MONITOR, *DEVICES))
         case "nats":
             return Case(nats_model(nats.render(WANTED)))
         case "rabbitmq":
@@ -91,7 +93,7 @@ def test_an_account_may_what_the_rules_say_and_nothing_else(name: str) -> None:
     found, rights = case(name), Rights(DEFAULT_PREFIX)
     asked = [
         (account, access, topic)
-        for account in ACCOUNTS
+        for account in found.accounts
         for access in ("write", "read")
         for topic in TOPICS
     ]
@@ -112,6 +114,8 @@ def test_everybody_may_subscribe_as_fedbus_does(name: str) -> None:
             topics.difference_filter(7),
         ),
     }
+    if NEWCOMER_A in found.accounts:
+        filters[NEWCOMER_A] = (topics.share(NEWCOMER_A, OPERATOR),)
     asked = [(account, each) for account, own in filters.items() for each in own]
     assert [
         (account, each) for account, each in asked if not found.may(account, "read", each)
@@ -123,7 +127,7 @@ def test_nobody_reads_more_by_asking_for_more(name: str) -> None:
     found, rights = case(name), Rights(DEFAULT_PREFIX)
     leaks = [
         (account, nosy)
-        for account in ACCOUNTS
+        for account in found.accounts
         for nosy in NOSY
         if found.may(account, "read", nosy) and not rights.may(account, "read", nosy)
     ]
@@ -147,7 +151,7 @@ def test_the_bridge_carries_what_devices_may_and_the_middle_grants_the_same() ->
     }
     assert ways == {
         (grant.access, grant.filter.format(device=device))
-        for device in DEVICES
+        for device in WANTED.devices
         for grant in grants(role_of(device), DEFAULT_PREFIX)
     }
 
@@ -192,7 +196,7 @@ def test_the_rules_of_emqx_are_what_erlang_reads(tmp_path: Path) -> None:
         check=True,
         timeout=30,
     )
-    assert told.stdout == b"8"  # aggregator 2, monitor 1, devices 2, and who is denied 3
+    assert told.stdout == b"11"  # aggregator 2, monitor 1, tokens 2, devices 2, who is denied 4
 
 
 def test_the_configuration_of_hivemq_is_well_formed() -> None:

@@ -97,10 +97,17 @@ def test_a_member_hears_its_roster_the_support_and_its_own_shares() -> None:
     assert TOPICS.shares_to("a-1") == "fedbus/1/digits/share/a-1/+"
 
 
-def test_only_devices_read_shares() -> None:
-    assert RULES[Kind.SHARE].readers == {Role.DEVICE}
+def test_only_devices_and_newcomers_read_shares() -> None:
+    assert RULES[Kind.SHARE].readers == {Role.DEVICE, Role.NEWCOMER}
     read = [grant.filter for grant in grants(Role.DEVICE, "p") if "share" in grant.filter]
     assert read == ["p/+/share/+/{device}", "p/+/share/{device}/+"]
+
+
+def test_a_newcomer_has_a_share_topic_and_nothing_that_an_aggregator_hears() -> None:
+    assert {(grant.access, grant.filter) for grant in grants(Role.NEWCOMER, "p")} == {
+        ("write", "p/+/share/+/{device}"),
+        ("read", "p/+/share/{device}/+"),
+    }
 
 
 def test_a_monitor_writes_nothing_and_reads_no_updates() -> None:

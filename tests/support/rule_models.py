@@ -18,7 +18,7 @@ May = Callable[[str, str, str], bool]  # account, "write" or "read", topic or fi
 def emqx_model(files: Mapping[str, str]) -> May:
     """First match decides; a subscription's filter is matched as if it were a topic."""
     term = re.compile(
-        r'\{(allow|deny), (all|\{username, "([^"]*)"\})(?:, (publish|subscribe|all), '
+        r'\{(allow|deny), (all|\{username, (?:\{re, )?"([^"]*)"\}?\})(?:, (publish|subscribe|all), '
         r"\[([^\]]*)\])?\}\.\n"
     )
     text = re.sub(r"(?m)^%%.*\n", "", files["fedbus.acl"])
@@ -28,7 +28,8 @@ def emqx_model(files: Mapping[str, str]) -> May:
 
     def may(name: str, access: str, topic: str) -> bool:
         for permission, who, user, action, listed in (rule.groups() for rule in rules):
-            if (who != "all" and user != name) or action not in actions[access]:
+            fits = user == name or (who.startswith("{username, {re") and re.match(user, name))
+            if (who != "all" and not fits) or action not in actions[access]:
                 continue
             filters = re.findall(r'"([^"]*)"', listed or '"#"')
             if any(emqx_matches(topic, each.replace("${username}", name)) for each in filters):
