@@ -119,6 +119,8 @@ def with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
 def as_written(problem: str) -> str:
     """Return an error's text with the tables' names as they stand in the file."""
     for name in FLEET_TABLES:
+        if problem.startswith(f"task: {name}."):
+            problem = problem.removeprefix("task: ")
         problem = problem.replace(f"task.{name}", name)
     return problem
 

@@ -49,18 +49,27 @@ class Source:
     def _line(self, problem: str) -> int:
         """Return the line of the innermost key that is named, and there; 0: none is.
 
-        What follows a table's name may go on with its keys: ``task: model: loss: 'mse' is none``.
+        What follows a table's name may go on with its keys: ``task: model: loss: 'mse' is none``,
+        or with a key of another table: ``secure: robust.group: groups are for masked updates``.
         """
         path: KeyPath = ()
         for part in problem.split(": "):
             named = _NAMED.match(part)
-            longer = (*path, *_path(named[0])) if named else path
-            while longer not in self.lines and len(longer) > len(path):
-                longer = longer[:-1]
+            keys = _path(named[0]) if named else ()
+            longer = self._innermost(path, keys)
+            if longer == path and len(keys) > 1:
+                longer = self._innermost((), keys) or path
             if longer == path:
                 break
             path = longer
         return self.lines.get(path, 0)
+
+    def _innermost(self, table: KeyPath, keys: KeyPath) -> KeyPath:
+        """Return the longest path from ``table`` along ``keys`` that is there."""
+        path = (*table, *keys)
+        while path not in self.lines and len(path) > len(table):
+            path = path[:-1]
+        return path
 
 
 def read_source(path: Path) -> Source:
