@@ -84,7 +84,7 @@ WRONG = [
     ),
     (
         "[task.buffered]",
-        "[fairness]\nweights = 'stale_weight'\n[task.staleness]\nrule = 'linear'\n[task.buffered]",
+        "[fairness]\nweights = 'stale_weight'\n[task.staleness]\nrule = 'hinge'\n[task.buffered]",
         18,
         "18: fairness.weights = ",
     ),
