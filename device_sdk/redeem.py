@@ -72,11 +72,19 @@ def read_token(path: Path) -> Token:
     """Read a token's file, of mode 0600. Raises ConfigError that shows nothing of it."""
     text = read_secret_file(path)
     try:
+        return parse_token(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_token(text: str) -> Token:
+    """Return what `token_text` wrote. Raises ConfigError that shows nothing of it."""
+    try:
         table = json.loads(text)
     except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: not a token of `fedbus enrol --token`") from None
+        raise ConfigError("not a token of `fedbus enrol --token`") from None
     if not isinstance(table, dict) or table.keys() != _FIELDS or not _are_right(table):
-        raise ConfigError(f"{path}: not a token of `fedbus enrol --token`")
+        raise ConfigError("not a token of `fedbus enrol --token`")
     check_id(table["device"], "device")
     return Token(**{**table, "token": bytes.fromhex(table["token"])})
 

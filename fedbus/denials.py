@@ -50,7 +50,7 @@ class Denials:
         Raises ConfigError for what cannot be a report, OSError where files cannot be written.
         """
         before, denied = self._all(), denied_devices(self._broker)
-        wanted = _names(payload) - (denied - before)
+        wanted = named(payload) - (denied - before)
         self._of_task[topic] = wanted | self._of_task.get(topic, set())
         self._write()  # else, after a crash on the way, those would seem to be an operator's
         self._of_task[topic] = wanted
@@ -152,8 +152,8 @@ def _obey(denials: Denials, message: Message, say: Callable[[str], None]) -> Non
         say(f"{message.topic}: {error}")
 
 
-def _names(payload: bytes) -> set[str]:
-    """Return the devices of a report. Raises ConfigError for anything else."""
+def named(payload: bytes) -> set[str]:
+    """Return the devices of a report, services left out. Raises ConfigError for anything else."""
     try:
         told = read_object(payload, "mon/denied") if payload else {"devices": []}
         names: Iterable[object] = told["devices"]

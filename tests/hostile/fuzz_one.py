@@ -13,7 +13,7 @@ def main() -> None:
     """Fuzz; libFuzzer ends the process itself."""
     import atheris  # type: ignore[import-untyped]  # noqa: PLC0415 - not every platform has it
 
-    with atheris.instrument_imports(include=["protocol", "device_sdk"]):
+    with atheris.instrument_imports(include=["protocol", "device_sdk", "aggregator", "fedbus"]):
         from tests.hostile.targets import TARGETS  # noqa: PLC0415 - instrumented
     atheris.Setup(sys.argv, TARGETS[os.environ["FEDBUS_FUZZ"]])
     atheris.Fuzz()

@@ -6,7 +6,10 @@ from typing import Final
 
 import numpy as np
 
+from aggregator.telemetry import SATURATED, UPLINK
 from device_sdk.held import HeldModel, pack_held
+from device_sdk.redeem import Token, token_text
+from fedbus.announcements import Announcement, announced_text
 from protocol import joining
 from protocol.codec import encode, pack
 from protocol.identity import Certificate, certify, identity_public
@@ -31,6 +34,34 @@ _MODEL: Final = {
 }
 _TRAINING: Final = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1, "trainable": ["*dense*"]}
 
+_BIRTH: Final = {
+    "boot": "a",
+    "next_epoch": {"epoch": 2, "key": "00" * 32, "endorsement": "00" * 64},
+}
+#: What a device tells of itself, and all reports of an aggregator in one.
+_TOLD: Final = {"turned_away": "x", "bytes_up": 9, "bytes_down": 1e6, "receipts": 3}
+_REPORT: Final = {
+    "state": "online",
+    "mqtt": "5",
+    "mode": "rounds",
+    "version": 7,
+    "waiting_for": "x",
+    "evaluated_version": 7,
+    "accuracy": 0.8,
+    "updates_accepted": 3,
+    "late": ["a"],
+    "refused": {"too_stale": 2},
+    "offline_names": ["a"],
+    "alerts": ["a: x"],
+    "training": {"a": "version 7"},
+    "leases": {"rule": "x", "held_back_by": "x", "floor": "x", "sites": {"s": {"training": 1}}},
+    "privacy": {"mechanism": "x", "epsilon": 1.5, "delta": 1e-5, "since_version": 3},
+    "epochs": {"all": {"epoch": 1, "devices": 5, "ends_in_s": 60}},
+    "stalls": {"all": {"left": 2, "needed": 3, "what": "x", "kept_out": ["b"], "to_enrol": 1}},
+    "buffers": [{"cohort": "all", "state": "recovering", "missing_from": ["a"], "holders": 3}],
+    "round": {"cohort": "all", "needed": 3, "waits_for": "shares", "missing_from": ["a"]},
+}
+
 
 def seeds() -> Mapping[str, Sequence[bytes]]:
     """Return them by the name of the target."""
@@ -54,8 +85,18 @@ def seeds() -> Mapping[str, Sequence[bytes]]:
         "requests": [request.body],
         "shares": [bytes(100), certify(certificate, _SEED)],
         "joinings": list(_joinings()),
-        "files": [pack_held(held, _MODEL), json.dumps(COHORT.keys["a"]).encode()],
+        "files": [pack_held(held, _MODEL), *map(str.encode, _texts())],
+        "denied": [json.dumps({"devices": ["a", "monitor"]}).encode()],
+        "telemetry": [json.dumps({UPLINK: 1.5, SATURATED: 9}).encode()],
+        "births": [json.dumps(_BIRTH).encode()],
+        "views": [json.dumps(each).encode() for each in (_TOLD, _REPORT)],
     }
+
+
+def _texts() -> Iterator[str]:
+    yield json.dumps(COHORT.keys["a"])
+    yield token_text(Token("t", "fedbus/1", "a", "h", 1, "p", _SEED, "", "", "all", 1))
+    yield announced_text({"a": Announcement(2, _SEED, bytes(64))})
 
 
 def _joinings() -> Iterator[bytes]:

@@ -11,11 +11,19 @@ from typing import Final
 
 import numpy as np
 
+from aggregator.telemetry import saturated_values, uplink_speed
 from device_sdk.config import parse_bytes
 from device_sdk.engine.spec import parse_spec
 from device_sdk.held import MODEL, unpack_held
 from device_sdk.identity import parse_keys
 from device_sdk.plan import read_plan
+from device_sdk.redeem import parse_token
+from device_sdk.twins import Twins
+from fedbus import denials
+from fedbus.announcements import Collector, announced_text, parse_announced
+from fedbus.screen import picture
+from fedbus.status import status_lines
+from fedbus.view import TaskView
 from protocol import codec, identity, joining
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.locked import is_locked
@@ -33,12 +41,14 @@ from protocol.secagg.requests import open_request
 from protocol.secagg.roster import open_roster
 from protocol.secagg.sealing import Boxes
 from protocol.staleness import parse_staleness
-from protocol.topics import Topics
+from protocol.topics import Topics, check_id
 from protocol.vectors import packing, sparse
 from protocol.vectors.hidden import parse_downlink
 from protocol.vectors.layout import Layout, Tensor, params_from_bytes
 from tests.support.enrolment import cohort
 from tests.support.messages import KINDS
+from transport import Message
+from transport.config import BrokerConfig
 
 Target = Callable[[bytes], None]
 
@@ -48,10 +58,14 @@ SEED: Final = bytes(32)
 CODECS: Final = [
     packing.parse_codec(f"{support}/{dtype}")
     for support in ("dense", "topk-0.1", "topk-0.9", "randk-0.3")
-    for dtype in ("float32", "float16", "int8", "int4")
+    for dtype in ("float32", "float16", "int8", "int4", "ternary")
 ]
 CLASSES: Final = (*KINDS, Update, Difference, MaskedUpdate)
 COHORT: Final = cohort("abcde")
+_WATCHED: Final = (
+    *(_TOPICS.monitor(what) for what in ("aggregator", "rounds", "metrics", "devices", "alerts")),
+    *(_TOPICS.info("a"), _TOPICS.telemetry("a")),
+)
 
 
 def envelopes(data: bytes) -> None:
@@ -171,13 +185,17 @@ def shares(data: bytes) -> None:
 
 
 def joinings(data: bytes) -> None:
-    """What devices with a one-time token ask for, and are answered."""
+    """What devices with a one-time token ask for, and are answered; also under the right token."""
     with contextlib.suppress(RemoteProtocolError):
         joining.asked_for(data)
-    with contextlib.suppress(RemoteProtocolError):
         joining.open_request(data, SEED)
     with contextlib.suppress(RemoteProtocolError):
         joining.open_reply(data, SEED, SEED)
+    with contextlib.suppress(RemoteProtocolError):
+        asked = codec.unpack(data, joining.Request)
+        joining.open_request(joining.ask(asked, SEED, SEED), SEED)
+    with contextlib.suppress(RemoteProtocolError):
+        joining.open_reply(joining.answer(codec.unpack(data, joining.Reply), SEED), SEED, SEED)
 
 
 def files(data: bytes) -> None:
@@ -185,8 +203,41 @@ def files(data: bytes) -> None:
     unpack_held({MODEL: data})
     text = data.decode("latin-1")
     is_locked(text)
+    for parse in (parse_keys, parse_token, parse_announced):
+        with contextlib.suppress(ConfigError):
+            parse(text)
+
+
+def denied(data: bytes) -> None:
+    """Whom an aggregator wants denied, to `fedbus broker up`."""
     with contextlib.suppress(ConfigError):
-        parse_keys(text)
+        for name in denials.named(data):
+            check_id(name, "device")
+
+
+def telemetry(data: bytes) -> None:
+    """What the aggregator reads of telemetry, and counts with."""
+    for read in (uplink_speed, saturated_values):
+        with contextlib.suppress(RemoteProtocolError):
+            assert 0 <= float(read(data)) < float("inf")
+
+
+def births(data: bytes) -> None:
+    """A birth, to a twin and to `fedbus enrol collect`."""
+    Twins("b").hear(data, retained=True)
+    collector = Collector(BrokerConfig(), _TOPICS)
+    collector.handle(Message(_TOPICS.info("a"), data, retain=True, token=0))
+    assert parse_announced(announced_text(collector.announced)) == collector.announced
+
+
+def views(data: bytes) -> None:
+    """Reports and what devices say of themselves, to `fedbus watch` and `fedbus status`."""
+    view = TaskView(_TOPICS)
+    for topic in _WATCHED:
+        view.see(topic, data)
+    for line in status_lines(view):
+        assert line.isprintable(), line
+    picture(view, title="t", max_rows=5)
 
 
 def _first(data: bytes) -> int:
@@ -197,6 +248,6 @@ TARGETS: Final[dict[str, Target]] = {
     each.__name__: each
     for each in (
         *(envelopes, bodies, updates, params, indices, elements, topics, plans, words),
-        *(rosters, requests, shares, joinings, files),
+        *(rosters, requests, shares, joinings, files, denied, telemetry, births, views),
     )
 }
