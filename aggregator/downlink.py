@@ -106,6 +106,7 @@ class Downlink:
         self._keyframes: set[int] = set()
         self._differences: set[int] = set()
         self._asked_for: dict[int, bytes] = {}
+        self._bases: dict[int, int] = {}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -232,13 +233,18 @@ class Downlink:
         known = {version for version, step in self._steps.items() if step.model_hash}
         wanted = {self._newest, *known.intersection(needed)}
         keyframes = {self._keyframe(version) for version in wanted}
-        ways = [range(self._keyframe(version) + 1, version + 1) for version in wanted]
+        self._bases = {at: base for at, base in self._bases.items() if at in wanted}
+        ways = [range(self._way_from(version) + 1, version + 1) for version in wanted]
         back = range(self._horizon() + 1, self._newest + 1)
         differences = set(chain(back, *ways))
         since = min(keyframes | differences)
         self._keyframes, self._differences = keyframes, differences
         self._asked_for = {at: full for at, full in self._asked_for.items() if at in wanted}
         self._steps = {version: step for version, step in self._steps.items() if version >= since}
+
+    def _way_from(self, version: int) -> int:
+        """Return from which version on a needed one must be reachable by differences."""
+        return min(self._keyframe(version), self._bases.get(version, version))
 
     def _horizon(self) -> int:
         """Return the oldest version that a device can hold and still pays less by differences."""
@@ -313,6 +319,14 @@ class Downlink:
             whole.model,
             held if is_cheaper else -1,
         )
+
+    def lend(self, version: int, base: int) -> None:
+        """A device is on its way from a version to another: what is between stays for it.
+
+        As long as that other is needed, however many versions are made meanwhile.
+        """
+        if 0 <= base < self._bases.get(version, version):
+            self._bases[version] = base
 
     def whole_route(self, version: int) -> Route:
         """Return how a device gets to a version by nothing but itself; see `make_whole`."""

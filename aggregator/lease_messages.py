@@ -61,6 +61,7 @@ class LeaseMessages:
         version = lease.record.version
         if not check_in.unreachable:
             route = self._downlink.route(version, _held(check_in))
+            self._downlink.lend(version, route.base)
             return [self._message(lease, check_in, route, now)]
         self._counts["models_unreachable"] += 1
         self._downlink.make_whole(version)

@@ -185,6 +185,43 @@ def test_only_what_is_needed_stays_published() -> None:
     assert min(line.published) > 10
 
 
+def test_the_way_that_a_lease_names_stays_while_its_version_is_needed() -> None:
+    """From before the keyframe, too, and however quickly versions are made meanwhile."""
+    line = Line(SPARSE)
+    line.step(21)
+    route = line.downlink.route(21, 17)
+    assert (route.keyframe, route.base) == (20, 17)
+    line.downlink.lend(21, route.base)
+    line.running.add(21)
+    line.step(60)
+    params, _ = line.go(route, 21)
+    np.testing.assert_array_equal(params, line.held[21])
+    line.running.clear()
+    line.step()
+    assert min(version for _, version in line.downlink.retained) > 21
+
+
+def test_a_lease_that_names_a_way_keeps_it(tmp_path: Path) -> None:
+    model = {"input": [60], "layers": [{"type": "dense", "units": 10}]}
+    model |= {"loss": "softmax_cross_entropy"}
+    desk = Desk(tmp_path, task_config(model=model, bandwidth=SPARSE, buffered=Buffered(goal=1)))
+    delta = np.ones(LAYOUT.size)
+
+    def step(times: int) -> None:
+        for _ in range(times):
+            desk.send("b", desk.lease("b"), delta.tolist())
+
+    step(11)
+    topics = desk.coordinator.topics
+    desk.hear(topics.out("a"), desk.sealed("a", CheckIn(install_id("a"), 7, 10, CODECS)))
+    lease = desk.last("a")
+    assert isinstance(lease, Lease)
+    assert (lease.version, lease.keyframe, lease.base) == (11, 10, 7)
+    step(60)
+    assert all(desk.retained.get(topics.difference(at, 0)) for at in (8, 9, 10, 11))
+    desk.close()
+
+
 def test_who_cannot_get_there_gets_the_version_whole_till_the_next_restart() -> None:
     line = Line(SPARSE)
     line.step(25)
