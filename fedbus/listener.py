@@ -14,6 +14,7 @@ from protocol.topics import Topics
 from transport import BrokerSettings, Connected, Disconnected, Event, Message, Refused
 from transport.loop import Loop
 from transport.paho import PahoTransport
+from transport.secret_files import read_secret_file
 from transport.settings import AUTO, Tls
 
 ACCOUNT: Final = "monitor"
@@ -152,6 +153,6 @@ def reader_settings(
 
 def _password(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--password-file {path}: {error}") from None
+        return read_secret_file(path).strip()
+    except ConfigError as error:
+        raise ConfigError(f"--password-file {error}") from None

@@ -10,6 +10,7 @@ from typing import Final
 from device_sdk.config import DeviceConfig, load_config
 from firmware_scripts.bundle import REQUIREMENTS, Bundle, build_bundle
 from protocol.errors import ConfigError
+from transport.secret_files import read_secret_file
 
 OPT: Final = "/opt/fedbus"
 RELEASES: Final = f"{OPT}/releases"
@@ -166,12 +167,12 @@ def read_wish(
 
 def _read_password(path: Path) -> bytes:
     try:
-        text = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"--password-file {path}: {error.strerror}") from None
+        text = read_secret_file(path).strip()
+    except ConfigError as error:
+        raise ConfigError(f"--password-file {error}") from None
     if not text:
         raise ConfigError(f"--password-file {path}: is empty")
-    return text + b"\n"
+    return f"{text}\n".encode()
 
 
 def _read_wheels(folder: Path) -> dict[str, bytes]:
@@ -184,7 +185,11 @@ def _read_wheels(folder: Path) -> dict[str, bytes]:
 def _read_carried(folder: Path) -> dict[str, bytes]:
     try:
         there = [name for name in DATA if (folder / name).is_file()]
+        for name in (each for each in CARRIED if each in _SECRETS):
+            read_secret_file(folder / name)
         return {name: (folder / name).read_bytes() for name in [*CARRIED, *there]}
+    except ConfigError as error:
+        raise ConfigError(f"--carry {error}") from None
     except OSError as error:
         raise ConfigError(f"--carry {error.filename}: {error.strerror}") from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigError
+from transport.secret_files import read_secret_file
 from transport.settings import (
     AUTO,
     MQTT_3_1_1,
@@ -125,9 +126,9 @@ class BrokerConfig:
         if not self.password_file:
             return None
         try:
-            return Path(self.password_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"broker.password_file {self.password_file}: {error}") from None
+            return read_secret_file(Path(self.password_file)).strip()
+        except ConfigError as error:
+            raise ConfigError(f"broker.password_file {error}") from None
 
     def _settings(
         self,

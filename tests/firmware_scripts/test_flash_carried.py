@@ -56,6 +56,16 @@ def test_secrets_are_never_said_and_flashing_twice_changes_nothing(
     assert snapshot(root) == before
 
 
+@pytest.mark.parametrize("name", ["device.key", "keys.json"])
+def test_secrets_that_others_may_read_are_not_carried(
+    tmp_path: Path, carried: Path, name: str
+) -> None:
+    (carried / name).chmod(0o644)
+    status, said = command("flash", "--root", make_root(tmp_path), "--carry", carried, "--yes")
+    assert status == 2
+    assert f"{name}: others may read it: chmod 600" in said
+
+
 def test_its_data_goes_along_or_is_said_where_it_belongs(tmp_path: Path, carried: Path) -> None:
     root = make_root(tmp_path)
     there = root / "etc" / "fedbus" / "data.npz"

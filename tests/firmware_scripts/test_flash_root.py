@@ -39,6 +39,7 @@ def root(tmp_path: Path) -> Path:
 def options(tmp_path: Path, root: Path) -> list[str | Path]:
     secret = tmp_path / "password"
     secret.write_text(SECRET)
+    secret.chmod(0o600)
     config = write_config(tmp_path, WITH_PASSWORD)
     return ["flash", "--root", root, "--config", config, "--password-file", secret]
 

@@ -129,6 +129,7 @@ def test_it_ends_as_flashing_the_mounted_root_does(sshd: Sshd, tmp_path: Path) -
     far, near = make_root(tmp_path / "far"), make_root(tmp_path / "near")
     secret = tmp_path / "password"
     secret.write_text(SECRET)
+    secret.chmod(0o600)
     config = write_config(tmp_path, f'{CONFIG_TEXT}password_file = "{PASSWORD}"\n')
     what = ["--config", config, "--password-file", secret, "--python", PYTHON, "--yes"]
     options = [word for each in sshd.options() for word in ("--ssh-option", each)]

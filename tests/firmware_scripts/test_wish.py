@@ -16,6 +16,7 @@ WITH_PASSWORD = f'{CONFIG_TEXT}password_file = "{PASSWORD}"\n'
 def _secret(folder: Path, text: str = SECRET) -> Path:
     path = folder / "password"
     path.write_text(text)
+    path.chmod(0o600)
     return path
 
 
@@ -41,6 +42,13 @@ def test_a_password_that_the_device_would_not_find_is_refused(tmp_path: Path) ->
 def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="empty"):
         read_wish(write_config(tmp_path, WITH_PASSWORD), password_file=_secret(tmp_path, "\n"))
+
+
+def test_a_password_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    secret = _secret(tmp_path)
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"--password-file .*: others may read it: chmod 600"):
+        read_wish(write_config(tmp_path, WITH_PASSWORD), password_file=secret)
 
 
 def test_wheels_and_a_ready_interpreter_exclude_each_other(tmp_path: Path) -> None:

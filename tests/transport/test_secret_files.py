@@ -9,6 +9,7 @@ import pytest
 
 from protocol import locked
 from protocol.errors import ConfigError
+from transport.config import BrokerConfig
 from transport.secret_files import (
     CREDENTIAL,
     new_passphrase,
@@ -98,3 +99,12 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="key: not text"):
         read_secret_file(path)
+
+
+def test_a_password_that_others_may_read_opens_no_connection(tmp_path: Path) -> None:
+    path = written(tmp_path / "password", "word\n", 0o644)
+    config = BrokerConfig(password_file=str(path))
+    with pytest.raises(ConfigError, match=r"password_file .*: others may read it: chmod 600"):
+        config.check_files()
+    path.chmod(0o600)
+    config.check_files()
