@@ -24,9 +24,7 @@ def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
     """
     hints = hints_of(cls)  # type: ignore[arg-type] # classes are hashable, which typing cannot say
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type] # S is a dataclass, which typing cannot say
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{_path(where, key)}: unknown key{_nearest(key, known)}")
+    refuse_unknown(table, known, where)
     values: dict[str, Any] = {}
     for name, field in known.items():
         if name in table:
@@ -43,6 +41,14 @@ def build(cls: type[S], table: Mapping[str, Any], where: str = "") -> S:
 def hints_of(cls: Hashable) -> Mapping[str, Any]:
     """Return the types of a class's fields: reading annotations takes longer than all the rest."""
     return get_type_hints(cls)
+
+
+def refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str = "") -> None:
+    """Raise ConfigError for a key that is none of ``known``, saying which it may be."""
+    names = list(known)
+    for key in table:
+        if key not in names:
+            raise ConfigError(f"{_path(where, key)}: unknown key{_nearest(key, names)}")
 
 
 def refuse_moved(table: Mapping[str, Any], moved: Mapping[str, str]) -> None:
@@ -76,7 +82,7 @@ def _path(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _nearest(key: str, known: Mapping[str, object]) -> str:
+def _nearest(key: str, known: list[str]) -> str:
     import difflib  # noqa: PLC0415 - only for a mistake, and devices start without it
 
     close = difflib.get_close_matches(key, known, n=1)

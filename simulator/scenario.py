@@ -22,7 +22,8 @@
     split = "dirichlet"               # alpha; shards: shards; clients: client; speed: slow_labels
     held_out = 0.2
 
-    [task] [fairness] [bandwidth] [selection] [secure]      # as in the aggregator's own file
+    [task] [fairness] [bandwidth] [selection] [robust] [conduct] [privacy] [secure]
+                                      # as in the aggregator's own file
 
     [broker]                          # limits = "shipped" or "stock", latency_s
     [[broker.restart]]                # at_s, down_s, forget
@@ -50,19 +51,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from aggregator.config import as_written, with_fleet
+from aggregator.config import FLEET_TABLES, as_written, with_fleet
 from aggregator.scheduling.rounds import Rounds
 from aggregator.secure_config import NONE, SecureConfig
 from aggregator.task_config import TaskConfig
 from device_sdk.engine.plan import plan_training
 from device_sdk.engine.settings import TrainingSettings
 from protocol.errors import ConfigError
-from protocol.settings import build
+from protocol.settings import build, refuse_unknown
 from protocol.topics import check_id
 from simulator.availability import Trace, read_trace
 from simulator.data import DataConfig, Dataset, deal, load_data
@@ -241,6 +242,14 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 }
 
 
+#: What may stand at the top of a file, as it is written there.
+_KEYS: Final = (
+    *(each.name for each in fields(Scenario) if each.name not in {"classes", "folder"}),
+    "class",
+    *FLEET_TABLES,
+)
+
+
 @lru_cache(maxsize=8)
 def _traces(path: Path) -> dict[str, Trace]:
     return read_trace(path)
@@ -263,10 +272,8 @@ def load_scenario(path: Path) -> Scenario:
 
 def _tables(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the file's tables as `Scenario` names them, with what may be left out."""
+    refuse_unknown(given, _KEYS)
     tables = dict(with_fleet(given))
-    for key in ("classes", "folder"):
-        if key in tables:
-            raise ConfigError(f"{key}: unknown key; device classes are [[class]]")
     if isinstance(task := tables.get("task"), dict):
         tables["task"] = {"task": TASK, **task}
     if isinstance(classes := tables.pop("class", None), list):

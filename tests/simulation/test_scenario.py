@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.config import FLEET_TABLES
 from protocol.errors import ConfigError
 from simulator.data import FOLDER_VARIABLE
 from simulator.profiles import PROFILES
@@ -109,6 +110,19 @@ def test_a_mistake_is_told_with_file_line_and_key(
         loaded(tmp_path, (old, new))
     assert f"small.toml:{line}: " in str(raised.value)
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["monitor", "folder", "classes"])
+def test_the_keys_that_are_known_are_told_as_they_are_written(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"toml:2: {key}: unknown key") as raised:
+        loaded(tmp_path, ("duration_s = 30", f"{key} = 1\nduration_s = 30"))
+    told = str(raised.value).partition("; ")[2]
+    if key == "classes":
+        assert told == "did you mean 'class'?"
+        return
+    known = told.removeprefix("known are ").split(", ")
+    assert {"class", "task", "broker", *FLEET_TABLES} <= set(known)
+    assert not {"classes", "folder"} & set(known)
 
 
 @pytest.mark.parametrize("seed", range(4))
