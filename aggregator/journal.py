@@ -54,7 +54,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._fd = -1
         self._end = 0
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._segments = sorted(ends)
         self._newest = max(self._tidy(ends) | ends.keys(), default=0)
 

@@ -171,6 +171,8 @@ def open_store(
     many bytes the journal begins a new file; ``model`` is a digest of the model, kept and compared
     with the one that the store began with; ``fault`` is called at each of `FAULT_POINTS`.
 
+    What is made here is its owner's alone: it has updates, and what was held against whom.
+
     Raises StoreError, saying what to do, if another aggregator has it open, if it belongs to
     another task, another model or a newer program, or if the disk or database fails; ConfigError
     for a task or url that cannot be.
@@ -180,9 +182,11 @@ def open_store(
     engine = schema.open_engine(database, url)
     where = str(database) if url is None else engine.url.render_as_string(hide_password=True)
     with explained(where), ExitStack() as resources:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _own(directory / f"{task}.lock", resources)
         resources.callback(engine.dispose)
+        if url is None:
+            _keep_private(database)
         connection = resources.enter_context(engine.connect())
         with connection.begin():
             schema.claim(connection, task, where, model)
@@ -193,6 +197,13 @@ def open_store(
         resources.callback(journal.close)
         sync_directory(directory)
         return Store(connection, rows, journal, resources.pop_all(), where=where, fault=fault)
+
+
+def _keep_private(database: Path) -> None:
+    """Take others' rights to the file of SQLite, which gives its log the same ones."""
+    database.touch(0o600)
+    for path in database.parent.glob(f"{database.name}*"):
+        path.chmod(0o600)
 
 
 def _own(path: Path, resources: ExitStack) -> None:

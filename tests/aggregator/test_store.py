@@ -4,7 +4,9 @@ Every claim holds on SQLite and, where a PostgreSQL is installed, there too.
 """
 
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,6 +248,21 @@ def _make_older(connection: Connection, number: int, *without: Table) -> None:
     connection.exec_driver_sql("ALTER TABLE fedbus_device DROP COLUMN counter")
     older = update(schema.meta).where(schema.meta.c.key == "schema").values(value=str(number))
     connection.execute(older)
+
+
+def test_nobody_else_can_read_what_it_keeps(tmp_path: Path) -> None:
+    """Updates, and what robust rules hold against whom; a file of an older program's, too."""
+    made, given = tmp_path / "made", tmp_path / "given"
+    given.mkdir(mode=0o755)
+    (given / "digits.sqlite").touch(mode=0o644)
+    for folder in (made, given):
+        with closing(open_store(folder, "digits")):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+        assert "digits.sqlite" in modes
+        assert set(modes.values()) == {0o600}, modes
+        assert stat.S_IMODE((folder / "digits.journal").stat().st_mode) == 0o700
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
 def test_the_first_schemas_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
