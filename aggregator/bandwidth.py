@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from protocol.errors import ConfigError
 from protocol.messages import MAX_DIFFERENCES
+from protocol.settings import told_as
 from protocol.vectors.hidden import FLOAT32, check_model_type, parse_downlink
 from protocol.vectors.layout import Layout
 from protocol.vectors.levels import INT4, INT8
@@ -76,13 +77,12 @@ class BandwidthConfig:
 
     def __post_init__(self) -> None:
         self._check_uplink()
-        try:
+        with told_as("differences"):
             if self.differences not in {AUTO, NONE}:
                 parse_downlink(self.differences)
+        with told_as("model"):
             if self.model != AUTO:
                 check_model_type(self.model)
-        except ConfigError as error:
-            raise ConfigError(f"bandwidth, downlink: {error}") from None
         if not 1 <= self.keyframe_every <= MAX_DIFFERENCES:
             raise ConfigError(
                 f"keyframe_every must be from 1 to {MAX_DIFFERENCES}, not {self.keyframe_every}"
@@ -95,12 +95,13 @@ class BandwidthConfig:
             )
         if not 0 <= self.uplink_s <= 86_400:  # noqa: PLR2004 - a day
             raise ConfigError(f"uplink_s must be from 0 to 86400, not {self.uplink_s}")
-        for spelled in self.uplink_codecs:
-            codec = parse_codec(spelled)
-            if codec.masked or codec.calibrated:
-                raise ConfigError(
-                    f"uplink_codecs: {spelled!r}: write support and type only, as in topk-0.01/int8"
-                )
+        for at, spelled in enumerate(self.uplink_codecs):
+            with told_as(f"uplink_codecs[{at}]"):
+                codec = parse_codec(spelled)
+                if codec.masked or codec.calibrated:
+                    raise ConfigError(
+                        f"{spelled!r}: write support and type only, as in topk-0.01/int8"
+                    )
 
     def settled(
         self, codec: CodecSpec, size: int, *, masked: bool, is_delicate: bool = False

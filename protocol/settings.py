@@ -7,7 +7,8 @@ caller's.
 import dataclasses
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -49,6 +50,16 @@ def refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str = 
     for key in table:
         if key not in names:
             raise ConfigError(f"{_path(where, key)}: unknown key{_nearest(key, names)}")
+
+
+@contextmanager
+def told_as(key: str) -> Iterator[None]:
+    """Put the key that is at fault in front of a ConfigError that does not begin with it."""
+    try:
+        yield
+    except ConfigError as error:
+        told = str(error)
+        raise ConfigError(told if told.startswith(key) else f"{key}: {told}") from None
 
 
 def refuse_moved(table: Mapping[str, Any], moved: Mapping[str, str]) -> None:

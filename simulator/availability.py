@@ -127,8 +127,10 @@ def read_trace(path: Path) -> dict[str, Trace]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text: {error}") from None
     rows = _json_rows(path, text) if path.suffix == ".json" else _csv_rows(path, text)
     intervals: dict[str, list[Interval]] = {}
     traces: dict[str, Trace] = {}

@@ -49,8 +49,7 @@
     [dry]                             # delta, num_samples: no learning, the protocol alone
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,7 +62,7 @@ from aggregator.task_config import TaskConfig
 from device_sdk.engine.plan import plan_training
 from device_sdk.engine.settings import TrainingSettings
 from protocol.errors import ConfigError
-from protocol.settings import build, refuse_unknown
+from protocol.settings import build, refuse_unknown, told_as
 from protocol.topics import check_id
 from simulator.availability import Trace, read_trace
 from simulator.data import DataConfig, Dataset, deal, load_data
@@ -181,9 +180,9 @@ class Scenario:
 
     def check(self) -> None:
         """Check what goes beyond single tables: data, split, model. Raises ConfigError."""
-        with _told_as("task"):
+        with told_as("task"):
             self.task.check()
-        with _told_as("secure"):
+        with told_as("secure"):
             self._check_secure()
         if isinstance(rounds := self.task.scheduling, Rounds) and rounds.needed > self.num_devices:
             raise ConfigError(
@@ -191,7 +190,7 @@ class Scenario:
                 f" {self.num_devices} devices"
             )
         for at, each in enumerate(self.classes):
-            with _told_as(f"classes[{at}].availability.file"):
+            with told_as(f"classes[{at}].availability.file"):
                 if each.availability.file:
                     self.traces(each.availability)
         if self.dry is None:
@@ -205,11 +204,11 @@ class Scenario:
             self.secure.check_roster(self.task, roster, num_params)
 
     def _check_learning(self) -> None:
-        with _told_as("task"):
+        with told_as("task"):
             spec = self.task.model_spec()
         settings = build(TrainingSettings, self.task.training, "task.training")
         for at, each in enumerate(self.classes):
-            with _told_as(f"classes[{at}].memory_budget"):
+            with told_as(f"classes[{at}].memory_budget"):
                 plan_training(spec, settings, each.memory_budget_bytes)
         data = self.data_set()
         check_rows(spec, data)
@@ -217,19 +216,9 @@ class Scenario:
             check_drift(self.drift, data)
         for at, each in enumerate(self.classes):
             if each.attack in {"label_flip", "backdoor"}:
-                with _told_as(f"classes[{at}].attack"):
+                with told_as(f"classes[{at}].attack"):
                     _ = data.labels
         deal(self.data, data, self.is_slow, self.seed)
-
-
-@contextmanager
-def _told_as(key: str) -> Iterator[None]:
-    """Put the key that is at fault in front of a ConfigError that does not begin with it."""
-    try:
-        yield
-    except ConfigError as error:
-        told = str(error)
-        raise ConfigError(told if told.startswith(key) else f"{key}: {told}") from None
 
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {

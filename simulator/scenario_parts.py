@@ -31,7 +31,13 @@ def check_ranges(given: object, ranges: Mapping[str, tuple[float, float]]) -> No
     for name, (low, high) in ranges.items():
         value = getattr(given, name)
         if not low <= value <= high:
-            raise ConfigError(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+            told = f"{name} must be from {_plain(low)} to {_plain(high)}, not {_plain(value)}"
+            raise ConfigError(told)
+
+
+def _plain(value: float) -> str:
+    """Return a number in full: 10000001 is too much where 1e+07 is not."""
+    return f"{value:.15g}"
 
 
 def check_word(name: str, given: str, words: tuple[str, ...]) -> None:
@@ -63,7 +69,7 @@ class TrainingTime:
         if self.law == "constant" and self.spread:
             raise ConfigError('spread: law = "constant" has none; say uniform or lognormal')
         if self.law == "uniform" and self.spread > 1:
-            raise ConfigError(f"spread of a uniform law is at most 1, not {self.spread:g}")
+            raise ConfigError(f"spread of a uniform law is at most 1, not {_plain(self.spread)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

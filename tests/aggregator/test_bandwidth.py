@@ -124,8 +124,14 @@ def test_a_slow_link_has_so_many_bytes_in_its_time() -> None:
         ({"uplink_bytes": -1}, "uplink_bytes"),
         ({"uplink_s": -1.0}, "uplink_s"),
         ({"uplink_s": float("nan")}, "uplink_s"),
-        ({"uplink_codecs": ("topk-0.1/int3",)}, "int3"),
-        ({"uplink_codecs": ("dense/seedmask",)}, "support and type only"),
+        ({"uplink_codecs": ("dense/int8", "topk-0.1/int3")}, r"^uplink_codecs\[1\]: codec.*int3"),
+        ({"uplink_codecs": ("dense/seedmask",)}, r"^uplink_codecs\[0\]: .*support and type only"),
+        ({"differences": "foo"}, "^differences: codec 'foo'"),
+        (
+            {"differences": "dense/seedmask"},
+            "^differences: 'dense/seedmask': differences are public",
+        ),
+        ({"model": "foo"}, "^model: 'foo'"),
         ({"uplink_codecs": ("dense/int8/calibrated",)}, "support and type only"),
     ],
 )
