@@ -44,6 +44,8 @@ def init(
     `fedbus init` does this, too: this is for who has settings and a broker already.
     """
     place = Workplace(directory)
+    if not directory.is_dir():
+        raise ConfigError(f"--dir {directory}: there is no such folder; nothing was made")
     try:
         place.enrolment.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority = Authority.create(place.ca, name)

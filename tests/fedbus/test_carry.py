@@ -127,6 +127,7 @@ def test_the_next_roster_is_laid_down_for_an_aggregator_that_lives_here(
         (["enrol", "a", "b", "--cohort", "new"], "fewer than 3"),
         (["ca", "renew", "nobody"], "never had a certificate"),
         (["ca", "init"], "exists"),
+        (["ca", "init", "--dir", "nowhere"], "no such folder"),
         (["ca", "show", "--dir", "nowhere"], "ca init"),
     ],
 )
