@@ -43,13 +43,19 @@ def revoke(authority: Authority, device: str, broker: Path | None = None) -> Rev
     Without ``broker`` (it runs elsewhere) ``crl.pem`` is to be carried there. Raises ConfigError
     for a name that no device can have, or for files that cannot be written.
     """
-    _check_device(device)
-    certificates = authority.revoke(device)
+    certificates = take_back(authority, device)
     if broker is None:
         return Revoked(certificates, reloaded=False)
     publish_list(authority, broker)
     removed = forget_passwords(broker, device)
     return Revoked(certificates, deny_device(broker, device), removed)
+
+
+def take_back(authority: Authority, device: str) -> int:
+    """Take back a device's certificates; return how many. Raises ConfigError."""
+    _check_device(device)
+    with file_errors_told():
+        return authority.revoke(device)
 
 
 def publish_list(authority: Authority, broker: Path) -> None:

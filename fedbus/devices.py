@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -13,14 +13,9 @@ from aggregator.records import Standing, StandingRecord
 from aggregator.store_errors import NoStoreError
 from aggregator.wording import many
 from broker_config.accounts import account_names
-from fedbus.key_files import parse_key
-from fedbus.roster_steps import next_roster
+from fedbus.known import CA, TOKENS, enrolled, with_token
 from protocol.errors import ConfigError
-from protocol.secagg.parameters import MIN_COHORT
 from protocol.topics import check_id
-
-if TYPE_CHECKING:
-    from protocol.secagg.roster import Roster
 
 app = typer.Typer(help="See, quarantine, release and revoke devices.", no_args_is_help=True)
 
@@ -29,6 +24,9 @@ ConfigOption = Annotated[
 ]
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for whoever looks later.")]
+UnknownOption = Annotated[
+    bool, typer.Option("--unknown", help="Also if nobody here has ever heard of the name.")
+]
 BrokerOption = Annotated[
     Path | None,
     typer.Option(
@@ -39,17 +37,12 @@ BrokerOption = Annotated[
     ),
 ]
 
-#: Where an enrolment keeps its authority.
-CA: Final = "ca"
+_ENROLMENT: Final = "enrolment"
+_ENROLLED: Final = "enrolled"
 #: The broker's folder of `fedbus init`, and what is in it.
 _BROKER: Final = ("broker", "acl")
 #: The settings, where nothing else is said.
 FED: Final = "fed.toml"
-#: What a broker elsewhere is told.
-_FOLLOWS: Final = (
-    "a broker run by `fedbus broker up` elsewhere follows mon/denied by itself; delete secrets/{0}"
-    " in its folder, if it has one"
-)
 
 
 @app.command("list")
@@ -62,28 +55,33 @@ def list_(
 ) -> None:
     """List devices with their standing and score. The score is at most 10 s old."""
     checked = load_config(config)
-    with _decrees(checked) as decrees:
-        sheets = decrees.sheets()
+    _tidy(config)
+    unheard = enrolled(config.parent / _ENROLMENT)
+    sheets = _sheets(checked, or_none=bool(unheard))
+    unheard -= {sheet.device for sheet in sheets}
     shown = [sheet for sheet in sheets if not suspects or _is_suspect(sheet)]
-    if not shown:
-        known = many(len(sheets), "device")
-        typer.echo(f"nothing speaks against {known}" if sheets else "no devices")
+    rows = [(each.device, each.standing.value, f"{each.score:.1f}", _why(each)) for each in shown]
+    rows += [(name, _ENROLLED, "", "not heard of yet") for name in unheard if not suspects]
+    if not rows:
+        known = many(len(sheets) + len(unheard), "device")
+        typer.echo(f"nothing speaks against {known}" if sheets or unheard else "no devices")
         return
-    width = max(len("device"), *(len(sheet.device) for sheet in shown))
-    typer.echo(f"{'device':<{width}}  {'standing':<11}  {'score':>5}  why")
-    for sheet in shown:
-        typer.echo(
-            f"{sheet.device:<{width}}  {sheet.standing.value:<11}  {sheet.score:>5.1f}  "
-            f"{_why(sheet)}".rstrip()
-        )
+    width = max(len("device"), *(len(device) for device, *_ in rows))
+    for device, standing, score, why in [("device", "standing", "score", "why"), *sorted(rows)]:
+        typer.echo(f"{device:<{width}}  {standing:<11}  {score:>5}  {why}".rstrip())
 
 
 @app.command()
 def show(device: DeviceArgument, config: ConfigOption = Path(FED)) -> None:
     """Show what is held against a device, and why. Exit status 1 if it was never heard of."""
     checked = load_config(config)
-    with _decrees(checked) as decrees:
-        sheet = decrees.sheet(device)
+    _tidy(config)
+    is_enrolled = device in enrolled(config.parent / _ENROLMENT)
+    found = _sheets(checked, or_none=is_enrolled)
+    sheet = next((each for each in found if each.device == device), None)
+    if sheet is None and is_enrolled:
+        typer.echo(f"{device}: {_ENROLLED}, not heard of in task {checked.task.task} yet")
+        return
     if sheet is None:
         typer.echo(f"{device}: never heard of in task {checked.task.task}")
         raise typer.Exit(1)
@@ -104,19 +102,23 @@ def show(device: DeviceArgument, config: ConfigOption = Path(FED)) -> None:
 
 @app.command()
 def quarantine(
-    device: DeviceArgument, config: ConfigOption = Path(FED), *, reason: ReasonOption = ""
+    device: DeviceArgument,
+    config: ConfigOption = Path(FED),
+    *,
+    reason: ReasonOption = "",
+    unknown: UnknownOption = False,
 ) -> None:
     """Refuse a device's updates until it is released. What was taken already stays."""
     checked = load_config(config)
-    told = _by_operator(reason)
     account_names([device])
+    _tidy(config)
+    if not unknown:
+        _refuse_unknown(config, checked, device)
     known_when = _known_when(checked)
     with _decrees(checked) as decrees:
         _refuse_revoked(decrees, device)
-        is_known = decrees.sheet(device) is not None
-        decrees.decree(StandingRecord(device, Standing.QUARANTINED, told))
+        decrees.decree(StandingRecord(device, Standing.QUARANTINED, _by_operator(reason)))
     typer.echo(f"{device} is quarantined; {known_when}")
-    _doubt(checked, device, is_known=is_known)
 
 
 @app.command()
@@ -155,78 +157,38 @@ def revoke_(
         ),
     ] = None,
     broker: BrokerOption = None,
+    unknown: UnknownOption = False,
 ) -> None:
     """Take nothing of a device any more, here and at the broker. For good: its name, too.
 
     Folders of `fedbus init` beside the settings are found by themselves. What was deleted is
-    listed, and what is still to be done.
+    listed, and what is still to be done: exit status 1 if something failed.
     """
+    # X.509 is for those who ask for it: who lists devices waits for none.
+    from fedbus.revocation import check_folders, next_steps, shut_out  # noqa: PLC0415
+
     checked = load_config(config)
     account_names([device])
+    check_folders(enrolment, broker)
+    enrolment = enrolment or _beside(config, _ENROLMENT, CA)
+    broker = broker or _beside(config, *_BROKER)
+    _tidy(config)
+    if not unknown:
+        _refuse_unknown(config, checked, device, enrolment, broker)
     known_when = _known_when(checked)
     with _decrees(checked) as decrees:
-        is_known = decrees.sheet(device) is not None
         decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
     typer.echo(f"{device} is revoked; {known_when}")
-    _doubt(checked, device, is_known=is_known)
-    enrolment = enrolment or _beside(config, "enrolment", CA)
-    for line in _shut_out(device, enrolment, broker or _beside(config, *_BROKER)):
+    outcome = shut_out(device, enrolment, broker)
+    for line in outcome.lines:
         typer.echo(line)
-    if (roster := _roster_of(checked, device)) is not None:
-        typer.echo(
-            f"cohort {roster.cohort!r} goes on without it from the next roster, and may wait for"
-            " its answers until then:"
-        )
-        num_left = len(roster.members) - 1
-        num_after = max(num_left, MIN_COHORT)
-        is_fewer = num_after < roster.parameters.max_contributors
-        for step in next_roster(
-            str(config),
-            str(enrolment or "DIR"),
-            cohort=roster.cohort,
-            remove=[device],
-            to_enrol=num_after - num_left,
-            goal_at_most=num_after * is_fewer,
-        ):
-            typer.echo(f"  {step}")
-
-
-def _shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Iterator[str]:
-    """Take the device's ways in, where their folders are here; say what was and is to be done."""
-    # X.509 is for those who ask for it: who lists devices waits for none.
-    from broker_config.authority import Authority  # noqa: PLC0415
-    from broker_config.revoke import deny_device, forget_passwords, revoke  # noqa: PLC0415
-    from fedbus.forget import forget  # noqa: PLC0415
-
-    removed: list[Path] = []
-    if enrolment is not None:
-        done = revoke(Authority.open(enrolment / CA), device, broker)
-        yield f"certificates taken back: {done.certificates}"
-        removed = [*done.removed, *forget(enrolment, device)]
-    elif broker is not None:
-        removed = [*forget_passwords(broker, device)]
-        deny_device(broker, device)
-    yield from (f"deleted {path}" for path in removed)
-    if broker is None:
-        yield _FOLLOWS.format(device)
-        if enrolment is not None:
-            yield f"{enrolment / CA / 'crl.pem'}: to the broker's folder; then kill -HUP the broker"
-    if enrolment is None:
-        yield (
-            "its certificate is valid, and its keys lie there still, until `fedbus devices revoke"
-            f" {device} --enrolment DIR` where the enrolment is"
-        )
-
-
-def _roster_of(config: AggregatorConfig, device: str) -> "Roster | None":
-    """Return the newest roster that has a device; None if there is none."""
-    if not (config.secure.enabled and config.secure.rosters and config.identity.enrolment_key):
-        return None
-    from fedbus.enrolment import newest_rosters  # noqa: PLC0415 - as above
-
-    key = parse_key(config.identity.enrolment_key)
-    rosters = newest_rosters(Path(config.secure.rosters), key).values()
-    return next((each for each in rosters if each.index(device) is not None), None)
+    for line in next_steps(config, checked, device, enrolment):
+        typer.echo(line)
+    if outcome.undone:
+        typer.echo(f"NOT done: mend this, and revoke {device} again", err=True)
+        for line in outcome.undone:
+            typer.echo(f"  {line}", err=True)
+        raise typer.Exit(1)
 
 
 def _beside(config: Path, folder: str, has: str) -> Path | None:
@@ -235,10 +197,60 @@ def _beside(config: Path, folder: str, has: str) -> Path | None:
     return found if (found / has).exists() else None
 
 
-def _doubt(config: AggregatorConfig, device: str, *, is_known: bool) -> None:
-    """Say so if nobody of that name was ever there: it may be a slip of the pen."""
-    if not is_known and _roster_of(config, device) is None:
-        typer.echo(f"note: {device} was never heard of in task {config.task.task}; right name?")
+def _refuse_unknown(
+    config: Path,
+    checked: AggregatorConfig,
+    device: str,
+    enrolment: Path | None = None,
+    broker: Path | None = None,
+) -> None:
+    """Raise Exit(1) for a name that nobody ever had: it may be a slip of the pen."""
+    from fedbus.revocation import roster_of  # noqa: PLC0415 - as above
+
+    heard_of = {each.device for each in _sheets(checked, or_none=True)}
+    if device in heard_of or roster_of(checked, device) is not None:
+        return
+    enrolment = enrolment or config.parent / _ENROLMENT
+    if device in enrolled(enrolment) | with_token(enrolment):
+        return
+    broker = broker or _beside(config, *_BROKER)
+    if broker is not None and device in _accounts(broker):
+        return
+    typer.echo(
+        f"{device}: was never heard of in task {checked.task.task}, and is not enrolled here;"
+        " nothing was done. Is the name right? If it is, say so: --unknown"
+    )
+    raise typer.Exit(1)
+
+
+def _accounts(broker: Path) -> set[str]:
+    from broker_config.files import BrokerFiles, read_entries  # noqa: PLC0415 - as above
+
+    return set(read_entries(BrokerFiles(broker).passwords))
+
+
+def _tidy(config: Path) -> None:
+    """Take away what is left of tokens that are over; who looks at devices is not kept from it."""
+    if not any((config.parent / _ENROLMENT / TOKENS).glob("*.json")):
+        return
+    from fedbus.tokens import Desk  # noqa: PLC0415 - as above
+    from fedbus.workplace import Workplace  # noqa: PLC0415 - as above
+
+    try:
+        Desk(Workplace(config.parent)).tidy()
+    except ConfigError as error:
+        typer.echo(f"accounts of tokens that are over stay: {error}", err=True)
+
+
+def _sheets(config: AggregatorConfig, *, or_none: bool) -> list[Sheet]:
+    """Return what the store has; ``or_none``: nothing, before the aggregator's first start."""
+    try:
+        with _decrees(config) as decrees:
+            return decrees.sheets()
+    except NoStoreError:
+        if or_none:
+            return []
+        raise
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from fedbus.enrolment import DEVICES, WAITING
-from fedbus.tokens import TOKENS
+from fedbus.known import TOKENS
 from fedbus.workplace import (
     CA_CERTIFICATE,
     CARRY,
@@ -28,6 +28,19 @@ def forget(enrolment: Path, device: str) -> list[Path]:
     beside its keys, its data above all. Returns what is gone. Raises ConfigError.
     """
     check_id(device, "device")
+    try:
+        gone = _held(enrolment, device)
+        for path in gone:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; delete it by hand") from None
+    return gone
+
+
+def _held(enrolment: Path, device: str) -> list[Path]:
     folder = enrolment / CARRY / device
     is_ours = not folder.is_dir() or {path.name for path in folder.iterdir()} <= _CARRIED
     secrets = [folder] if is_ours else [folder / name for name in (KEYS, DEVICE_KEY)]
@@ -39,13 +52,4 @@ def forget(enrolment: Path, device: str) -> list[Path]:
         folder.with_name(f"{device}.token"),
         *(enrolment / WAITING).glob(f"*/{device}.json"),
     ]
-    gone = [path for path in files if path.exists()]
-    try:
-        for path in gone:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; delete it by hand") from None
-    return gone
+    return [path for path in files if path.exists()]

@@ -29,6 +29,7 @@ from fedbus.enrolment import (
     newest_roster,
 )
 from fedbus.key_files import read_key
+from fedbus.known import TOKENS
 from fedbus.waiting import lay_down
 from fedbus.workplace import Workplace
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -46,7 +47,6 @@ from protocol.secagg import keys
 from protocol.secagg.roster import RosterMember
 from transport.secret_files import read_secret_file
 
-TOKENS: Final = "tokens"
 #: How long an account of a token that was redeemed stays, so that a lost answer can be said again.
 LINGER_S: Final = 600.0
 _PASSWORD_BYTES: Final = 24

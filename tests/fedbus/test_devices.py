@@ -102,14 +102,90 @@ def test_who_is_revoked_stays_revoked(config: Path, capsys: Said) -> None:
     assert standings(config)["ada"] is Standing.REVOKED
 
 
-def test_a_name_that_was_never_heard_of_is_told_of(config: Path, capsys: Said) -> None:
-    assert devices(config, "quarantine", "nobody") == 0
-    assert devices(config, "revoke", "noone") == 0
-    assert devices(config, "quarantine", "ada") == 0
-    said = capsys.readouterr().out
-    assert "nobody was never heard of" in said
-    assert "noone was never heard of" in said
-    assert "ada was never heard of" not in said
+def test_a_name_that_nobody_knows_is_refused_before_anything_is_done(
+    config: Path, capsys: Said
+) -> None:
+    before = standings(config)
+    for verb in ("quarantine", "revoke"):
+        assert devices(config, verb, "nobody") == 1
+        assert "nobody: was never heard of" in capsys.readouterr().out
+    assert standings(config) == before
+    assert devices(config, "revoke", "nobody", "--unknown") == 0
+    assert standings(config)["nobody"] is Standing.REVOKED
+
+
+def test_who_is_enrolled_is_known_before_it_was_heard_of(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm = tmp_path / "farm"
+    assert main(["init", str(farm), "--scheme", "none", "--device", "a"]) == 0
+    monkeypatch.chdir(farm)
+    assert main(["enrol", "late"]) == 0
+    assert main(["enrol", "token", "newcomer"]) == 0
+    write_accounts(farm / "broker", ["by-password"])
+    capsys.readouterr()
+    assert main(["devices", "list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines] == [
+        ["device", "standing"],
+        ["a", "enrolled"],
+        ["late", "enrolled"],
+    ]
+    assert main(["devices", "show", "late"]) == 0
+    assert "late: enrolled, not heard of" in capsys.readouterr().out
+    for device in ("late", "newcomer", "by-password"):
+        assert main(["devices", "quarantine", device]) == 0
+    assert main(["devices", "revoke", "lade"]) == 1
+    assert "lade" not in denied_devices(farm / "broker")
+    assert main(["devices", "list"]) == 0
+    assert "by-password  quarantined" in capsys.readouterr().out
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Path:
+    """A federation of one device, with keys to be deleted."""
+    assert main(["init", str(tmp_path / "farm"), "--scheme", "none", "--device", "a"]) == 0
+    return tmp_path / "farm"
+
+
+@pytest.mark.parametrize("option", ["--broker", "--enrolment"])
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_a_folder_that_is_the_wrong_one_is_told_before_anything_is_done(
+    farm: Path, option: str, folder: str, capsys: Said
+) -> None:
+    (farm.parent / "empty").mkdir()
+    before = sorted(farm.parent.rglob("*"))
+    assert devices(farm / "fed.toml", "revoke", "a", option, str(farm.parent / folder)) == 2
+    assert "nothing was done" in capsys.readouterr().err
+    assert sorted(farm.parent.rglob("*")) == before
+
+
+def test_what_can_be_done_of_a_revocation_is_done_and_the_rest_is_listed(
+    farm: Path, tmp_path: Path, capsys: Said
+) -> None:
+    key = farm / "enrolment" / "ca" / "ca.key"
+    away = key.rename(tmp_path / "ca.key")  # as it may be
+    assert devices(farm / "fed.toml", "revoke", "a") == 1
+    said = capsys.readouterr()
+    assert "certificates are valid still" in said.err
+    assert str(key) in said.err
+    assert denied_devices(farm / "broker") == {"a"}
+    assert f"deleted {farm / 'enrolment' / 'carry' / 'a'}" in said.out
+    away.rename(key)
+    assert devices(farm / "fed.toml", "revoke", "a") == 0
+    assert "certificates taken back: 1" in capsys.readouterr().out
+
+
+def test_a_brokers_folder_that_cannot_be_written_leaves_the_rest_revoked(
+    farm: Path, capsys: Said
+) -> None:
+    (farm / "broker" / "acl.new").mkdir()  # in the way of what is to be written
+    assert devices(farm / "fed.toml", "revoke", "a") == 1
+    said = capsys.readouterr()
+    assert "the broker was not told" in said.err
+    assert "acl.new" in said.err
+    assert "certificates taken back: 1" in said.out
+    assert not (farm / "enrolment" / "carry" / "a").exists()
 
 
 def test_a_name_that_no_device_can_have_is_refused(config: Path, capsys: Said) -> None:
