@@ -13,6 +13,7 @@ from broker_config.programs import Engine
 from broker_config.running import Broker, serve, serve_secure
 from fedbus.broker_files import config
 from fedbus.denials import start_following
+from fedbus.tokens import Desk
 from fedbus.workplace import Workplace
 from protocol.errors import ConfigError
 from protocol.topics import DEFAULT_PREFIX
@@ -65,6 +66,7 @@ def up(
     """
     secure = _secure_folder(federation)
     if secure is not None:
+        Desk(Workplace(secure.absolute().parent)).tidy()  # if that is an enrolment's, too
         raise _ended(serve_secure(secure, _say_secure))
     if not _is_loopback(host):
         raise ConfigError(

@@ -15,8 +15,10 @@ from fedbus.enrol_tokens import token
 from fedbus.enrolment import DEFAULT_COHORT, ENROLMENT_PUBLIC, ROSTERS, newest_rosters
 from fedbus.key_files import read_key, refuse_existing
 from fedbus.roster_steps import next_roster
+from fedbus.tokens import Desk
 from fedbus.workplace import Workplace, carry, copy_rosters
 from protocol.errors import ConfigError
+from protocol.joining import NEWCOMER, OPERATOR
 from protocol.secagg.parameters import MIN_COHORT
 
 
@@ -50,6 +52,7 @@ def enrol_devices(
         return
     place = Workplace(directory)
     config = load_config(place.fed)
+    Desk(place).tidy()
     authority = Authority.open(place.ca)
     _check_new(authority, names)
     refuse_existing(place.carried(name) for name in names)
@@ -68,6 +71,8 @@ def _check_new(authority: Authority, names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         raise ConfigError("a device is named twice")
     for name in names:
+        if name == OPERATOR or name.startswith(NEWCOMER):
+            raise ConfigError(f"{name}: reserved for redeeming tokens; take another name")
         if authority.issued(name):
             raise ConfigError(
                 f"{name} is or was enrolled: `fedbus ca renew {name}` gives it another"

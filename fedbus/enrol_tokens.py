@@ -1,6 +1,5 @@
 """``fedbus enrol token`` and ``redeem``: devices that make their own keys at their first start."""
 
-import random
 import time
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,20 +15,17 @@ from device_sdk.redeem import Token, token_text
 from fedbus.denials import password_listener
 from fedbus.enrolment import DEFAULT_COHORT, newest_roster
 from fedbus.key_files import refuse_existing
+from fedbus.redeeming import answer_devices
 from fedbus.tokens import Desk, entry_of, make, rules_of
 from fedbus.toml_text import fill
 from fedbus.workplace import CA_CERTIFICATE, Workplace
-from protocol.errors import ConfigError, RemoteProtocolError
+from protocol.errors import ConfigError
 from protocol.joining import NEWCOMER, OPERATOR
 from protocol.topics import Topics, check_id
-from transport import BrokerSettings, Message, Refused
-from transport.loop import Loop
-from transport.paho import PahoTransport
+from transport import BrokerSettings
 from transport.settings import Tls
 
 DAY_S: Final = 86_400.0
-_SLICE_S: Final = 0.5
-_TIDY_S: Final = 60.0
 
 DirOption = Annotated[Path, typer.Option("--dir", help="The folder that `fedbus init` made.")]
 
@@ -53,6 +49,7 @@ def token(
     """
     place = Workplace(directory)
     config = load_config(place.fed)
+    Desk(place).tidy()
     account_names(devices)
     authority = Authority.open(place.ca)
     for device in devices:
@@ -93,52 +90,28 @@ def redeem(
     place = Workplace(directory)
     config, desk = load_config(place.fed), Desk(place)
     desk.tidy()
+    for problem in desk.damaged:
+        typer.echo(problem, err=True)
     if not desk.outstanding and not watch:
         typer.echo("no token is to be redeemed: `fedbus enrol token DEVICE` makes one")
         return
     until = float("inf") if watch else time.monotonic() + deadline
-    _answer(desk, _settings(place, config), Topics(config.task.prefix, config.task.task), until)
+    topics = Topics(config.task.prefix, config.task.task)
+    answer_devices(desk, _settings(place, config), topics, until, typer.echo)
+    _say_accounts(desk)
     if left := desk.outstanding:
         typer.echo(f"not redeemed: {', '.join(left)}")
         raise typer.Exit(1)
 
 
-def _answer(desk: Desk, settings: BrokerSettings, topics: Topics, until: float) -> None:
-    transport, loop = PahoTransport(settings, random=random.SystemRandom().random), Loop()
-    loop.add(transport)
-    transport.subscribe((topics.shares_to(OPERATOR),))
-    transport.connect()
-    tidy_at = time.monotonic() + _TIDY_S
-    lingering_until = until
-    try:
-        while (now := time.monotonic()) < min(until, lingering_until):
-            for _, events in loop.wait(_SLICE_S):
-                for event in events:
-                    if isinstance(event, Refused):
-                        raise ConfigError(f"the broker refuses the operator: {event.reason}")
-                    if isinstance(event, Message):
-                        _handle(desk, topics, transport, event)
-            if until < float("inf") and not desk.outstanding:
-                lingering_until = min(lingering_until, now + 2 * _SLICE_S)
-            if now >= tidy_at:
-                tidy_at = now + _TIDY_S
-                desk.tidy()
-    except KeyboardInterrupt:
-        return
-    finally:
-        loop.remove(transport)
-        transport.close(timeout_s=_SLICE_S)
-        loop.close()
-
-
-def _handle(desk: Desk, topics: Topics, transport: PahoTransport, message: Message) -> None:
-    account = topics.parse(message.topic).device
-    try:
-        transport.publish(topics.share(account, OPERATOR), desk.asked(account, message.payload))
-        typer.echo(f"{account.removeprefix(NEWCOMER)}: answered")
-    except RemoteProtocolError as error:
-        typer.echo(f"{account}: {error.detail}", err=True)
-    transport.acknowledge(message)
+def _say_accounts(desk: Desk) -> None:
+    """Say which accounts are there still: who asks again needs one, and the desk closes now."""
+    accounts = desk.accounts
+    for device, until in accounts.items():
+        moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(until))
+        typer.echo(f"{NEWCOMER}{device}: at the broker until {moment}, if its device asks again")
+    if accounts:
+        typer.echo("  then the next `fedbus devices list` here takes it away")
 
 
 def _settings(place: Workplace, config: AggregatorConfig) -> BrokerSettings:
