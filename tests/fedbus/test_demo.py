@@ -247,6 +247,7 @@ def test_status_follows_a_running_task_and_says_what_is_wrong_until_the_terminal
         assert status("other", monitor) == 1
         assert "knows nothing of a task 'other'" in capsys.readouterr().err
         (tmp_path / "guess").write_text("guess")
+        (tmp_path / "guess").chmod(0o600)
         assert status("demo", tmp_path / "guess") == 1
         assert "no way in" in capsys.readouterr().err
         check_that_a_signal_leaves_nothing(demo, tmp_path, signal.SIGHUP)
