@@ -49,7 +49,7 @@
     [dry]                             # delta, num_samples: no learning, the protocol alone
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +68,7 @@ from simulator.availability import Trace, read_trace
 from simulator.data import DataConfig, Dataset, deal, load_data
 from simulator.links import LinkProfile
 from simulator.profiles import PROFILES
+from simulator.scenario_events import check_moments, check_reboots, check_sites
 from simulator.scenario_learning import check_drift, check_rows
 from simulator.scenario_parts import (
     MAX_S,
@@ -77,6 +78,7 @@ from simulator.scenario_parts import (
     Drift,
     Dry,
     Reboot,
+    Restart,
     ServerTable,
     check_ranges,
 )
@@ -193,8 +195,27 @@ class Scenario:
             with told_as(f"classes[{at}].availability.file"):
                 if each.availability.file:
                     self.traces(each.availability)
+        check_moments(self._moments(), self.duration_s)
+        check_reboots(self.reboot, self.num_devices)
+        pairs = zip(self.classes, self.counts, strict=True)
+        names = [name for each, count in pairs for name in each.device_names(count)]
+        check_sites(self.task.selection, names)
         if self.dry is None:
             self._check_learning()
+
+    def _moments(self) -> Iterator[tuple[str, float]]:
+        """Yield the key of each event, and when it is to come."""
+        lists: dict[str, Sequence[Restart | Reboot]] = {
+            "broker.restart": self.broker.restart,
+            "server.restart": self.server.restart,
+            "reboot": self.reboot,
+        }
+        for key, events in lists.items():
+            yield from ((f"{key}[{at}].at_s", each.at_s) for at, each in enumerate(events))
+        for at, each in enumerate(self.classes):
+            yield f"classes[{at}].joins_at_s", each.joins_at_s
+        if self.drift is not None:
+            yield "drift.at_s", self.drift.at_s
 
     def _check_secure(self) -> None:
         self.secure.check(self.task)
@@ -262,6 +283,11 @@ def load_scenario(path: Path) -> Scenario:
 def _tables(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the file's tables as `Scenario` names them, with what may be left out."""
     refuse_unknown(given, _KEYS)
+    for key in ("data", "drift"):
+        if "dry" in given and key in given:
+            raise ConfigError(
+                f"{key}: nothing is learned in a [dry] scenario; leave one of them out"
+            )
     tables = dict(with_fleet(given))
     if isinstance(task := tables.get("task"), dict):
         tables["task"] = {"task": TASK, **task}

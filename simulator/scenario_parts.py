@@ -222,6 +222,11 @@ class DeviceClass:
             if is_given:
                 raise ConfigError(f"{name}: attack = {self.attack!r} is always there; remove it")
 
+    def device_names(self, count: int) -> list[str]:
+        """Return the names of ``count`` devices of this class, which sort as they count."""
+        width = len(str(count - 1))
+        return [f"{self.name}-{place:0{width}}" for place in range(count)]
+
     @property
     def memory_budget_bytes(self) -> int | None:
         """What training may take; None: no limit. Raises ConfigError."""

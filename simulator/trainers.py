@@ -32,12 +32,11 @@ class Member(NamedTuple):
 
 
 def members(scenario: Scenario) -> list[Member]:
-    """Return all devices, class by class, under names that sort as they count."""
+    """Return all devices, class by class."""
     found: list[Member] = []
     for each, count in zip(scenario.classes, scenario.counts, strict=True):
-        width = len(str(count - 1))
-        for place in range(count):
-            found.append(Member(f"{each.name}-{place:0{width}}", each, len(found), place))
+        for place, name in enumerate(each.device_names(count)):
+            found.append(Member(name, each, len(found), place))
     return found
 
 

@@ -77,6 +77,26 @@ WRONG = [
         18,
         "differences: codec",
     ),
+    ("[[class]]", "[dry]\n[[class]]", 4, "data: nothing is learned in a [dry] scenario"),
+    ("[[class]]", "[[reboot]]\nat_s = 31\n[[class]]", 21, "reboot[0].at_s: 31 s is not before"),
+    ("[[class]]", "[[broker.restart]]\nat_s = 30\n[[class]]", 21, "broker.restart[0].at_s: 30 s"),
+    ("[[class]]", "[[server.restart]]\nat_s = 99\n[[class]]", 21, "server.restart[0].at_s: 99 s"),
+    ("[[class]]", '[drift]\nat_s = 30\nkind = "mirrored"\n[[class]]', 21, "drift.at_s: 30 s"),
+    ("slow = true", "joins_at_s = 40", 29, "class[1].joins_at_s: 40 s is not before the end"),
+    ("[[class]]", "[[reboot]]\nat_s = 1\nshare = 0\n[[class]]", 22, "reboot[0].share: 0 of 6"),
+    ("[[class]]", "[[reboot]]\nat_s = 1\nshare = 0.08\n[[class]]", 22, "not even one"),
+    (
+        "[[class]]",
+        "[selection.sites.plant]\ndevices = ['plant-*']\n[[class]]",
+        21,
+        "21: selection.sites.plant.devices: no device",
+    ),
+    (
+        "[[class]]",
+        "[selection.sites]\na.devices = ['*']\nb.devices = ['slow-1']\n[[class]]",
+        22,
+        "22: selection.sites.b.devices: no device",
+    ),
     ("seconds = 6", "seconds = 0", 30, "class[1].training: seconds: set either"),
     ("spread = 0.5", "spread = 1.5", 23, "class[0].training: spread of a uniform law"),
     ('link = "wifi"', 'link = "wlan"', 24, "class[0].link: 'wlan': use fibre, "),
@@ -124,6 +144,19 @@ def test_a_mistake_is_told_with_file_line_and_key(
         loaded(tmp_path, (old, new))
     assert f"small.toml:{line}: " in str(raised.value)
     assert problem in str(raised.value)
+
+
+def test_drift_is_refused_where_nothing_is_learned(tmp_path: Path) -> None:
+    data = '[data]\nsource = "digits"\nsplit = "dirichlet"\n'
+    dry = "[dry]\n[drift]\nat_s = 1\nkind = 'mirrored'\n"
+    loaded(tmp_path, (data, "[dry]\n"))
+    with pytest.raises(ConfigError, match="toml:5: drift: nothing is learned"):
+        loaded(tmp_path, (data, dry))
+
+
+def test_sites_of_devices_that_are_there_are_accepted(tmp_path: Path) -> None:
+    site = "[selection.sites.plant]\ndevices = ['none-*', 'slow-1']\nconcurrency = 1\n[[class]]"
+    assert loaded(tmp_path, ("[[class]]", site)).task.selection.site_of("slow-1") == "plant"
 
 
 @pytest.mark.parametrize("key", ["monitor", "folder", "classes"])
