@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 import msgpack
 
-from protocol.codec import encode_update, seal
-from protocol.messages import WIRE_VERSION, Envelope, Update
+from protocol.codec import encode_update, open_envelope, seal
+from protocol.errors import RemoteProtocolError
+from protocol.identity import Signer
+from protocol.messages import SIGNATURE_BYTES, WIRE_VERSION, Envelope, Update
 from tests.support.messages import KINDS
 
 #: Values that fields are probed with.
@@ -36,6 +38,18 @@ ODD: tuple[object, ...] = (
     [b"\1" * 16] * 3,
 )
 NAMES = ("sim", "other", "", "_aggregator", "a", "b", "x" * 64)
+
+
+def signed(payload: bytes, signer: Signer, topic: str, sender: str, counter: int) -> bytes:
+    """Return it in an envelope of ``sender`` as it ought to be; what has none as it is."""
+    try:
+        found = open_envelope(payload)
+    except RemoteProtocolError:
+        return payload
+    empty = bytes(SIGNATURE_BYTES)
+    right = Envelope(found.kind, "sim", sender, counter, found.body, signer.key_id, empty)
+    unsigned = seal(right)[:-SIGNATURE_BYTES]
+    return unsigned + signer.on(topic)(unsigned)
 
 
 class Garbage:

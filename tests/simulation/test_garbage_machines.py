@@ -38,7 +38,7 @@ from tests.simulation.history import History, Join
 from tests.simulation.play import Player
 from tests.simulation.training import SIZE
 
-NUM_PAYLOADS = 100_000
+NUM_PAYLOADS = 60_000
 NUM_QUICK = 4_000
 #: So many payloads meet one machine before it is brought into its state afresh.
 ROUND = 400
@@ -215,9 +215,9 @@ def test_garbage_neither_crashes_the_aggregator_nor_moves_the_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 11))
+@pytest.mark.parametrize("seed", range(1, 7))
 def test_much_garbage_neither_crashes_the_aggregator_nor_moves_the_model(seed: int) -> None:
-    attack_aggregator(seed, NUM_PAYLOADS // 10)
+    attack_aggregator(seed, NUM_PAYLOADS // 6)
 
 
 # --- the device ------------------------------------------------------------------------------
@@ -257,7 +257,9 @@ class Plagued:
         return [*sealed(messages, AGGREGATOR), plan, manifest, b"offline"]
 
     def throw(self, payload: bytes) -> None:
-        topic = self.topics[self.garbage.below(len(self.topics))]
+        self.hear(self.topics[self.garbage.below(len(self.topics))], payload)
+
+    def hear(self, topic: str, payload: bytes) -> None:
         actions = self.session.message(topic, payload, self.now)
         self.now += 0.01
         if self.garbage.below(10) == 0:
@@ -285,6 +287,6 @@ def test_garbage_does_not_crash_a_device() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 11))
+@pytest.mark.parametrize("seed", range(1, 7))
 def test_much_garbage_does_not_crash_a_device(seed: int) -> None:
-    attack_device(seed, NUM_PAYLOADS // 10)
+    attack_device(seed, NUM_PAYLOADS // 6)
