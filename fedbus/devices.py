@@ -165,7 +165,7 @@ def revoke_(
     listed, and what is still to be done: exit status 1 if something failed.
     """
     # X.509 is for those who ask for it: who lists devices waits for none.
-    from fedbus.revocation import check_folders, next_steps, shut_out  # noqa: PLC0415
+    from fedbus.revocation import Outcome, check_folders, next_steps, shut_out  # noqa: PLC0415
 
     checked = load_config(config)
     account_names([device])
@@ -175,20 +175,24 @@ def revoke_(
     _tidy(config)
     if not unknown:
         _refuse_unknown(config, checked, device, enrolment, broker)
-    known_when = _known_when(checked)
-    with _decrees(checked) as decrees:
-        decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
-    typer.echo(f"{device} is revoked; {known_when}")
-    outcome = shut_out(device, enrolment, broker)
+    outcome = Outcome()
+    outcome.attempt(lambda: _revoked(checked, device, reason), "the aggregator was not told")
+    shut_out(outcome, device, enrolment, broker)
+    outcome.attempt(lambda: next_steps(config, checked, device, enrolment), "the next roster")
     for line in outcome.lines:
-        typer.echo(line)
-    for line in next_steps(config, checked, device, enrolment):
         typer.echo(line)
     if outcome.undone:
         typer.echo(f"NOT done: mend this, and revoke {device} again", err=True)
         for line in outcome.undone:
             typer.echo(f"  {line}", err=True)
         raise typer.Exit(1)
+
+
+def _revoked(config: AggregatorConfig, device: str, reason: str) -> list[str]:
+    known_when = _known_when(config)
+    with _decrees(config) as decrees:
+        decrees.decree(StandingRecord(device, Standing.REVOKED, _by_operator(reason), is_cut=True))
+    return [f"{device} is revoked; {known_when}"]
 
 
 def _beside(config: Path, folder: str, has: str) -> Path | None:
@@ -207,14 +211,14 @@ def _refuse_unknown(
     """Raise Exit(1) for a name that nobody ever had: it may be a slip of the pen."""
     from fedbus.revocation import roster_of  # noqa: PLC0415 - as above
 
-    heard_of = {each.device for each in _sheets(checked, or_none=True)}
-    if device in heard_of or roster_of(checked, device) is not None:
-        return
     enrolment = enrolment or config.parent / _ENROLMENT
     if device in enrolled(enrolment) | with_token(enrolment):
         return
     broker = broker or _beside(config, *_BROKER)
     if broker is not None and device in _accounts(broker):
+        return
+    heard_of = {each.device for each in _sheets(checked, or_none=True)}
+    if device in heard_of or roster_of(checked, device) is not None:
         return
     typer.echo(
         f"{device}: was never heard of in task {checked.task.task}, and is not enrolled here;"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from aggregator.config import AggregatorConfig
+from aggregator.store_errors import StoreError
 from broker_config.authority import Authority
 from broker_config.files import BrokerFiles
 from broker_config.revoke import deny_device, forget_passwords, publish_list, take_back
@@ -36,7 +37,7 @@ class Outcome:
         """Take a step; where it fails, note what is therefore still so."""
         try:
             self.lines += step()
-        except ConfigError as error:
+        except (ConfigError, StoreError) as error:
             self.undone.append(f"{otherwise}: {error}")
 
 
@@ -48,9 +49,8 @@ def check_folders(enrolment: Path | None, broker: Path | None) -> None:
         raise ConfigError(f"--broker {broker}: no broker's acl is there; nothing was done")
 
 
-def shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Outcome:
+def shut_out(outcome: Outcome, device: str, enrolment: Path | None, broker: Path | None) -> None:
     """Take a device's certificates, passwords, rights and keys where their folders are here."""
-    outcome = Outcome()
     if enrolment is not None:
         outcome.attempt(
             lambda: _certificates(enrolment, device, broker), "its certificates are valid still"
@@ -72,7 +72,6 @@ def shut_out(device: str, enrolment: Path | None, broker: Path | None) -> Outcom
             "its certificate is valid, and its keys lie there still, until `fedbus devices revoke"
             f" {device} --enrolment DIR` where the enrolment is"
         )
-    return outcome
 
 
 def roster_of(config: AggregatorConfig, device: str) -> Roster | None:

@@ -176,6 +176,16 @@ def test_what_can_be_done_of_a_revocation_is_done_and_the_rest_is_listed(
     assert "certificates taken back: 1" in capsys.readouterr().out
 
 
+def test_a_store_that_cannot_be_opened_does_not_keep_the_broker_from_knowing(
+    farm: Path, capsys: Said
+) -> None:
+    (farm / "aggregator" / "state").mkdir()
+    (farm / "aggregator" / "state" / "digits.sqlite").write_bytes(b"no database " * 100)
+    assert devices(farm / "fed.toml", "revoke", "a") == 1
+    assert "the aggregator was not told" in capsys.readouterr().err
+    assert denied_devices(farm / "broker") == {"a"}
+
+
 def test_a_brokers_folder_that_cannot_be_written_leaves_the_rest_revoked(
     farm: Path, capsys: Said
 ) -> None:
