@@ -20,7 +20,14 @@ from aggregator.secure_config import NONE
 from fedbus.toml_text import fill, with_lines
 from fedbus.workplace import FED, sample
 from protocol.errors import ConfigError
-from protocol.secagg.parameters import MIN_COHORT, MIN_GROUPS, PAIRWISE, SEEDMASK, defaults
+from protocol.secagg.parameters import (
+    MIN_COHORT,
+    MIN_GROUPS,
+    PAIRWISE,
+    SEEDMASK,
+    Parameters,
+    defaults,
+)
 from protocol.topics import DEFAULT_PREFIX
 
 #: What the sample waits for before a version, where there are as many devices.
@@ -92,6 +99,20 @@ def first_settings(wishes: Wishes, num_devices: int) -> First:
     )
     filled = fill(with_lines(text, values), values)
     return First(filled, task, asked.text("task.prefix", DEFAULT_PREFIX), scheme)
+
+
+def signed_text(given: Parameters) -> str:
+    """Say what a change needs a new roster for, and what one attacker can do until then."""
+    groups = f"groups of {given.group}" if given.group else "no groups"
+    noise = given.multiplier_milli / 1000
+    private = f"noise of {noise:g} times the clip" if given.is_private else "no added noise"
+    return (
+        f"signed for all devices: a model of {given.size - 1} values to mask, sums of"
+        f" {given.fewest_updates} to {given.max_contributors} updates, {groups}, {private}"
+        " (`fedbus enrol show`); to change it, edit fed.toml, and `fedbus aggregator check` says"
+        " what else"
+        f"{_unbounded(given)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +245,16 @@ def _merged(*given: Mapping[str, Mapping[str, object]]) -> _Tables:
         for name, table in tables.items():
             merged.setdefault(name, {}).update(table)
     return merged
+
+
+def _unbounded(given: Parameters) -> str:
+    """Say, where nothing compares sums, that nothing bounds an attacker either."""
+    if given.group:
+        return ""
+    scheme = "--scheme seedmask " if given.scheme == PAIRWISE else ""
+    group = given.min_contributors
+    return (
+        f"\nnot bounded: one attacker can spoil a sum; `fedbus init {scheme}--group {group}`, with"
+        f" {MIN_GROUPS * group} devices or more, has sums of {group} compared, and each hides a"
+        f" device among {group} only"
+    )

@@ -18,7 +18,7 @@ from broker_config.files import write_secure_broker
 from broker_config.mosquitto import Ports
 from fedbus import enrolment
 from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, ROSTERS
-from fedbus.first_settings import First, Wishes, first_settings
+from fedbus.first_settings import First, Wishes, first_settings, signed_text
 from fedbus.key_files import read_key
 from fedbus.reach import Reach
 from fedbus.toml_text import Values, fill, with_lines
@@ -32,7 +32,7 @@ from fedbus.workplace import (
     write_services,
 )
 from protocol.errors import ConfigError
-from protocol.secagg.parameters import MIN_COHORT, Parameters
+from protocol.secagg.parameters import MIN_COHORT
 from protocol.topics import DEFAULT_PREFIX, check_id
 
 DEFAULT_DEVICES: Final = ("device-1", "device-2", "device-3")
@@ -256,7 +256,7 @@ def _enrol(place: Workplace, authority: Authority, names: tuple[str, ...]) -> st
         made = enrolment.enrol(
             place.enrolment, parameters, config.task.task, names, valid_s=config.secure.epoch_s
         )
-        keys_files, signed = made.keys_files, _signed(parameters)
+        keys_files, signed = made.keys_files, signed_text(parameters)
     for name in names:
         carry(place, name, authority.issue_client(name), keys_files[name], as_file=False)
     fill_aggregator(place, place.enrolment / AGGREGATOR_KEY, place.enrolment / ROSTERS)
@@ -265,19 +265,6 @@ def _enrol(place: Workplace, authority: Authority, names: tuple[str, ...]) -> st
     text = place.fed.read_text(encoding="utf-8")
     place.fed.write_text(fill(with_lines(text, own), own), encoding="utf-8")
     return signed
-
-
-def _signed(given: Parameters) -> str:
-    """Say what a change needs a new roster for."""
-    groups = f"groups of {given.group}" if given.group else "no groups"
-    noise = given.multiplier_milli / 1000
-    private = f"noise of {noise:g} times the clip" if given.is_private else "no added noise"
-    return (
-        f"signed for all devices: a model of {given.size - 1} values to mask, sums of"
-        f" {given.fewest_updates} to {given.max_contributors} updates, {groups}, {private}"
-        " (`fedbus enrol show`); to change it, edit fed.toml, and `fedbus aggregator check` says"
-        " what else"
-    )
 
 
 def _say(place: Workplace, names: tuple[str, ...], reach: Reach) -> None:

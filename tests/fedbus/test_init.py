@@ -48,6 +48,18 @@ def test_what_init_writes_passes_every_check_and_needs_no_edit(
 NINE = [word for n in range(9) for word in ("--device", f"d-{n}")]
 
 
+def test_it_says_what_one_attacker_can_do_and_what_would_bound_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "default")]) == 0
+    said = capsys.readouterr().out
+    assert "one attacker can spoil a sum; `fedbus init --group 3`, with 9 devices or more" in said
+    assert main(["init", str(tmp_path / "rounds"), *NINE, "--scheme", "pairwise"]) == 0
+    assert "`fedbus init --scheme seedmask --group " in capsys.readouterr().out
+    assert main(["init", str(tmp_path / "grouped"), *NINE, "--group", "3"]) == 0
+    assert "not bounded" not in capsys.readouterr().out
+
+
 def test_groups_come_with_all_that_they_need(tmp_path: Path) -> None:
     assert main(["init", str(tmp_path / "new"), *NINE, "--group", "3"]) == 0
     task = load_aggregator(tmp_path / "new" / "fed.toml").task
