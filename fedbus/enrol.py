@@ -13,7 +13,6 @@ from fedbus.enrol_tokens import redeem, token
 from fedbus.enrolment import (
     AGGREGATOR_KEY,
     DEFAULT_COHORT,
-    DEVICES,
     ENROLMENT_KEY,
     ENROLMENT_PUBLIC,
     ROSTERS,
@@ -24,6 +23,7 @@ from fedbus.enrolment import (
     read_roster,
 )
 from fedbus.key_files import PUBLIC, create, parse_key, read_key, refuse_existing
+from fedbus.known import DEVICES
 from fedbus.workplace import FED, Workplace, copy_rosters
 from protocol.errors import ConfigError
 from protocol.secagg.parameters import Parameters

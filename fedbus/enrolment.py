@@ -32,6 +32,7 @@ from fedbus.key_files import (
     refuse_existing,
     replace_file,
 )
+from fedbus.known import DEVICES, WAITING
 from fedbus.waiting import lay_down, take_up, waiting_in
 from protocol.codec import pack, unpack
 from protocol.errors import ConfigError, RemoteProtocolError
@@ -53,9 +54,7 @@ ENROLMENT_PUBLIC: Final = "enrolment.pub"
 AGGREGATOR_KEY: Final = "aggregator.key"
 AGGREGATOR_PUBLIC: Final = "aggregator.pub"
 ROSTERS: Final = "rosters"
-DEVICES: Final = "devices"
 CERTIFICATES: Final = "certificates"
-WAITING: Final = "waiting"
 DEFAULT_COHORT: Final = "all"
 DAY_S: Final = 86_400
 

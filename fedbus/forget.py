@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from fedbus.enrolment import DEVICES, WAITING
-from fedbus.known import TOKENS
+from fedbus.known import DEVICES, TOKENS, WAITING
 from fedbus.workplace import (
     CA_CERTIFICATE,
     CARRY,

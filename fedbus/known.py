@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.accounts import SERVICES
-from fedbus.enrolment import DEVICES, WAITING
 from protocol.joining import OPERATOR
 
 #: Where an enrolment keeps its authority.
 CA: Final = "ca"
+#: Where it keeps keys files that wait to be carried, and who waits for a roster.
+DEVICES: Final = "devices"
+WAITING: Final = "waiting"
 #: Where it keeps one-time tokens.
 TOKENS: Final = "tokens"
 _NO_DEVICES: Final = {*SERVICES, OPERATOR, "broker"}

@@ -24,12 +24,11 @@ from device_sdk.redeem import Token
 from fedbus.enrolment import (
     AGGREGATOR_PUBLIC,
     ENROLMENT_PUBLIC,
-    WAITING,
     issue,
     newest_roster,
 )
 from fedbus.key_files import read_key
-from fedbus.known import TOKENS
+from fedbus.known import TOKENS, WAITING
 from fedbus.waiting import lay_down
 from fedbus.workplace import Workplace
 from protocol.errors import ConfigError, RemoteProtocolError
