@@ -4,7 +4,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tests.simulation.garbage import Garbage
+from protocol.identity import Signer
+from tests.simulation.garbage import Garbage, signed
 from tests.support.fake_broker import CONNACK, PUBLISH, packet
 
 #: A remaining length has at most four bytes; this is the largest.
@@ -15,11 +16,25 @@ _BAD_TEXT: Final = (b"", b"\xff\xfe", b"a\0b", b"#", b"+/+", b"\xed\xa0\x80", b"
 
 
 class Streams:
-    """Draws streams from one seed. ``topics`` are those that the victim listens to."""
+    """Draws streams from one seed. ``topics`` are those that the victim listens to.
 
-    def __init__(self, seed: int, topics: Sequence[str], honest: Sequence[bytes]) -> None:
+    Half of the payloads are signed by ``signer``, if there is one, in the name of ``sender``.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        topics: Sequence[str],
+        honest: Sequence[bytes],
+        *,
+        sender: str,
+        signer: Signer | None,
+    ) -> None:
         self._garbage = Garbage(seed, honest)
-        self._topics = [topic.encode() for topic in topics]
+        self._topics = topics
+        self._sender = sender
+        self._signer = signer
+        self._num_signed = 0
 
     def connack(self, level: int) -> bytes:
         """Return what comes in place of CONNACK, for a client of MQTT 3.1.1 (4) or 5."""
@@ -33,7 +48,7 @@ class Streams:
             lambda _: packet(CONNACK, bytes([255, self._byte(), self._byte()])),
             lambda _: packet(CONNACK, b"\0\0\xff\xff\xff\x7f"),
             lambda _: packet(CONNACK, b"\0\0" + self._properties()),
-            lambda level: self._publish(self._topic(), b"early", level),
+            lambda level: self._publish(self._topic().encode(), b"early", level),
             lambda _: packet(self._byte() >> 4, self._bytes(20), self._byte() & 15),
             self._cut,
         )
@@ -60,7 +75,11 @@ class Streams:
 
     def _sound(self, level: int) -> bytes:
         """A good packet around a payload that is not."""
-        return self._publish(self._topic(), self._garbage.payload(), level)
+        topic, payload = self._topic(), self._garbage.payload()
+        if self._signer is not None and self._garbage.below(2):
+            self._num_signed += 1
+            payload = signed(payload, self._signer, topic, self._sender, self._num_signed)
+        return self._publish(topic.encode(), payload, level)
 
     def _cut(self, level: int) -> bytes:
         whole = packet(CONNACK, b"\0\0" + (b"\0" if level == 5 else b""))
@@ -73,7 +92,7 @@ class Streams:
         body += b"\0" if level == 5 else b""
         return packet(PUBLISH, body + payload, 2 if identity else 0)
 
-    def _topic(self) -> bytes:
+    def _topic(self) -> str:
         return self._topics[self._garbage.below(len(self._topics))]
 
     def _bad_topic(self) -> bytes:

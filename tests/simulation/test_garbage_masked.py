@@ -26,7 +26,8 @@ from tests.simulation.test_garbage_machines import (
     session_of,
 )
 
-NUM_PAYLOADS = 3_000
+#: With those of `test_garbage_machines` these are 100,000 for each machine.
+NUM_PAYLOADS = 4_500
 #: More than any counter of what was said before.
 LATER = 1 << 39
 
