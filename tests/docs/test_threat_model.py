@@ -40,6 +40,25 @@ def test_the_default_numbers_are_the_codes() -> None:
         assert int(away) == int(size) - int(answers)
 
 
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/threat-model.md"])
+def test_every_test_that_a_promise_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+(?:\.\w+)?)(?:::(\w+))?`", text)
+    missing = [name for name, _ in named if not (ROOT / name).exists()]
+    assert not missing
+    for name, function in named:
+        assert not function or f"\ndef {function}(" in (ROOT / name).read_text("utf-8"), function
+    # In full and in backticks, or the lines above would not see them.
+    assert re.findall(r"tests/\w|\btest_\w+\.py", re.sub(r"`tests/[^`]+`", "", text)) == []
+
+
+def test_every_rule_that_the_promise_rests_on_names_its_test() -> None:
+    table = THREATS.partition("## The rules that the promise rests on\n\n")[2].partition("\n\n")[0]
+    rules = table.splitlines()[2:]
+    assert len(rules) > 10
+    assert [rule for rule in rules if "`tests/" not in rule] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_is_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
