@@ -12,6 +12,7 @@ import pytest
 
 from aggregator.conduct.evidence import UNPROVEN
 from aggregator.records import Standing
+from aggregator.robust.config import AUTO
 from protocol import refusals
 from simulator.attackers import BACKDOOR_LABEL, stamped
 from simulator.fleet import Fleet
@@ -130,6 +131,12 @@ BOUNDED = {"sign_flip": 5.0, "scale": 20.0, "noise": 20.0, "label_flip": 1.0, "f
 def test_what_lies_about_its_update_is_bounded(folder: Path, honest: float, attack: str) -> None:
     robust = ended(folder, attack, "geometric_median", f"strength = {BOUNDED[attack]}")
     assert robust.accuracy >= honest - 0.05
+
+
+@pytest.mark.parametrize("attack", ["sign_flip", "label_flip"])
+def test_the_rule_that_nobody_chose_bounds_it_too(folder: Path, honest: float, attack: str) -> None:
+    default = ended(folder, attack, AUTO, f"strength = {BOUNDED[attack]}")
+    assert default.accuracy >= honest - 0.05
 
 
 def test_the_mean_is_ruined_by_flipped_signs(folder: Path, honest: float) -> None:
