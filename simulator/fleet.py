@@ -109,6 +109,7 @@ class Fleet:
             counters=self.traffic[member.of.name],
             link=member.of.link,
             availability=self._availability(member),
+            updates_per_wake=member.of.updates_per_wake,
         )
         device.closed = self.closed
         self.devices.append(device)

@@ -39,6 +39,7 @@
                                       #   down_bps, latency_s, jitter_s, loss, outages }
     availability = "always"           # or { kind = "diurnal", period_s, on_fraction, phase,
                                       #   phase_spread }, { kind = "trace", file }; drops
+    updates_per_wake = 1              # asleep until its next hours after so many; 0: at their end
     slow = true                       # of the slow ones, in splits and reports
     crashes_per_hour = 2              # crash_down_s
     vanish = 0.01                     # the probability, at each training, to be gone for good

@@ -192,6 +192,7 @@ class DeviceClass:
     memory_budget: str = ""
     link: LinkProfile = field(default_factory=LinkProfile)
     availability: AvailabilityTable = field(default_factory=AvailabilityTable)
+    updates_per_wake: int = 0
     crashes_per_hour: float = 0.0
     crash_down_s: float = 30.0
     vanish: float = 0.0
@@ -210,6 +211,11 @@ class DeviceClass:
             check_word("attack", self.attack, ATTACKS)
         if self.attack in ROGUES:
             self._check_rogue()
+        if self.updates_per_wake and self.availability.kind == "always":
+            raise ConfigError(
+                "updates_per_wake: who sleeps after so many updates wakes at its next hours, and"
+                ' there are none: set availability to "diurnal" or "trace"'
+            )
         _ = self.memory_budget_bytes
 
     def _check_rogue(self) -> None:
@@ -241,6 +247,7 @@ class DeviceClass:
 _CLASS_RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "count": (0, 10_000_000),
     "share": (0, 1),
+    "updates_per_wake": (0, 1_000_000),
     "crashes_per_hour": (0, 3_600),
     "crash_down_s": (0, MAX_S),
     "vanish": (0, 1),

@@ -134,6 +134,17 @@ def test_devices_sleep_as_their_trace_says(tmp_path: Path) -> None:
     assert result.classes[1].updates_per_device[1] > 0
 
 
+def test_a_device_sleeps_after_so_many_updates_of_each_wake(tmp_path: Path) -> None:
+    (tmp_path / "hours.csv").write_text("on_s,off_s\n0,14\n15,30\n", encoding="utf-8")
+    hours = 'availability = { kind = "trace", file = "hours.csv" }'
+    without, with_limit = (
+        run(loaded(tmp_path, ("seconds = 6", "seconds = 2"), ("slow = true", hours + more)), 0)
+        for more in ("", "\nupdates_per_wake = 1")
+    )
+    assert min(without.classes[1].updates_per_device) > 2
+    assert with_limit.classes[1].updates_per_device == (2, 2)
+
+
 # --- attacks -------------------------------------------------------------------------------------
 
 

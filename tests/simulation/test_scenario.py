@@ -97,6 +97,8 @@ WRONG = [
         22,
         "22: selection.sites.b.devices: no device",
     ),
+    ("slow = true", "updates_per_wake = 1", 29, "class[1]: updates_per_wake: who sleeps after"),
+    ("slow = true", "updates_per_wake = -1", 29, "class[1]: updates_per_wake must be from 0"),
     ("seconds = 6", "seconds = 0", 30, "class[1].training: seconds: set either"),
     ("spread = 0.5", "spread = 1.5", 23, "class[0].training: spread of a uniform law"),
     ('link = "wifi"', 'link = "wlan"', 24, "class[0].link: 'wlan': use fibre, "),
