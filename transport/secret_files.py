@@ -25,14 +25,24 @@ def read_secret_file(path: Path) -> str:
     Raises ConfigError that names the file and shows nothing of it.
     """
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        is_open = others_may_read(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigError(f"{path}: {reason}") from None
-    if mode & OTHERS:
+    if is_open:
         raise ConfigError(f"{path}: others may read it: chmod 600 it")
     return text
+
+
+def others_may_read(path: Path) -> bool:
+    """Return whether a file is not ours alone. Raises OSError.
+
+    What systemd hands to a service is: nobody else sees the folder. Its access control list (since
+    version 254) shows as mode 0440, which is not ours to change.
+    """
+    is_open = bool(stat.S_IMODE(path.stat().st_mode) & OTHERS)
+    return is_open and not _is_handed_over(path)
 
 
 def open_secret_file(path: Path, passphrase_file: str) -> tuple[str, bytes]:
@@ -104,8 +114,14 @@ def _told(passphrase_file: str) -> bytes:
     return getpass.getpass("Passphrase: ").encode() if sys.stdin.isatty() else b""
 
 
-def _credential() -> Path | None:
-    """Return the file in which systemd hands the passphrase over; its folder is the service's."""
+def _credential(name: str = CREDENTIAL) -> Path | None:
+    """Return a file that systemd hands over, the passphrase's; its folder is the service's."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = Path(folder) / CREDENTIAL
+    path = Path(folder) / name
     return path if folder and path.is_file() else None
+
+
+def _is_handed_over(path: Path) -> bool:
+    """Return whether it is one of systemd's credentials, or the same file mounted elsewhere."""
+    credential = _credential(path.name)
+    return credential is not None and credential.samefile(path)

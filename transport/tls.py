@@ -1,10 +1,10 @@
 """TLS as the transport needs it: a context from files, and what a failure means."""
 
 import ssl
-import stat
 from pathlib import Path
 from typing import Final
 
+from transport.secret_files import others_may_read
 from transport.settings import Tls
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -61,10 +61,10 @@ def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
 
 def _check_private(key: Path) -> None:
     try:
-        mode = stat.S_IMODE(key.stat().st_mode)
+        is_open = others_may_read(key)
     except OSError as error:
         raise ValueError(f"key_file {key}: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_open:
         raise ValueError(f"key_file {key}: others may read this secret: chmod 600 it")
 
 

@@ -14,6 +14,7 @@ from transport.secret_files import (
     CREDENTIAL,
     new_passphrase,
     open_secret_file,
+    others_may_read,
     read_secret_file,
     replace_secret_file,
 )
@@ -91,6 +92,27 @@ def test_damage_is_told_and_nothing_else(change: dict[str, str]) -> None:
 def test_what_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(ConfigError, match="chmod 600"):
         read_secret_file(written(tmp_path / "key", TEXT, mode))
+
+
+def test_what_systemd_hands_over_is_the_services_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode 0440 is how its access control list shows. Where it is mounted it is the same file."""
+    handed = tmp_path / "handed"
+    handed.mkdir()
+    given = written(handed / "key", TEXT, 0o440)
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "key").hardlink_to(given)
+    for path in (given, etc / "key"):
+        with pytest.raises(ConfigError, match="chmod 600"):
+            read_secret_file(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed))
+    for path in (given, etc / "key"):
+        assert read_secret_file(path) == TEXT
+        assert not others_may_read(path)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_secret_file(written(tmp_path / "key", TEXT, 0o440))
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
