@@ -1,5 +1,6 @@
 """Runs of scenarios: the same seed gives the same result, and what is measured is what happened."""
 
+import gc
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from simulator.drift import drifted
 from simulator.evaluating import Evaluator
 from simulator.fleet import Fleet
 from simulator.result import Result
-from simulator.run import Progress, run
+from simulator.run import COLLECT_AFTER, Progress, run
 from simulator.scenario import Scenario, load_scenario
 from simulator.scenario_parts import DeviceClass, Drift, Dry, TrainingTime
 from simulator.sweep import sweep
@@ -32,6 +33,7 @@ UNTIL_S = {
     "narrow_links": 150,
     "reconnect_storm": 80,
     "scale": 300,
+    "scale_100k": 300,
     "secure": 25,
 }
 
@@ -82,6 +84,13 @@ def test_what_ran_before_ctrl_c_is_reported(small: Scenario) -> None:
     assert result.ended == "interrupted"
     assert 0 < result.virtual_s < small.duration_s
     assert result.points
+
+
+def test_a_run_leaves_the_collection_of_garbage_as_it_found_it(small: Scenario) -> None:
+    before, during = gc.get_threshold(), []
+    run(small, 0, stop=lambda: bool(during.append(gc.get_threshold()) or during))
+    assert during[0][0] == COLLECT_AFTER != before[0]
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.parametrize(
