@@ -149,7 +149,6 @@ def _broker_table(folder: Path, broker: Broker, account: str) -> Mapping[str, ob
     password = folder / "password"
     password.touch(mode=0o600)
     password.write_bytes(broker.files.secret(account).read_bytes())
-    password.chmod(0o600)
     return {"host": broker.host, "port": broker.port, "password_file": str(password)}
 
 
