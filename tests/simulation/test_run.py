@@ -87,9 +87,15 @@ def test_what_ran_before_ctrl_c_is_reported(small: Scenario) -> None:
 
 
 def test_a_run_leaves_the_collection_of_garbage_as_it_found_it(small: Scenario) -> None:
-    before, during = gc.get_threshold(), []
-    run(small, 0, stop=lambda: bool(during.append(gc.get_threshold()) or during))
-    assert during[0][0] == COLLECT_AFTER != before[0]
+    before = gc.get_threshold()
+    during: list[int] = []
+
+    def stop() -> bool:
+        during.append(gc.get_threshold()[0])
+        return True
+
+    run(small, 0, stop=stop)
+    assert during == [COLLECT_AFTER] != [before[0]]
     assert gc.get_threshold() == before
 
 
