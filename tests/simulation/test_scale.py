@@ -60,6 +60,7 @@ def test_a_look_up_costs_as_much_among_ten_thousand_as_among_ten() -> None:
 )
 def test_a_device_takes_a_few_thousand_bytes(on_fraction: float, most_bytes: int) -> None:
     """Before and after its first update; 100,000 devices take 0.1 MB for each of these bytes."""
+    benchmark.simulate(5)  # what is imported on the way is no device's
     config = TaskConfig(task="t", model=benchmark.MODEL, max_devices=300)
     world = World(config, bytes(32))
     trainer = DryTrainer()
