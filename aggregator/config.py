@@ -6,7 +6,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from aggregator.task_config import TaskConfig
 from protocol.codec import unpack
 from protocol.errors import ConfigError, RemoteProtocolError
 from protocol.secagg.messages import SignedRoster
-from protocol.settings import beside, build, refuse_moved
+from protocol.settings import beside, build, refuse_moved, refuse_unknown
 from transport.config import FILES as BROKER_FILES
 from transport.config import BrokerConfig
 from transport.secret_files import open_secret_file
@@ -95,6 +95,7 @@ def load_config(path: Path) -> AggregatorConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         refuse_moved(table, _MOVED)
+        refuse_unknown(table, (*(each.name for each in fields(AggregatorConfig)), *FLEET_TABLES))
         placed = beside(table, FILES, lambda name: str(path.parent / name))
         config = build(AggregatorConfig, with_fleet(placed))
         config.task.check()
