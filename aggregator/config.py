@@ -107,12 +107,12 @@ def load_config(path: Path) -> AggregatorConfig:
 
 def with_fleet(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the tables as `AggregatorConfig` has them."""
+    rest = {name: given for name, given in table.items() if name not in FLEET_TABLES}
     if not isinstance(table.get("task"), dict):
-        return table
+        return rest
     for name in FLEET_TABLES:
         if name in table["task"]:
             raise ConfigError(f"task.{name}: [{name}] stands at the top of the file")
-    rest = {name: given for name, given in table.items() if name not in FLEET_TABLES}
     fleet = {name: table[name] for name in FLEET_TABLES if name in table}
     return {**rest, "task": {**table["task"], **fleet}}
 

@@ -1,4 +1,4 @@
-"""The aggregator's file: what a key that is none says."""
+"""The aggregator's file: what is said of a key that is none, or that is wanting."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from protocol.errors import ConfigError
     [
         ("[fairnes]\nmax_share = 0.1\n", "fairnes: unknown key; did you mean 'fairness'?"),
         ("[hooks]\nx = 1\n", "known are .*, task, .*, bandwidth, selection, robust, "),
-        ("[robust]\nrulle = 1\n", "robust.rulle: unknown key; did you mean 'rule'?"),
+        ("state_dir = 's'\n[robust]\nrule = 'mean'\n", "task: missing; set it"),
     ],
 )
-def test_an_unknown_key_is_told_with_those_there_are(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_names_the_key_and_those_there_are(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "fed.toml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
