@@ -38,6 +38,8 @@ from protocol.vectors.layout import params_from_bytes
 
 #: A model that has stopped coming is asked for again after this long, at first.
 RETRY_S: Final = 10.0
+#: At most: links that break and repeated leases ask too, and each time the wait doubles.
+RETRY_CAP_S: Final = 160.0
 #: So often in a row nothing comes before another way is tried.
 MAX_SILENCES: Final = 2
 #: The strictest brokers take no more filters at a time.
@@ -104,8 +106,8 @@ class Fetch:
         return [Unsubscribe(some) for some in _in_batches(asked)]
 
     def next_retry_s(self) -> float:
-        """Return how long to wait before asking again, twice as long each time."""
-        self._retry_s *= 2
+        """Return how long to wait before asking again, twice as long each time, up to a cap."""
+        self._retry_s = min(2 * self._retry_s, RETRY_CAP_S)
         return self._retry_s
 
     @property

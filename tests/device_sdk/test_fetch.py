@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from device_sdk.actions import Keep
-from device_sdk.fetch import MAX_FILTERS
+from device_sdk.fetch import MAX_FILTERS, RETRY_CAP_S
 from device_sdk.held import MODEL, unpack_held
 from protocol.chunks import cut
 from protocol.codec import pack
@@ -287,6 +287,19 @@ def test_who_is_stuck_says_so_again_ever_more_rarely_and_fetches_nothing_meanwhi
         waits.append(device.now - before)
     assert waits[0] < waits[1] < waits[2]
     assert not fetching(device)
+
+
+def test_a_link_that_breaks_again_and_again_leaves_no_device_waiting_for_years() -> None:
+    """It asks with each connection; were each to double the wait, no timer would ever come."""
+    line = Line()
+    device = ready()
+    device.hear_in(line.lease(3))
+    for _ in range(40):
+        device.perform(device.session.disconnected())
+        device.connect()
+    assert device.session.timer_at - device.now <= 2 * RETRY_CAP_S
+    line.deliver(device)
+    assert_trains(device, line.held[3])
 
 
 def test_a_lease_that_ran_out_over_it_is_told_with_the_next_check_in() -> None:
