@@ -4,8 +4,9 @@ One process drives all clients (`fedbus.load_fleet`) against mosquitto as we shi
 an aggregator. Broker and aggregator are killed (SIGKILL) and come back, or are frozen for a while;
 half of the clients lose power at once and come back within seconds; a tenth break their links every
 few seconds. No kill in the last three fifths of the time: the memory of both is looked at from half
-time on. In the end the clients ask for no more, everything is given time to settle, and the
-aggregator's store is compared with what each client was told.
+time on; the broker's also as what it has in use by its own count. In the end the clients ask for no
+more, everything is given time to settle, and the aggregator's store is compared with what each
+client was told.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Final
 
 from benchmarks.report import Report, origin
 from benchmarks.soak_audit import audit
+from benchmarks.soak_heap import HeapWatch
 from benchmarks.soak_memory import Memory
 from benchmarks.soak_world import KillableAggregator, KillableBroker
 from fedbus.load_figures import Meter
@@ -84,6 +86,7 @@ class World:
     broker: KillableBroker
     aggregator: KillableAggregator
     fleet: Fleet
+    heap: HeapWatch
     random: random.Random
     happened: list[Report] = field(default_factory=list)
 
@@ -158,18 +161,21 @@ def soak(folder: Path, course: Course) -> Report:
             for name in names
         }
         retry_s = min(10.0, course.train_s)
-        with Fleet(
-            Topics(DEFAULT_PREFIX, TASK),
-            configs,
-            DryTrainer(course.seed),
-            num_updates=sys.maxsize,
-            pace=Pace(connects_per_s=max(50.0, course.devices / 10), train_s=course.train_s),
-            seed=course.seed,
-            can_reboot=True,
-            retry_first_s=retry_s,
-            retry_cap_s=6 * retry_s,
-        ) as fleet:
-            world = World(course, broker, aggregator, fleet, random.Random(course.seed))  # noqa: S311
+        with (
+            HeapWatch(running) as heap,
+            Fleet(
+                Topics(DEFAULT_PREFIX, TASK),
+                configs,
+                DryTrainer(course.seed),
+                num_updates=sys.maxsize,
+                pace=Pace(connects_per_s=max(50.0, course.devices / 10), train_s=course.train_s),
+                seed=course.seed,
+                can_reboot=True,
+                retry_first_s=retry_s,
+                retry_cap_s=6 * retry_s,
+            ) as fleet,
+        ):
+            world = World(course, broker, aggregator, fleet, heap, random.Random(course.seed))  # noqa: S311
             report = _run(world)
             aggregator.stop()
             report["store"] = found = audit(aggregator.config, fleet.ledger)
@@ -185,7 +191,7 @@ def _run(world: World) -> Report:
     course, fleet = world.course, world.fleet
     begun = time.monotonic()
     meter = Meter(fleet, [], begun)
-    memory = {"aggregator": Memory(), "broker": Memory()}
+    memory = {"aggregator": Memory(), "broker": Memory(), "broker_in_use": Memory()}
     world.schedule(begun)
     fleet.ramp()
     sample_at = begun
@@ -197,6 +203,7 @@ def _run(world: World) -> Report:
         meter.look(now)
         memory["aggregator"].sample(now - begun, world.aggregator.pid)
         memory["broker"].sample(now - begun, world.broker.pid)
+        memory["broker_in_use"].note(now - begun, world.broker.pid, world.heap.kib)
         if world.aggregator.obituary:
             raise RuntimeError(world.aggregator.obituary)
         _say(now - begun, world, meter)

@@ -30,6 +30,10 @@ class Memory:
     def sample(self, at_s: float, pid: int) -> None:
         """Look at it, if it is there."""
         kib = memory_kib(pid) if pid else None
+        self.note(at_s, pid, kib)
+
+    def note(self, at_s: float, pid: int, kib: int | None) -> None:
+        """Take a sample that somebody else took; None: there was nothing to see."""
         if kib is not None:
             self.samples.append((at_s, pid, kib))
 

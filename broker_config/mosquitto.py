@@ -23,6 +23,12 @@ _LOOPBACK: Final = "# Loopback only: nothing is encrypted\nlistener 1883 127.0.0
 DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
 """Where mosquitto counts what it dropped: the one alarm an operator must have."""
 
+HEAP_TOPIC: Final = "$SYS/broker/heap/current"
+"""How many bytes mosquitto has in use; its process may hold more, in pieces that wait for use."""
+
+WATCHED_TOPICS: Final = (DROPPED_TOPIC, HEAP_TOPIC)
+"""What every service may read of the broker's own figures."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -151,7 +157,7 @@ def _service_block(name: str, prefix: str, task: str) -> str:
     lines += [
         f"topic {grant.access} {grant.filter}" for grant in grants(SERVICES[name], prefix, task)
     ]
-    lines.append(f"topic read {DROPPED_TOPIC}")
+    lines += [f"topic read {topic}" for topic in WATCHED_TOPICS]
     return "\n".join(lines)
 
 

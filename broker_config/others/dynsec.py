@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from broker_config.accounts import SERVICES, role_of
-from broker_config.mosquitto import DROPPED_TOPIC, HASH_ROUNDS
+from broker_config.mosquitto import HASH_ROUNDS, WATCHED_TOPICS
 from broker_config.others.wanted import Wanted
 from protocol.errors import ConfigError
 from protocol.topics import Role as AccountRole
@@ -113,7 +113,7 @@ def _own_role(wanted: Wanted, device: str) -> Role:
 
 
 def _service_role(wanted: Wanted, name: str) -> Role:
-    reads = [*wanted.topics(name, "read"), DROPPED_TOPIC]
+    reads = [*wanted.topics(name, "read"), *WATCHED_TOPICS]
     return {"rolename": name, "acls": [*_writes(wanted.topics(name, "write")), *_reads(reads)]}
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from broker_config.accounts import AGGREGATOR, MONITOR, Rights, account_names, covers
 from broker_config.mosquitto import (
-    DROPPED_TOPIC,
+    WATCHED_TOPICS,
     Ports,
     allow,
     denied,
@@ -57,9 +57,9 @@ def test_the_patterns_are_the_rules_of_a_device_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("user", "role"), [(AGGREGATOR, Role.AGGREGATOR), (MONITOR, Role.MONITOR)])
-def test_a_service_has_its_rules_and_the_count_of_dropped_messages(user: str, role: Role) -> None:
+def test_a_service_has_its_rules_and_the_brokers_own_figures(user: str, role: Role) -> None:
     granted = {line for line in block(user) if not line.startswith("topic deny")}
-    assert granted == wanted(role, "topic") | {f"topic read {DROPPED_TOPIC}"}
+    assert granted == wanted(role, "topic") | {f"topic read {topic}" for topic in WATCHED_TOPICS}
 
 
 @pytest.mark.parametrize("user", [AGGREGATOR, MONITOR])
