@@ -48,9 +48,16 @@ class _Field(NamedTuple):
     high: int
     item: "_Field | None" = None
 
+    @property
+    def check(self) -> "_Check":
+        return self.kind, self.low, self.high, self
+
     def __str__(self) -> str:
         return f"{self.name}: expected {self.kind.__name__} of {self.low} to {self.high}"
 
+
+#: A field as a bare tuple: it is taken apart for each value of each message.
+_Check = tuple[Any, int, int, _Field]
 
 _ANY_NUMBER: Final = Limit(-(1 << 63), (1 << 64) - 1)
 
@@ -72,6 +79,7 @@ class _Layout:
         self.defaults = [field.default for field in fields(cls) if field.metadata == ADDED]
         self._num_needed = len(self.fields) - len(self.defaults)
         self.names = [field.name for field in self.fields]
+        self._checks = [field.check for field in self.fields]
         self._lists = [at for at, field in enumerate(self.fields) if field.item is not None]
 
     def read(self, values: Any) -> Any:  # noqa: ANN401 - msgpack yields anything
@@ -83,12 +91,13 @@ class _Layout:
         if type(values) is not list or not self._num_needed <= len(values) <= len(self.fields):
             raise self._malformed(f"{len(self.fields)} fields expected")
         values += self.defaults[len(values) - self._num_needed :]
-        self._check(values, self.fields)
+        if (wrong := _first_wrong(values, self._checks)) is not None:
+            raise self._malformed(str(wrong))
         for at in self._lists:
-            items, item = values[at], self.fields[at].item
-            if not _fit(items, item):
-                self._check(items, itertools.repeat(item, len(items)))
-            values[at] = tuple(items)
+            item = self.fields[at].item
+            if item is not None and not _all_fit(values[at], item):
+                raise self._malformed(str(item))
+            values[at] = tuple(values[at])
         checked: list[Any] = values
         return checked
 
@@ -101,20 +110,25 @@ class _Layout:
             end -= 1
         return values[:end]
 
-    def _check(self, values: list[Any], takers: Iterable[Any]) -> None:
-        # One loop without calls: every message of every device comes through here.
-        for value, field in zip(values, takers, strict=True):
-            _, kind, low, high, _ = field
-            if type(value) is not kind or not low <= (value if kind is int else len(value)) <= high:
-                raise self._malformed(str(field))
-
     def _malformed(self, problem: str) -> RemoteProtocolError:
         return RemoteProtocolError(refusals.MALFORMED, f"{self.cls.__name__}.{problem}")
 
 
-def _fit(items: list[Any], item: _Field | None) -> bool:
-    """Whether all are bytes of a good length: a manifest's thousands of ids, checked in C."""
-    if item is None or item.kind is not bytes or set(map(type, items)) != {bytes}:
+def _first_wrong(values: Iterable[Any], checks: Iterable[_Check]) -> _Field | None:
+    # One loop without calls: every message of every device comes through here.
+    for value, (kind, low, high, field) in zip(values, checks, strict=False):
+        if type(value) is not kind or not low <= (value if kind is int else len(value)) <= high:
+            return field
+    return None
+
+
+def _all_fit(items: list[Any], item: _Field) -> bool:
+    if item.kind is not bytes:
+        return _first_wrong(items, itertools.repeat(item.check)) is None
+    # A manifest's thousands of ids are checked in C.
+    if not items:
+        return True
+    if set(map(type, items)) != {bytes}:
         return False
     return item.low <= min(map(len, items)) and max(map(len, items)) <= item.high
 
