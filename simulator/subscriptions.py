@@ -38,10 +38,15 @@ class Subscriptions:
     def of(self, topic: str) -> list[str]:
         """Return every client that is to get a topic, once."""
         exact = self._clients.get(topic, ())
-        wild = sorted(self._tree.taking(topic), key=lambda found: found[0])
+        wild = list(self._tree.taking(topic))
         if not wild:
             return list(exact)
+        wild.sort(key=_number)
         return list(dict.fromkeys(chain(exact, *(clients for _, clients in wild))))
+
+
+def _number(found: tuple[int, _Clients]) -> int:
+    return found[0]
 
 
 def _is_wild(topic_filter: str) -> bool:

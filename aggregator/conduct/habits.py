@@ -36,8 +36,11 @@ class Habits:
 
     def is_too_quick(self, elapsed_s: float) -> bool:
         """Note how long after its lease an update came; return whether that was too soon."""
-        usual_s = _median(self._elapsed)
+        before = list(self._elapsed)
         self._elapsed.append(elapsed_s)
+        if not before or elapsed_s >= QUICK_PART * max(before):
+            return False  # whatever the median: it need not be found
+        usual_s = _median(before)
         return usual_s > QUICK_MEDIAN_S and elapsed_s < QUICK_PART * usual_s
 
     def saturates(self, device: str, num_values: int) -> bool:
@@ -46,18 +49,19 @@ class Habits:
         More than at the last time, and many times more than the others had to.
         """
         before = self._saturated.pop(device, 0)
-        others = _median(_newest(self._saturated))
+        is_many = num_values > max(before, BOAST)
+        others = _median(_newest(self._saturated)) if is_many else 0.0
         if len(self._saturated) >= self._max_devices:
             self._saturated.popitem(last=False)
         self._saturated[device] = num_values
         enough = len(self._saturated) > FEW
-        return enough and num_values > before and num_values > BOAST * max(1.0, others)
+        return enough and is_many and num_values > BOAST * others
 
     def declares(self, device: str, num_samples: int) -> tuple[bool, bool]:
         """Note how many samples a device says to have; return (it jumped, it boasts)."""
         told = math.log2(1 + max(0, num_samples))
         before = self._claims.pop(device, None)
-        others = _median(_newest(self._claims))
+        others = _median(_newest(self._claims)) if told > math.log2(BOAST) else 0.0
         if before is None and len(self._claims) >= self._max_devices:
             self._claims.popitem(last=False)
         self._claims[device] = told if before is None else before + _PACE * (told - before)
