@@ -182,7 +182,7 @@ class Coordinator:
                 self.conduct.saturated(device, saturated_values(payload))
                 return []
             case Kind.MODEL | Kind.DIFFERENCE:
-                return [*self._sweep.hear(address, payload)]
+                return [*self._sweep.hear(topic, payload)]
         raise RemoteProtocolError(refusals.WRONG_KIND, f"{address.kind.name} from a device")
 
     @property

@@ -7,7 +7,8 @@ and everything else is cleared:
 
 - of each version that is among the newest few, or that a running lease names: its keyframe, and
   the differences since;
-- older differences, as long as a device that comes back pays less for them than for a whole model.
+- older differences, as long as a device that comes back pays less for them than for a whole model;
+- nothing for versions beyond `REACH`. A device that still wants one gets another lease.
 
 The hidden state that goes with it (`protocol.vectors.hidden`) is made again from what is published
 after a restart.
@@ -31,7 +32,7 @@ from aggregator.statistics import LEAST_PART, Flags
 from protocol.codec import pack, unpack
 from protocol.errors import LocalProtocolError
 from protocol.messages import MAX_DIFFERENCES, Difference
-from protocol.topics import Kind
+from protocol.topics import SHELVES, Kind
 from protocol.vectors.hidden import (
     DIFFERENCES,
     FLOAT32,
@@ -45,6 +46,9 @@ from protocol.vectors.hidden import (
 from protocol.vectors.layout import Subset
 from protocol.vectors.packing import CodecSpec
 
+#: Versions that are older by so many are not published, whoever would like to have them: they and
+#: the way to them are not to meet newer ones on their shelves.
+REACH: Final = SHELVES - MAX_DIFFERENCES
 #: What a message costs beside the bytes it carries: topic, envelope, subscription.
 MESSAGE_BYTES: Final = 128
 
@@ -231,7 +235,8 @@ class Downlink:
     def _keep(self, needed: Iterable[int]) -> None:
         """Forget what nobody needs any more."""
         known = {version for version, step in self._steps.items() if step.model_hash}
-        wanted = {self._newest, *known.intersection(needed)}
+        in_reach = known.intersection(needed, range(self._newest - REACH + 1, self._newest))
+        wanted = {self._newest, *in_reach}
         keyframes = {self._keyframe(version) for version in wanted}
         self._bases = {at: base for at, base in self._bases.items() if at in wanted}
         ways = [range(self._way_from(version) + 1, version + 1) for version in wanted]
@@ -303,7 +308,8 @@ class Downlink:
 
     def is_published(self, version: int) -> bool:
         """Whether a device can fetch this version."""
-        return version in self._steps and bool(self._steps[version].model_hash)
+        is_known = version in self._steps and bool(self._steps[version].model_hash)
+        return is_known and self._newest - version < REACH
 
     def route(self, version: int, held: int = -1) -> Route:
         """Return how a device gets to a version that is needed, from the one it ``held``."""

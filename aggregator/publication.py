@@ -16,7 +16,7 @@ from protocol.codec import encode
 from protocol.identity import Signer
 from protocol.messages import AGGREGATOR, DifferenceChunk, Manifest, ModelChunk, Plan
 from protocol.secagg.messages import AnyMessage
-from protocol.topics import Kind, Topics
+from protocol.topics import SHELVES, Kind, Topics
 
 #: What a broker seems to have lost is said again at most so often.
 AGAIN_S: Final = 10.0
@@ -81,11 +81,11 @@ class Publication:
 
     def clear(self, retained: Mapping[Place, bytes]) -> list[Publish]:
         """Return the publishes that clear what is no longer to be retained."""
-        cleared = []
-        for place in [place for place in self._retained if place not in retained]:
-            indices = range(self.num_chunks(len(self._retained.pop(place))))
-            cleared += [Publish(self._topic(place, index), b"", retain=True) for index in indices]
-        return cleared
+        gone = [place for place in self._retained if place not in retained]
+        topics = [topic for place in gone for topic in self._topics_of(place)]
+        for place in gone:
+            del self._retained[place]
+        return [Publish(topic, b"", retain=True) for topic in topics if not self.is_current(topic)]
 
     def again(self, place: Place, now: float) -> list[Publish]:
         """Return the chunks of something that is retained once more, but not at every word."""
@@ -94,10 +94,15 @@ class Publication:
         self._again_at = now + AGAIN_S
         return self._chunks([place])
 
-    def is_current(self, place: Place, index: int) -> bool:
-        """Whether this chunk is one of those that are retained, as they are cut now."""
-        data = self._retained.get(place)
-        return data is not None and index < self.num_chunks(len(data))
+    def is_current(self, topic: str) -> bool:
+        """Whether a chunk is retained here, as things are cut now."""
+        address = self._topics.parse(topic)
+        on_shelf = (
+            self.num_chunks(len(data))
+            for (kind, version), data in self._retained.items()
+            if kind is address.kind and version % SHELVES == address.shelf
+        )
+        return any(address.index < num_chunks for num_chunks in on_shelf)
 
     def _chunks(self, places: Iterable[Place]) -> list[Publish]:
         return [
@@ -112,6 +117,10 @@ class Publication:
         if kind is Kind.MODEL:
             return ModelChunk(version, index, pieces[index])
         return DifferenceChunk(version, index, len(pieces), pieces[index])
+
+    def _topics_of(self, place: Place) -> list[str]:
+        num_chunks = self.num_chunks(len(self._retained[place]))
+        return [self._topic(place, index) for index in range(num_chunks)]
 
     def _topic(self, place: Place, index: int) -> str:
         kind, version = place

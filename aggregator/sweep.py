@@ -8,7 +8,7 @@ from typing import Final
 
 from aggregator.publication import Publication
 from protocol.actions import Publish, Unsubscribe
-from protocol.topics import Address, Kind, Topics
+from protocol.topics import Topics
 
 #: How long after a connect.
 SWEEP_S: Final = 30.0
@@ -27,14 +27,11 @@ class Sweep:
         self.until = now + SWEEP_S
         return self._topics.own_model_filters()
 
-    def hear(self, address: Address, payload: bytes) -> list[Publish]:
-        """A retained chunk comes back: it is cleared unless it belongs there."""
-        version, index = address.version, address.index
-        if not payload or self._publication.is_current((address.kind, version), index):
+    def hear(self, topic: str, payload: bytes) -> list[Publish]:
+        """A retained chunk comes back: it is cleared unless something is retained there."""
+        if not payload or self._publication.is_current(topic):
             return []
-        is_model = address.kind is Kind.MODEL
-        topic = self._topics.model if is_model else self._topics.difference
-        return [Publish(topic(version, index), b"", retain=True)]
+        return [Publish(topic, b"", retain=True)]
 
     def end(self, now: float) -> list[Unsubscribe]:
         """Stop listening when it is time."""

@@ -11,12 +11,14 @@
 <p>/<task>/roster/<cohort>       retained msgpack, signed: who shares masks with whom
 <p>/<task>/support               retained msgpack: the coordinates that updates have in common
 <p>/<task>/model/manifest        retained msgpack
-<p>/<task>/model/<version>/<n>   retained msgpack chunks: a version whole
-<p>/<task>/diff/<version>/<n>    retained msgpack chunks: what leads to it from the one before
+<p>/<task>/model/<shelf>/<n>     retained msgpack chunks: a version whole
+<p>/<task>/diff/<shelf>/<n>      retained msgpack chunks: what leads to it from the one before
 <p>/<task>/mon/<what>            retained JSON: aggregator, rounds, metrics, devices, alerts, denied
 
 ``<p>`` is the prefix (``fedbus/1`` by default), so that the deepest topic has 6 slashes; 7 is what
-the strictest broker takes. The broker's access rules prove ``<id>``: they are made from `RULES`.
+the strictest broker takes. The broker's access rules prove ``<id>``: they are made from `RULES`. A
+version's ``<shelf>`` is its number modulo `SHELVES`: names are used again, as there are brokers
+that never forget one which ever held something (docs/adr/0034).
 """
 
 import re
@@ -31,6 +33,8 @@ from protocol.errors import ConfigError, RemoteProtocolError
 DEFAULT_PREFIX: Final = "fedbus/1"
 MAX_SLASHES: Final = 7
 MAX_ID_CHARS: Final = 64
+#: So many versions in a row have topics of their own; the one after them takes the first one's.
+SHELVES: Final = 256
 
 _ID: Final = re.compile(rf"[a-z0-9_-]{{1,{MAX_ID_CHARS}}}")
 _PREFIX: Final = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+){0,2}")
@@ -50,8 +54,8 @@ class Kind(Enum):
     ROSTER = "roster/{cohort}"
     SUPPORT = "support"
     MANIFEST = "model/manifest"
-    MODEL = "model/{version}/{index}"
-    DIFFERENCE = "diff/{version}/{index}"
+    MODEL = "model/{shelf}/{index}"
+    DIFFERENCE = "diff/{shelf}/{index}"
     MONITOR = "mon/{what}"
 
 
@@ -108,7 +112,7 @@ class Address:
     to: str = ""
     cohort: str = ""
     part: int = -1
-    version: int = -1
+    shelf: int = -1
     index: int = -1
     what: str = ""
 
@@ -195,19 +199,19 @@ class Topics:
 
     def model(self, version: int, index: int) -> str:
         """One chunk of one model version."""
-        return f"{self.prefix}/{self.task}/model/{version}/{index}"
+        return f"{self.prefix}/{self.task}/model/{version % SHELVES}/{index}"
 
     def model_filter(self, version: int) -> str:
         """All chunks of one model version."""
-        return f"{self.prefix}/{self.task}/model/{version}/+"
+        return f"{self.prefix}/{self.task}/model/{version % SHELVES}/+"
 
     def difference(self, version: int, index: int) -> str:
         """One chunk of what leads to a model version."""
-        return f"{self.prefix}/{self.task}/diff/{version}/{index}"
+        return f"{self.prefix}/{self.task}/diff/{version % SHELVES}/{index}"
 
     def difference_filter(self, version: int) -> str:
         """All chunks of what leads to a model version."""
-        return f"{self.prefix}/{self.task}/diff/{version}/+"
+        return f"{self.prefix}/{self.task}/diff/{version % SHELVES}/+"
 
     def monitor(self, what: str) -> str:
         """A monitoring topic; ``what`` is one level."""
@@ -262,10 +266,10 @@ class Topics:
                 return Address(Kind.ROSTER, cohort=cohort)
             case ["model", "manifest"]:
                 return Address(Kind.MANIFEST)
-            case [what, version, index] if (
-                what in _OF_VERSIONS and _is_number(version) and _is_number(index)
+            case [what, shelf, index] if (
+                what in _OF_VERSIONS and _is_number(shelf) and _is_number(index)
             ):
-                return Address(_OF_VERSIONS[what], version=int(version), index=int(index))
+                return Address(_OF_VERSIONS[what], shelf=int(shelf), index=int(index))
             case ["mon", what] if _is_id(what):
                 return Address(Kind.MONITOR, what=what)
         raise RemoteProtocolError(refusals.MALFORMED, f"topic {topic[:200]!r}")
@@ -317,6 +321,6 @@ def grants(role: Role, prefix: str, task: str = "+") -> Iterator[Grant]:
 def _own(kind: Kind, role: Role, *, reading: bool) -> str:
     own = "{device}" if role in _NAMED else "+"
     device, to = ("+", own) if kind is Kind.SHARE and reading else (own, "+")
-    fields = {"device": device, "to": to, "part": "+", "version": "+", "index": "+", "what": "+"}
+    fields = {"device": device, "to": to, "part": "+", "shelf": "+", "index": "+", "what": "+"}
     fields["cohort"] = "+"
     return kind.value.format_map(fields)

@@ -57,7 +57,7 @@ class _Party:
 
 def probe_topics(topics: Topics, device: str) -> tuple[str, ...]:
     """Return a topic of every kind, of ``device`` and of a device that there is not."""
-    fields = {"part": 0, "cohort": "doctor", "version": 0, "index": 0, "what": "doctor"}
+    fields = {"part": 0, "cohort": "doctor", "shelf": 0, "index": 0, "what": "doctor"}
     names = [
         kind.value.format_map({"device": sender, "to": to, **fields})
         for kind in Kind

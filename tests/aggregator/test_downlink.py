@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.bandwidth import BandwidthConfig
-from aggregator.downlink import Downlink, Route
+from aggregator.downlink import REACH, Downlink, Route
 from aggregator.records import Published, VersionRecord
 from aggregator.scheduling.buffered import Buffered
 from protocol import refusals
 from protocol.codec import unpack
 from protocol.errors import ConfigError, LocalProtocolError
 from protocol.messages import MAX_DIFFERENCES, CheckIn, Difference, Lease, Refusal
-from protocol.topics import Kind
+from protocol.topics import SHELVES, Kind
 from protocol.vectors.hidden import advanced, model_from_bytes, model_hash, rounded
 from protocol.vectors.layout import Layout, Subset, Tensor
 from tests.support.desk import CODECS, Desk, install_id, task_config
@@ -199,6 +199,35 @@ def test_the_way_that_a_lease_names_stays_while_its_version_is_needed() -> None:
     line.running.clear()
     line.step()
     assert min(version for _, version in line.downlink.retained) > 21
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_two_versions_are_on_one_shelf_whatever_leases_name(config: BandwidthConfig) -> None:
+    line = Line(config)
+    for number in range(SHELVES + REACH):
+        if number % 7 == 0:
+            line.running.add(line.version)
+        line.step()
+        shelves = {(kind, version % SHELVES) for kind, version in line.downlink.retained}
+        assert len(shelves) == len(line.downlink.retained)
+        if number % 50 == 0:
+            for version in line.running:
+                in_reach = version > line.version - REACH
+                assert line.downlink.is_published(version) == in_reach
+                if in_reach:
+                    np.testing.assert_array_equal(line.fetched(version)[0], line.held[version])
+    assert min(line.running) < line.version - SHELVES
+
+
+def test_a_lease_of_a_version_that_is_out_of_reach_is_replaced(tmp_path: Path) -> None:
+    settings = task_config(buffered=Buffered(goal=1), lease_ttl_s=86_400, max_staleness=1_000)
+    desk = Desk(tmp_path, settings)
+    slow = desk.lease("slow")
+    for _ in range(REACH):
+        assert desk.lease("slow") == slow
+        desk.send("a", desk.lease("a"), [1.0, 0, 0, 0, 0, 0])
+    assert desk.lease("slow").version == desk.coordinator.version == REACH
+    desk.close()
 
 
 def test_a_lease_that_names_a_way_keeps_it(tmp_path: Path) -> None:

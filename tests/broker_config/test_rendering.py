@@ -28,7 +28,7 @@ from protocol.topics import RULES, Kind, Role
 SHIPPED = resources.files("broker_config").joinpath("mosquitto.conf").read_text("utf-8")
 TEMPLATE = render_plain(SHIPPED)
 ACL = render_acl("fedbus/1").splitlines()
-ANY = dict.fromkeys(("device", "to", "part", "cohort", "version", "index", "what"), "+")
+ANY = dict.fromkeys(("device", "to", "part", "cohort", "shelf", "index", "what"), "+")
 OWN = {**ANY, "device": "%u"}
 
 

@@ -66,7 +66,7 @@ def test_every_refusal_is_specified_with_its_meaning() -> None:
 
 
 def test_every_topic_is_specified() -> None:
-    spelled = {"device": "<id>", "to": "<to>", "part": "<part>", "version": "<version>"}
+    spelled = {"device": "<id>", "to": "<to>", "part": "<part>", "shelf": "<shelf>"}
     spelled["cohort"] = "<cohort>"
     for kind in Kind:
         sender = "<from>" if kind is Kind.SHARE else "<id>"

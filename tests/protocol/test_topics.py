@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, RemoteProtocolError
-from protocol.topics import MAX_SLASHES, RULES, Address, Kind, Role, Topics, grants
+from protocol.topics import MAX_SLASHES, RULES, SHELVES, Address, Kind, Role, Topics, grants
 
 TOPICS = Topics("fedbus/1", "digits")
 SPELLED = {
@@ -20,8 +20,8 @@ SPELLED = {
     TOPICS.roster("pumps"): Address(Kind.ROSTER, cohort="pumps"),
     TOPICS.support(): Address(Kind.SUPPORT),
     TOPICS.manifest(): Address(Kind.MANIFEST),
-    TOPICS.model(12, 4): Address(Kind.MODEL, version=12, index=4),
-    TOPICS.difference(12, 4): Address(Kind.DIFFERENCE, version=12, index=4),
+    TOPICS.model(12, 4): Address(Kind.MODEL, shelf=12, index=4),
+    TOPICS.difference(12, 4): Address(Kind.DIFFERENCE, shelf=12, index=4),
     TOPICS.monitor("rounds"): Address(Kind.MONITOR, what="rounds"),
 }
 
@@ -29,6 +29,12 @@ SPELLED = {
 @pytest.mark.parametrize(("topic", "address"), SPELLED.items())
 def test_parse_inverts_spelling(topic: str, address: Address) -> None:
     assert TOPICS.parse(topic) == address
+
+
+def test_versions_share_names_a_long_way_apart() -> None:
+    assert TOPICS.model(12 + SHELVES, 4) == TOPICS.model(12, 4)
+    assert TOPICS.difference_filter(12 + SHELVES) == TOPICS.difference_filter(12)
+    assert len({TOPICS.model_filter(version) for version in range(7, 7 + SHELVES)}) == SHELVES
 
 
 def test_every_kind_is_spelled_and_ruled() -> None:

@@ -102,7 +102,7 @@ def asked_for(world: World, device: SimulatedDevice) -> set[tuple[Kind, int]]:
     def overhear(client_id: str, topic_filter: str) -> None:
         if client_id.endswith(f"-{device.name}") and topic_filter.endswith("/+"):
             address = world.topics.parse(topic_filter.replace("+", "0"))
-            seen.add((address.kind, address.version))
+            seen.add((address.kind, address.shelf))
         subscribe(client_id, topic_filter)
 
     world.broker.subscribe = overhear  # type: ignore[method-assign]  # to listen in
