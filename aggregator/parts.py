@@ -32,6 +32,7 @@ from aggregator.task_config import TaskConfig
 from aggregator.versions import Versions, wanted
 from device_sdk.engine.data import Block
 from device_sdk.engine.model import Model
+from device_sdk.engine.subset import trained_subset
 from protocol.messages import COUNTER_START_BITS
 from protocol.stream import derive
 from protocol.topics import Topics
@@ -62,7 +63,7 @@ class Parts:
         self.config = config = config.settled(masked=enrolment is not None)
         self.topics = Topics(config.prefix, config.task)
         self.model = Model(config.model_spec())
-        self.trained = config.trained()
+        self.trained = trained_subset(self.model.spec, config.training)
         self.fleet = Fleet(config.max_devices, snapshot.devices, config.selection.site_of)
         self.leases = LeaseBook()
         self.partials = Partials(config.max_assembly_bytes, config.chunk_patience_s)

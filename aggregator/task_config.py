@@ -241,12 +241,13 @@ class TaskConfig:
         if masked and self.mode == "buffered" and self.max_staleness < 0:
             limit = MASKED_STALENESS
         strategy = replace(self.strategy, name=name)
-        trained = self.trained()
+        spec = self.model_spec()
+        trained = trained_subset(spec, self.training)
         bandwidth = self.bandwidth.settled(
             parse_codec(self.codec),
             trained.layout.size,
             masked=masked,
-            is_delicate=self._has_statistics or trained.layout is not trained.whole,
+            is_delicate=spec.has_statistics or trained.layout is not trained.whole,
         )
         robust = self.robust.settled(sees_rows=not masked and self._sees_rows(strategy))
         return replace(
@@ -279,11 +280,6 @@ class TaskConfig:
             return self.max_staleness
         return PLAIN_STALENESS if self.mode == "buffered" else 0
 
-    @property
-    def _has_statistics(self) -> bool:
-        """Whether the model has running ones: next to the largest, levels take the least for 0."""
-        return any(layer.statistics for layer in self.model_spec().layers)
-
     def model_spec(self) -> ModelSpec:
         """Return the model; raises ConfigError that names the layer."""
         return parse_spec(self.model)
@@ -303,7 +299,7 @@ class TaskConfig:
         """Check what depends on the model. Raises ConfigError that names the key."""
         layout = self.trained().layout
         self.bandwidth.check(self.uplink, layout)
-        if self.bandwidth.model == INT8 and self._has_statistics:
+        if self.bandwidth.model == INT8 and self.model_spec().has_statistics:
             raise ConfigError(
                 'bandwidth.model = "int8" would publish small running variances as 0: use "float16"'
             )

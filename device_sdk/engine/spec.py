@@ -44,6 +44,11 @@ class ModelSpec:
     shapes: tuple[Shape, ...]
     layout: Layout
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether layers keep running ones: next to the largest, levels take the least for 0."""
+        return any(layer.statistics for layer in self.layers)
+
 
 def parse_spec(mapping: Mapping[str, object]) -> ModelSpec:
     """Read a model spec. Raises ConfigError, which names the layer and the key."""

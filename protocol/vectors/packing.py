@@ -278,7 +278,7 @@ def _index_bytes(indices: sparse.Indices | None, spec: CodecSpec, layout: Layout
 def _counts(layout: Layout, indices: sparse.Indices | None) -> Counts:
     """How many of the values each tensor has, of those tensors that have any."""
     if indices is None:
-        return np.diff(layout.bounds).astype(np.intp, copy=False)
+        return (layout.bounds[1:] - layout.bounds[:-1]).astype(np.intp, copy=False)
     ends = indices.searchsorted(layout.bounds)
     counts = ends[1:] - ends[:-1]
     return counts[counts > 0]
