@@ -39,7 +39,7 @@ brokers: .venv/dev ## tests of real brokers and processes
 	$(BIN)/pytest -q -n 4 --dist worksteal -m broker $$(grep -rl mark.broker tests --include='test_*.py')
 
 plain: .venv/dev ## tests without a broker, the long ones too, out of the way of whatever else runs
-	nice -n 19 $(BIN)/pytest -q -n 3 --dist worksteal -m 'not broker'
+	nice -n 19 $(BIN)/pytest -q -n 2 --dist worksteal -m 'not broker'
 
 others: .venv/dev ## what needs neither, likewise
 	nice -n 19 $(MAKE) static tflite

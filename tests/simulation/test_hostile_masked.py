@@ -9,6 +9,8 @@ import pytest
 from tests.simulation.hostile_broker import recover, suffer
 from tests.simulation.masked_world import masked_world
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 NUM_MESSAGES = 5_000
 
 

@@ -19,6 +19,8 @@ from tests.simulation.secure_history import Ask, Numbers, SecureHistory, SecureO
 from tests.simulation.secure_play import SecurePlayer, play_secure
 from tests.simulation.shrink import shrink
 
+pytestmark = pytest.mark.usefixtures("remembered_crypto")
+
 SIX = Numbers(6, 1, 3, 4)
 #: Which request to ask for a part of: counted around, the last one, however many there are.
 LAST = 840
