@@ -19,7 +19,10 @@ HASH_ROUNDS: Final = 101
 reconnecting fleet pays for each round; our passwords are random, which no rounds improve on."""
 
 SALT_BYTES: Final = 12
-_LOOPBACK: Final = "# Loopback only: nothing is encrypted\nlistener 1883 127.0.0.1"
+_LOOPBACK: Final = """\
+# Loopback only: nothing is encrypted
+listener 1883 127.0.0.1
+max_topic_alias 0"""
 DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
 """Where mosquitto counts what it dropped: the one alarm an operator must have."""
 

@@ -33,8 +33,9 @@ class BareClient:
     It gives up after `DEADLINE_S` in which nothing did.
 
     ``gate`` holds up every message until it is set; with ``acknowledges=False`` nothing is
-    acknowledged. ``received`` has (topic, payload). ``identity`` has whom to trust, and perhaps a
-    certificate with its key; a broker that does not take it at all is ``refused``, too.
+    acknowledged. ``received`` has (topic, payload), ``told`` what came with CONNACK. ``identity``
+    has whom to trust, and perhaps a certificate with its key; a broker that does not take it at all
+    is ``refused``, too.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class BareClient:
         transport: Literal["tcp", "websockets"] = "tcp",
     ) -> None:
         self.received: list[tuple[str, bytes]] = []
+        self.told: dict[str, int] = {}
         self.gone = threading.Event()
         self._changed = threading.Condition()
         self._answers: dict[int, int] = {}
@@ -156,10 +158,11 @@ class BareClient:
             self._changed.notify_all()
 
     def _on_connect(
-        self, _c: Client, _u: object, _f: ConnectFlags, code: ReasonCode, _p: Properties | None
+        self, _c: Client, _u: object, _f: ConnectFlags, code: ReasonCode, told: Properties | None
     ) -> None:
         with self._changed:
             self._connected = code.value
+            self.told = {} if told is None else told.json()  # type: ignore[no-untyped-call]
             self._changed.notify_all()
 
     def _on_disconnect(

@@ -21,6 +21,7 @@ from broker_config.probe import accepts
 from broker_config.programs import BrokerError, Engine, find_program
 from broker_config.running import free_port, running_broker, running_secure_broker
 from protocol.errors import ConfigError
+from tests.broker_config.bare_client import BareClient
 from tests.support.mosquitto import require_mosquitto
 
 ENGINES = pytest.mark.parametrize("engine", ["mosquitto", "amqtt"])
@@ -78,6 +79,16 @@ def test_a_broker_runs_while_the_context_lasts(tmp_path: Path, engine: Engine) -
 
 
 @pytest.mark.broker
+@pytest.mark.broker
+def test_a_client_is_told_no_more_than_it_needs(tmp_path: Path) -> None:
+    """What mosquitto 2.0.11 says in CONNACK it never frees."""
+    require_mosquitto()
+    with running_broker(tmp_path, engine="mosquitto") as broker:
+        password = broker.files.secret(MONITOR).read_text().strip()
+        with BareClient(broker.port, login=(MONITOR, password), client_id="one") as client:
+            assert client.told == {"ReceiveMaximum": 2_000, "MaximumPacketSize": 262_144}
+
+
 def test_mosquitto_is_preferred(tmp_path: Path) -> None:
     require_mosquitto()
     with running_broker(tmp_path) as broker:
