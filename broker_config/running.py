@@ -1,6 +1,7 @@
 """Start a broker on generated files, and stop it again."""
 
 import errno
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,6 +27,9 @@ STOP_DEADLINE_S: Final = 10.0
 _POLL_S: Final = 0.02
 _PORT_TRIES: Final = 5
 _LOG_TAIL: Final = 2000
+#: Systems draw the ports of outgoing connections from above these.
+_BELOW_CLIENTS: Final = range(20_000, 32_000)
+_MOST_TRIALS: Final = 100
 _TAKEN: Final = "address already in use"
 
 _Process = subprocess.Popen[bytes]
@@ -62,10 +66,15 @@ class _Order:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as trial:
-        trial.bind((host, 0))
-        return int(trial.getsockname()[1])
+    """Return a port that was free a moment ago, and is not taken by some client's connection next.
+
+    Raises BrokerError if none is found.
+    """
+    for port in secrets.SystemRandom().sample(_BELOW_CLIENTS, _MOST_TRIALS):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind((host, port))
+            return port
+    raise BrokerError(f"no free port on {host}: name one")
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from broker_config.checks.findings import Finding, Verdict
 from broker_config.checks.visitors import Bench, Side
 from broker_config.files import BrokerFiles, write_broker
 from broker_config.mosquitto import render_acl
+from broker_config.running import free_port
 from fedbus.__main__ import main
 from protocol.topics import DEFAULT_PREFIX, Topics
 from tests.broker_config.bare_client import DEADLINE_S, BareClient
-from tests.support.mosquitto import Mosquitto, free_port, require_mosquitto
+from tests.support.mosquitto import Mosquitto, require_mosquitto
 from transport import BrokerSettings
 
 pytestmark = pytest.mark.broker

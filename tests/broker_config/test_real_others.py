@@ -19,9 +19,10 @@ from broker_config.checks.visitors import Bench, Side
 from broker_config.others import nats, rabbitmq
 from broker_config.others.wanted import Wanted
 from broker_config.private_files import replace as write
+from broker_config.running import free_port
 from protocol.topics import DEFAULT_PREFIX, Topics
 from tests.broker_config.bare_client import V3, BareClient
-from tests.support.servers import lasting_port, nats_server, rabbitmq_server
+from tests.support.servers import nats_server, rabbitmq_server
 from transport import BrokerSettings, Tls
 
 pytestmark = pytest.mark.broker
@@ -85,10 +86,10 @@ def site(folder: Path, run: Run, render: Callable[[Wanted], dict[str, str]]) -> 
     write(home / "broker.crt", own.certificate)
     write(home / "broker.key", own.key)
     write(home / "ca.crt", authority.certificate_pem)
-    port = lasting_port()
+    port = free_port()
     for name, text in render(Wanted(devices=DEVICES, port=port)).items():
-        local = text.replace("127.0.0.1:4222", f"127.0.0.1:{lasting_port()}")
-        local = local.replace("127.0.0.1:5672", f"127.0.0.1:{lasting_port()}")
+        local = text.replace("127.0.0.1:4222", f"127.0.0.1:{free_port()}")
+        local = local.replace("127.0.0.1:5672", f"127.0.0.1:{free_port()}")
         local = local.replace(f"  port: {port}\n", f"  host: 127.0.0.1\n  port: {port}\n")
         local = local.replace(f"ssl.default = {port}", f"ssl.default = 127.0.0.1:{port}")
         (home / name).write_text(local)

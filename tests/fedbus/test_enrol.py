@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.config import AggregatorConfig, load_config, load_enrolment
+from broker_config.running import free_port
 from device_sdk.identity import Keys, read_keys
 from fedbus.__main__ import main
 from fedbus.announcements import (
@@ -43,7 +44,6 @@ from tests.support.enrolment import parameters
 from tests.support.mosquitto import (
     Mosquitto,
     broker,  # noqa: F401
-    free_port,
 )
 from transport import Message
 from transport.config import BrokerConfig

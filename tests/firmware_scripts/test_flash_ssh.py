@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from broker_config.running import free_port
 from firmware_scripts.flashing import act, flash_plan
 from firmware_scripts.target import Folder, Ssh, TargetError
 from firmware_scripts.wish import PASSWORD
@@ -26,7 +27,6 @@ from tests.firmware_scripts.workbench import (
     snapshot,
     write_config,
 )
-from tests.support.mosquitto import free_port
 
 pytestmark = pytest.mark.broker
 _PRIVILEGE_FOLDER = Path("/run/sshd")

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from broker_config.running import free_port
 from device_sdk import SDK_VERSION
 from firmware_scripts.verify import Expected, Seen, last_boot, watcher
 from protocol.topics import Topics
 from tests.firmware_scripts.workbench import command
-from tests.support.mosquitto import Mosquitto, broker, free_port
+from tests.support.mosquitto import Mosquitto, broker
 from transport import BrokerSettings
 from transport.config import BrokerConfig
 from transport.loop import Loop

@@ -17,11 +17,12 @@ from typing import Any, Final, Self
 
 from aggregator.config import AggregatorConfig, load_config
 from broker_config.files import write_broker
+from broker_config.running import free_port
 from fedbus.enrolment import AGGREGATOR_KEY, ENROLMENT_PUBLIC, enrol_plain
 from fedbus.key_files import read_key
 from protocol.topics import Topics
 from tests.support.forked import Forked, forker
-from tests.support.mosquitto import Mosquitto, free_port
+from tests.support.mosquitto import Mosquitto
 from tests.support.run_device import DeviceRecord
 
 ROOT: Final = Path(__file__).parents[2]

@@ -17,6 +17,8 @@ from typing import Final, Self
 
 import pytest
 
+from broker_config.running import free_port
+
 _STARTS_WITHIN_S: Final = 10.0
 _STOPS_WITHIN_S: Final = 5.0
 # Connect, MQTT 3.1.1, clean session, no keepalive, client id "up?"
@@ -44,13 +46,6 @@ autosave_interval 1
 def find_mosquitto() -> str | None:
     """Return the program's path; Debian keeps it where not every PATH leads."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Mosquitto:

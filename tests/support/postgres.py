@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import create_engine
+
+from broker_config.running import free_port
 
 _START_S = 60
 
@@ -67,7 +68,7 @@ def running_postgres() -> Iterator[PostgresServer]:
             )
 
         run(binaries / "initdb", "-D", data, "-U", "fedbus", "-A", "trust", "--no-sync")
-        server = PostgresServer(_free_port())
+        server = PostgresServer(free_port())
         options = f"-p {server.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         pg_ctl = (binaries / "pg_ctl", "-D", data, "-w", "-l", Path(folder) / "log")
         run(*pg_ctl, "-o", options, "start")
@@ -91,10 +92,3 @@ def _unprivileged_user() -> str | None:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,10 +1,7 @@
 """Other real brokers on free loopback ports: nats-server, and RabbitMQ with its MQTT plugin."""
 
-import contextlib
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -14,11 +11,12 @@ from typing import Final
 
 import pytest
 
+from broker_config.running import free_port
+
 _SBIN: Final = "/usr/sbin:/usr/lib/rabbitmq/bin"
 #: RabbitMQ may take minutes to start on a busy machine, but goes on talking.
 _SILENT_FOR_S: Final = 90.0
 _STOPS_WITHIN_S: Final = 15.0
-_BELOW_CLIENTS: Final = (15_000, 30_000)
 _LOOPBACK: Final = "-kernel inet_dist_use_interface {127,0,0,1}"
 #: One scheduler, and no thread of Erlang's that waits by spinning: the machine has other tests.
 _MODEST: Final = "+S 1:1 +SDcpu 1:1 +SDio 1 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none"
@@ -32,19 +30,6 @@ def require_program(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{name} is missing, and CI=true promises it")
     pytest.skip(f"{name} is not installed")
-
-
-def lasting_port() -> int:
-    """Return a loopback port that nobody has, nor gets: clients' ports are drawn from above it.
-
-    A server that takes half a minute to start would else find its port taken by some connection.
-    """
-    first, last = _BELOW_CLIENTS
-    while True:
-        port = secrets.choice(range(first, last))
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager
@@ -62,7 +47,7 @@ def rabbitmq_server(folder: Path) -> Iterator[None]:
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     if not Path(program).exists():
         program = require_program("rabbitmq-server")
-    mapper = str(lasting_port())
+    mapper = str(free_port())
     variables = {
         "HOME": str(folder),
         "RABBITMQ_NODENAME": f"fedbus-{os.getpid()}@localhost",
@@ -72,7 +57,7 @@ def rabbitmq_server(folder: Path) -> Iterator[None]:
         "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_LOGS": "-",
-        "RABBITMQ_DIST_PORT": str(lasting_port()),
+        "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOOPBACK} {_MODEST}",
         "ERL_EPMD_PORT": mapper,
         "ERL_EPMD_ADDRESS": "127.0.0.1",

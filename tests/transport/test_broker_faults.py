@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from broker_config.running import free_port
 from tests.support.check_transport import Client, settings
 from tests.support.mosquitto import (
     OPEN,
     Mosquitto,
     broker,
-    free_port,
     persistent_broker,
     require_mosquitto,
 )
