@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.records import JournalRecord, LeaseRecord, RefusalRecord, VersionRecord
 from aggregator.store import open_store
-from benchmarks import fleet_load, fleet_real, soak
+from benchmarks import fleet_grants, fleet_load, fleet_real, soak
 from benchmarks.fleet_real_runs import DEVICES, Counted, Run
 from benchmarks.soak_audit import audit
 from benchmarks.soak_memory import Memory
@@ -61,6 +61,12 @@ def test_a_leak_is_found_and_noise_is_none(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("benchmarks.soak_memory.memory_kib", lambda _pid: None)
     flat.sample(9_999.0, 2)
     assert flat.samples[-1][0] < 9_999.0  # it is gone
+
+
+def test_every_rule_gives_its_leases() -> None:
+    report: dict[str, Any] = dict(fleet_grants.measure(quick=True))
+    assert len(report) == 8
+    assert all(each["us_few"] > 0 and each["us_many"] > 0 for each in report.values())
 
 
 @pytest.mark.broker
