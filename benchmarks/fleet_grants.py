@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from aggregator.fleet import Fleet
-from aggregator.granting import Granting
+from aggregator.granting import Grant, Granting
 from aggregator.leases import LeaseBook
 from aggregator.records import LeaseRecord
 from aggregator.scheduling.buffered import Buffered
@@ -92,7 +92,7 @@ class _Giver:
             self._now += 1.0
             begun = time.process_time()
             granted = [
-                (grant, self._granting.open(self._record(grant.waiting.device), grant, self._now))
+                (grant, self._granting.open(self._record(grant), grant, self._now))
                 for grant in self._granting.grants(at_a_time, self._now)
             ]
             taken_s += time.process_time() - begun
@@ -104,7 +104,7 @@ class _Giver:
                 self._fleet.wait(grant.waiting.device, grant.waiting.check_in, self._now)
         return taken_s
 
-    def _record(self, device: str) -> LeaseRecord:
+    def _record(self, grant: Grant) -> LeaseRecord:
         self._num_given += 1
         lease_id = self._num_given.to_bytes(LEASE_ID_BYTES, "big")
-        return LeaseRecord(lease_id, device, 0, "topk-0.05/int8")
+        return LeaseRecord(lease_id, grant.waiting.device, 0, str(grant.codec))

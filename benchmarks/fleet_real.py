@@ -32,7 +32,7 @@ SEEDS: Final = 5
 UPDATES: Final = 400
 #: Virtual runs of each seed: they cost nothing, and make the comparison sharper.
 REPETITIONS: Final = 4
-#: Of fewer, four that a busy machine let trade places are a tenth already.
+#: Of 45, five that a busy machine lets trade places would be more than a tenth.
 QUICK_UPDATES: Final = 120
 ACCURACY: Final = 0.01
 P_VALUE: Final = 0.01

@@ -90,6 +90,7 @@ def test_a_short_soak_with_every_fault_loses_and_doubles_nothing(tmp_path: Path)
     assert {fault["what"] for fault in report["faults"]} == {what for _, what in soak.FAULTS}
     assert report["load"]["reconnects"] > 30
     assert report["store"]["counted"] == report["load"]["updates_counted"] > 30
+    assert report["memory"]["broker_in_use"]["peak_mib"] > 0
     for process, lives in (("aggregator", 4), ("broker", 4)):
         assert report["memory"][process]["lives"] == lives
 
